@@ -1,0 +1,175 @@
+//! Speed and memory of dist/handler against a real development agent of Consul, printed, not judged (`make bench`).
+//! Called as `git` or `docker` it is the stand-in that returns at once and notes how long it took.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::zombie_processes)] // wait4 reaps
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const ADDRESS: &str = "127.0.0.1:18500";
+const COMMIT: &str = "1111111111111111111111111111111111111111";
+
+fn main() {
+    let begun = Instant::now();
+    let me = std::env::args().next().unwrap();
+    let name = Path::new(&me).file_name().unwrap().to_str().unwrap().to_string();
+    if name == "git" || name == "docker" {
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        stand_in(&words);
+        let mut file = fs::OpenOptions::new().append(true).open(std::env::var("BENCH_TIMES").unwrap()).unwrap();
+        writeln!(file, "{}", begun.elapsed().as_nanos()).unwrap();
+        return;
+    }
+    let [handler, consul] = [1, 2].map(|at| fs::canonicalize(std::env::args().nth(at).expect("bench HANDLER CONSUL")).unwrap());
+    let work = std::env::temp_dir().join(format!("handler-bench-{}", std::process::id()));
+    fs::create_dir_all(work.join("bin")).unwrap();
+    for tool in ["git", "docker"] {
+        symlink(std::env::current_exe().unwrap(), work.join("bin").join(tool)).unwrap();
+    }
+    let agent = Agent::start(&consul, &work);
+    let bench = Bench { handler, work: work.clone() };
+    println!("{:44} {:>9} {:>10}", "", "ms", "peak KiB");
+    println!("{:44} {:>9} {:>10}", "size of the binary: KiB", fs::metadata(&bench.handler).unwrap().len() / 1024, "");
+    bench.median("idle: []", "[]", 200);
+    let events = events();
+    bench.run(&events); // makes them known
+    bench.median("256 known events", &events, 100);
+    bench.redeploy();
+    for batch in 0..20 {
+        let records: Vec<String> = (batch * 50..batch * 50 + 50).map(record).collect();
+        agent.put("txn", &format!("[{}]", records.join(",")));
+    }
+    bench.median("idle with 1000 applications of other nodes", "[]", 100);
+    drop(agent);
+    fs::remove_dir_all(&work).unwrap();
+}
+
+/// What docker and git answer for an application without data.
+fn stand_in(words: &[String]) {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["clone", .., folder] => {
+            fs::create_dir_all(folder).unwrap();
+            fs::write(Path::new(folder).join("docker-compose.yml"), "services:\n  web:\n    build: .\n").unwrap();
+        }
+        ["rev-parse", ..] => println!("{COMMIT}"),
+        ["ps", ..] => println!("0123456789ab"),
+        ["inspect", ..] => println!(
+            r#"[{{"Id":"0123456789ab","Name":"/web","Image":"sha256:1","RestartCount":0,"State":{{"Status":"running","StartedAt":"2020-01-01T00:00:00Z"}},
+            "Config":{{"Image":"web","Labels":{{"com.docker.compose.service":"web"}}}}}}]"#
+        ),
+        _ => {}
+    }
+}
+
+fn events() -> String {
+    let event = |at: u32| format!(r#"{{"ID":"00000000-0000-0000-0000-{at:012}","Name":"note","Payload":"e30=","Version":1,"LTime":{at}}}"#);
+    format!("[{}]", (0..256).map(event).collect::<Vec<_>>().join(","))
+}
+
+fn record(at: usize) -> String {
+    let text = format!(
+        r#"{{"haproxy":{{}},"caddyfile":"http://app{at}.example.com {{\n    reverse_proxy app{at}-web-1:80\n}}","repo_url":"https://git.example.com/app{at}",
+        "branch":"main","deploy_id":"00000000-0000-0000-0000-{at:012}","previous_deploy_id":null,"deploy_date":"2026-01-01T000000.000000","domains":["app{at}.example.com"],
+        "urls":"http://app{at}.example.com","ip":"10.0.0.2","master":"other","slave":null,"ct":{{"web":"app{at}-web-1"}},"volumes":["app{at}_data"],"commit":"{COMMIT}"}}"#
+    );
+    use base64::Engine;
+    let value = base64::engine::general_purpose::STANDARD.encode(text);
+    format!(r#"{{"KV":{{"Verb":"set","Key":"app/app{at}_main.{:05x}","Value":"{value}"}}}}"#, at)
+}
+
+struct Agent(Child);
+
+impl Agent {
+    fn start(consul: &Path, work: &Path) -> Agent {
+        let log = fs::File::create(work.join("consul.log")).unwrap();
+        let ports =
+            ["-http-port=18500", "-serf-lan-port=18301", "-serf-wan-port=18302", "-server-port=18300", "-dns-port=-1", "-grpc-port=-1"];
+        let mut command = Command::new(consul);
+        command.args(["agent", "-dev", "-bind=127.0.0.1", "-node=node1"]).args(ports).stdout(log).stderr(Stdio::null());
+        let agent = Agent(command.spawn().expect("consul"));
+        let start = Instant::now();
+        while !agent.try_put("kv/ready", "yes") {
+            assert!(start.elapsed() < Duration::from_secs(30), "no leader within 30 s");
+            sleep(Duration::from_millis(100));
+        }
+        agent
+    }
+
+    fn try_put(&self, path: &str, body: &str) -> bool {
+        let sent = std::net::TcpStream::connect(ADDRESS).and_then(|mut stream| {
+            write!(stream, "PUT /v1/{path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+            let mut answer = String::new();
+            std::io::Read::read_to_string(&mut stream, &mut answer)?;
+            Ok(answer)
+        });
+        sent.is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
+    }
+
+    fn put(&self, path: &str, body: &str) {
+        assert!(self.try_put(path, body), "PUT {path}");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).expect("the agent ends");
+    }
+}
+
+struct Bench {
+    handler: std::path::PathBuf,
+    work: std::path::PathBuf,
+}
+
+impl Bench {
+    /// Time in ms, peak memory in KiB, exit status.
+    fn run(&self, input: &str) -> (f64, i64, i32) {
+        let path = format!("{}:{}", self.work.join("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new(&self.handler);
+        command.env("PATH", path).env("DEPLOY_DIR", self.work.join("deploy")).env("CONSUL_HTTP_ADDR", ADDRESS).env("HANDLER_SETTLE", "0");
+        command.env("BENCH_TIMES", self.work.join("times")).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let begun = Instant::now();
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let (mut status, mut usage) = (0, unsafe { std::mem::zeroed::<libc::rusage>() });
+        // SAFETY: both are written by the call; the child is ours and not waited for elsewhere.
+        unsafe { libc::wait4(child.id() as i32, &mut status, 0, &mut usage) };
+        (begun.elapsed().as_secs_f64() * 1000.0, usage.ru_maxrss, libc::WEXITSTATUS(status))
+    }
+
+    fn median(&self, what: &str, input: &str, runs: usize) {
+        let mut all: Vec<(f64, i64, i32)> = (0..runs).map(|_| self.run(input)).collect();
+        assert!(all.iter().all(|run| run.2 == 0), "{what}: exits with {:?}", all[0].2);
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        println!("{what:44} {:9.2} {:10}", all[runs / 2].0, all.iter().map(|run| run.1).max().unwrap());
+    }
+
+    /// The second deploy and later ones, over what the stand-ins took themselves.
+    fn redeploy(&self) {
+        let mut over = Vec::new();
+        let mut peak = 0;
+        for at in 0..20 {
+            use base64::Engine;
+            let payload = base64::engine::general_purpose::STANDARD
+                .encode(r#"{"repo":"https://git.example.com/bench","branch":"main","master":"node1"}"#);
+            let event = format!(r#"[{{"ID":"10000000-0000-0000-0000-{at:012}","Name":"deploy","Payload":"{payload}"}}]"#);
+            fs::write(self.work.join("times"), "").unwrap();
+            let (ms, memory, status) = self.run(&event);
+            assert_eq!(status, 0, "{}", fs::read_to_string(self.work.join("deploy/handler.log")).unwrap());
+            let times = fs::read_to_string(self.work.join("times")).unwrap();
+            let own: f64 = times.lines().map(|line| line.parse::<f64>().unwrap() / 1e6).sum();
+            if at > 0 {
+                over.push((ms - own, times.lines().count()));
+                peak = peak.max(memory);
+            }
+        }
+        over.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (ms, commands) = over[over.len() / 2];
+        println!("{:44} {ms:9.2} {peak:10}", format!("redeploy, over its {commands} commands' own time"));
+    }
+}

@@ -1,0 +1,39 @@
+# make help lists what there is. What takes more than a few lines is a script of its own, below .ci/ or beside what it is about.
+
+ARCH ?= x86_64
+DIST := dist$(if $(filter-out x86_64,$(ARCH)),/$(ARCH))
+# Those of the features that only say which tests may run.
+FEATURES := $(shell sed -n 's/^\(engine\|lab\) = \[\]$$/\1/p' Cargo.toml)
+
+.PHONY: all help handler check test bench image testapp demo clean
+all: handler
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
+
+handler: ## dist/handler, static; ARCH=aarch64 for dist/aarch64/handler
+	@.ci/static $(ARCH) . handler $(DIST)/handler
+	@wc -c $(DIST)/handler | awk '{print $$2 ": " $$1 " bytes"} $$1 > 1048576 {print "over 1 MiB"; exit 1}' >&2
+
+check: ## format, lints, licences and bans
+	@.ci/check "$(FEATURES)"
+
+test: ## all tests; without a Docker engine, those that need none
+	@.ci/test
+
+bench: ## speed, memory and size; prints, does not judge
+	@.ci/bench
+
+testapp: ## the test application's binary; testapp/repo makes git repositories of its variants
+	@.ci/static $(ARCH) testapp testapp target/testapp/testapp
+
+image: handler ## handler-consul: Consul's agent with the handler in it; COMPOSE=1 with docker-compose 1
+	@consul/image $(COMPOSE)
+
+demo: image testapp ## the main job, shown on this machine's Docker engine
+	@consul/demo
+
+clean: ## removes what was built; the std and the packages that were fetched are kept
+	rm -rf dist target/static target/testapp target/image-* target/test
+
+-include tests/lab/lab.mk

@@ -1,0 +1,221 @@
+//! Docker and compose, 1 or 2: the containers, images and volumes of one compose project.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::command::{Cmd, Error, installed};
+use crate::compose::Dialect;
+use crate::settings::Timeouts;
+
+/// For commands that only ask the engine.
+const QUICK: Duration = Duration::from_secs(60);
+
+/// A compose project in one of its checkouts.
+#[derive(Clone, Debug)]
+pub struct Project {
+    pub name: String,
+    pub folder: PathBuf,
+    /// The compose file's name in the folder.
+    pub file: String,
+    pub dialect: Dialect,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Container {
+    pub id: String,
+    pub name: String,
+    /// The image's ID.
+    pub image: String,
+    #[serde(default)]
+    pub restart_count: u32,
+    pub state: ContainerState,
+    pub config: ContainerConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerState {
+    pub status: String,
+    #[serde(default)]
+    pub exit_code: i32,
+    #[serde(default)]
+    pub started_at: String,
+    #[serde(default)]
+    pub health: Option<Health>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Health {
+    pub status: String,
+    #[serde(default)]
+    pub log: Option<Vec<HealthLog>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HealthLog {
+    #[serde(default)]
+    pub output: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerConfig {
+    /// The image's name, as the compose file or compose itself gave it.
+    #[serde(default)]
+    pub image: String,
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+impl Container {
+    pub fn service(&self) -> &str {
+        self.config.labels.get("com.docker.compose.service").map_or("", String::as_str)
+    }
+}
+
+/// Which compose this node has: 2 as a plugin of docker, else 1.
+pub fn dialect() -> Result<Dialect, String> {
+    let version = Cmd::new("docker", QUICK).args(["compose", "version", "--short"]).read();
+    match version {
+        Ok(_) => Ok(Dialect::Two),
+        Err(_) if installed("docker-compose") => Ok(Dialect::One),
+        Err(error) => Err(format!("neither `docker compose` nor `docker-compose` works on this node: {error}")),
+    }
+}
+
+fn docker(deadline: Duration) -> Cmd {
+    Cmd::new("docker", deadline)
+}
+
+fn project_filter(project: &str) -> String {
+    format!("label=com.docker.compose.project={project}")
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+}
+
+/// All containers of the project, running or not, but those of `compose run`.
+pub fn containers(project: &str) -> Result<Vec<Container>, String> {
+    let ids = docker(QUICK).args(["ps", "-aq", "--no-trunc", "--filter", &project_filter(project)]).read();
+    let ids = lines(&ids.map_err(|error| error.to_string())?);
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = match docker(QUICK).arg("inspect").args(&ids).read() {
+        Ok(text) => text,
+        // One of them may have gone in between.
+        Err(Error::Exit { tail, .. }) if tail.contains("No such object") => return containers_again(project),
+        Err(error) => return Err(error.to_string()),
+    };
+    let all: Vec<Container> = crate::json::read(text.as_bytes()).map_err(|error| format!("docker inspect: unexpected answer: {error}"))?;
+    let lasting = |c: &Container| c.config.labels.get("com.docker.compose.oneoff").is_none_or(|value| value != "True");
+    Ok(all.into_iter().filter(lasting).collect())
+}
+
+fn containers_again(project: &str) -> Result<Vec<Container>, String> {
+    std::thread::sleep(Duration::from_millis(100));
+    containers(project)
+}
+
+/// The last lines that a container printed.
+pub fn logs(container: &str) -> String {
+    let read = docker(QUICK).args(["logs", "--tail", "10", container]).both();
+    read.unwrap_or_else(|error| error.to_string())
+}
+
+/// Stops the project's containers, and keeps them from coming back with the engine.
+pub fn stop_for_good(project: &str, deadline: Duration) -> Result<(), String> {
+    on_containers(project, &["update", "--restart=no"], QUICK)?;
+    on_containers(project, &["stop"], deadline)
+}
+
+/// Runs `docker <verb>` on all of the project's containers, wherever their checkout is.
+fn on_containers(project: &str, verb: &[&str], deadline: Duration) -> Result<(), String> {
+    let ids: Vec<String> = containers(project)?.into_iter().map(|container| container.id).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    docker(deadline).args(verb).args(&ids).run().map_err(|error| error.to_string())
+}
+
+pub fn stop(project: &str, deadline: Duration) -> Result<(), String> {
+    on_containers(project, &["stop"], deadline)
+}
+
+pub fn start(project: &str, deadline: Duration) -> Result<(), String> {
+    on_containers(project, &["start"], deadline)
+}
+
+/// Removes the project's containers and, if asked, the volumes that compose has made for it.
+pub fn remove(project: &str, with_volumes: bool, deadline: Duration) -> Result<(), String> {
+    on_containers(project, &["rm", "--force"], deadline)?;
+    let volumes = if with_volumes { volumes(project)? } else { Vec::new() };
+    volumes.iter().try_for_each(|volume| remove_volume(volume))
+}
+
+pub fn remove_volume(volume: &str) -> Result<(), String> {
+    docker(QUICK).args(["volume", "rm", volume]).run().map_err(|error| error.to_string())
+}
+
+/// The volumes that compose has made for the project.
+pub fn volumes(project: &str) -> Result<Vec<String>, String> {
+    let names = docker(QUICK).args(["volume", "ls", "-q", "--filter", &project_filter(project)]).read();
+    names.map(|names| lines(&names)).map_err(|error| error.to_string())
+}
+
+/// Whether the node has all of these images.
+pub fn has_images(names: &[String]) -> bool {
+    docker(QUICK).args(["image", "inspect", "--format", "{{.Id}}"]).args(names).read().is_ok()
+}
+
+/// Gives an image its name back.
+pub fn tag(id: &str, name: &str) -> Result<(), Error> {
+    docker(QUICK).args(["tag", id, name]).run()
+}
+
+impl Project {
+    fn compose(&self, deadline: Duration) -> Cmd {
+        let cmd = match self.dialect {
+            Dialect::One => Cmd::new("docker-compose", deadline),
+            Dialect::Two => docker(deadline).arg("compose"),
+        };
+        cmd.args(["-p", &self.name, "-f"]).args([self.folder.join(&self.file)]).cwd(&self.folder)
+    }
+
+    pub fn pull(&self, services: &[String], timeouts: &Timeouts) -> Result<(), Error> {
+        self.compose(timeouts.pull).arg("pull").args(services).run()
+    }
+
+    pub fn build(&self, timeouts: &Timeouts) -> Result<(), Error> {
+        self.compose(timeouts.build).arg("build").run()
+    }
+
+    /// Containers whose service is gone go, too.
+    pub fn up(&self, timeouts: &Timeouts) -> Result<(), Error> {
+        self.compose(timeouts.up).args(["up", "-d", "--no-build", "--remove-orphans"]).run()
+    }
+
+    pub fn stop(&self, timeouts: &Timeouts) -> Result<(), Error> {
+        self.compose(timeouts.stop).arg("stop").run()
+    }
+
+    pub fn down(&self, with_volumes: bool, timeouts: &Timeouts) -> Result<(), Error> {
+        let options: &[&str] = if with_volumes { &["-v"] } else { &[] };
+        self.compose(timeouts.stop).args(["down", "--remove-orphans"]).args(options).run()
+    }
+
+    /// One of the application's own scripts.
+    pub fn script(&self, script: &str, args: &[&str], timeouts: &Timeouts) -> Result<(), Error> {
+        Cmd::new("sh", timeouts.script).arg(script).args(args).cwd(&self.folder).run()
+    }
+
+    pub fn has(&self, file: &str) -> bool {
+        Path::new(&self.folder).join(file).is_file()
+    }
+}

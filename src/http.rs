@@ -1,0 +1,165 @@
+//! HTTP to the two services of this node, over TCP or a unix socket.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ureq::config::Config;
+use ureq::unversioned::resolver::{ArrayVec, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+use ureq::{Agent, Error};
+
+#[cfg(feature = "tls")]
+pub use ureq::tls::TlsConfig as Tls;
+/// Without the feature there is none.
+#[cfg(not(feature = "tls"))]
+pub enum Tls {}
+
+/// One of the host's addresses may not answer at all.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// An agent for plain requests: every status is an answer, nothing is redirected or sent through a proxy.
+pub fn agent(timeout: Duration, tls: Option<Tls>, socket: Option<PathBuf>) -> Agent {
+    let config =
+        Config::builder().timeout_global(Some(timeout)).proxy(None).http_status_as_error(false).max_redirects(0).user_agent("handler");
+    // The library clears 256 KiB for each connection; most answers have less than one.
+    let config = config.input_buffer_size(16 << 10).output_buffer_size(16 << 10);
+    let encrypted = tls.is_some();
+    let config = match tls {
+        #[cfg(feature = "tls")]
+        Some(tls) => config.tls_config(tls),
+        _ => config,
+    };
+    match (encrypted, socket) {
+        // The library's own chain of connectors knows TLS and proxies, which only that case needs.
+        (true, None) => config.build().new_agent(),
+        (_, socket) => Agent::with_parts(config.build(), Plain(socket), NoResolver),
+    }
+}
+
+/// The body of an answer, at most `limit` bytes. A body that ends early is an error.
+pub fn body(response: &mut ureq::http::Response<ureq::Body>, limit: u64) -> Result<Vec<u8>, Error> {
+    response.body_mut().with_config().limit(limit).read_to_vec()
+}
+
+/// The connector looks the host up itself.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(&self, _: &ureq::http::Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        Ok(ArrayVec::from_fn(|_| ([127, 0, 0, 1], 0).into()))
+    }
+}
+
+/// TCP, or this unix socket.
+#[derive(Debug)]
+struct Plain(Option<PathBuf>);
+
+impl Connector for Plain {
+    type Out = PlainTransport;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<PlainTransport>, Error> {
+        let stream = match &self.0 {
+            Some(path) => Stream::Unix(UnixStream::connect(path)?),
+            None => Stream::Tcp(connect(details)?),
+        };
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(PlainTransport { stream, buffers }))
+    }
+}
+
+/// The first of the host's addresses that answers.
+fn connect(details: &ConnectionDetails) -> Result<TcpStream, Error> {
+    let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let mut failed = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in (host, details.uri.port_u16().unwrap_or(80)).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, details.timeout.not_zero().map_or(CONNECT, |timeout| (*timeout).min(CONNECT))) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed.into())
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn set_timeouts(&self, timeout: Option<Duration>) -> std::io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout)),
+            Stream::Unix(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout)),
+        }
+    }
+
+    fn set_nonblocking(&self, on: bool) -> std::io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_nonblocking(on),
+            Stream::Unix(stream) => stream.set_nonblocking(on),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(bytes),
+            Stream::Unix(stream) => stream.read(bytes),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.write_all(bytes),
+            Stream::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PlainTransport {
+    stream: Stream,
+    buffers: LazyBuffers,
+}
+
+/// A timeout of the socket shows as `WouldBlock`.
+fn timed_out(error: std::io::Error, timeout: &NextTimeout) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => Error::Timeout(timeout.reason),
+        _ => Error::Io(error),
+    }
+}
+
+impl Transport for PlainTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.stream.set_timeouts(timeout.not_zero().map(|t| *t))?;
+        let output = &self.buffers.output()[..amount];
+        self.stream.write_all(output).map_err(|error| timed_out(error, &timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.stream.set_timeouts(timeout.not_zero().map(|t| *t))?;
+        let input = self.buffers.input_append_buf();
+        let count = self.stream.read(input).map_err(|error| timed_out(error, &timeout))?;
+        self.buffers.input_appended(count);
+        Ok(count > 0)
+    }
+
+    /// Still quiet: neither closed nor with an answer that nobody has asked for.
+    fn is_open(&mut self) -> bool {
+        self.stream.set_nonblocking(true).is_ok()
+            && matches!(self.stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+            && self.stream.set_nonblocking(false).is_ok()
+    }
+}

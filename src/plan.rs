@@ -1,0 +1,537 @@
+//! What a node has to do, computed from what is known, without doing anything: (order, facts) → steps.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::consul::Member;
+use crate::order::{NodeName, Order, Request, State};
+use crate::record::Record;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    // prepare: nothing has stopped yet
+    Clone,
+    Check,
+    Pull,
+    Build,
+    // the hand-over between two nodes
+    SendAhead,
+    Ready,
+    AwaitReady,
+    Send,
+    AwaitSent,
+    AwaitDone,
+    // switch
+    Maintenance,
+    Stop,
+    Snapshot,
+    SnapshotSource,
+    Restore,
+    RestoreReplica,
+    RestoreSource,
+    PostMigrate,
+    Update,
+    Up,
+    AwaitHealthy,
+    // commit
+    Register,
+    Schedule,
+    Commit,
+    CommitMigrate,
+    CommitDestroy,
+    // after the commit: only forward
+    Settle,
+    Deregister,
+    Unschedule,
+    Remove,
+    // what a slave does, and what becomes of a deployment that is no longer this node's
+    CloneSlave,
+    SchedulePurge,
+    RemoveCheckouts,
+    Fence,
+}
+
+impl Step {
+    /// Whether a node whose power failed during this step may believe that it had not begun: nothing has stopped or been changed yet, or
+    /// not any more.
+    pub fn is_repeatable(self) -> bool {
+        use Step::*;
+        matches!(
+            self,
+            Clone | Check | Pull | Build | Ready | AwaitReady | AwaitHealthy | Register | Schedule | Settle | Deregister | Unschedule
+        )
+    }
+
+    /// Over before anybody could read that it has begun.
+    pub fn is_quick(self) -> bool {
+        use Step::*;
+        matches!(self, Check | Maintenance | Snapshot | Register | Schedule | Commit | CommitMigrate | CommitDestroy)
+    }
+
+    /// `send-ahead`
+    pub fn name(self) -> String {
+        let mut name = String::new();
+        for c in format!("{self:?}").chars() {
+            if c.is_ascii_uppercase() && !name.is_empty() {
+                name.push('-');
+            }
+            name.push(c.to_ascii_lowercase());
+        }
+        name
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Step::Clone => "clone the branch",
+            Step::Check => "read the compose file, check routes and volumes",
+            Step::Pull => "pull images",
+            Step::Build => "build images",
+            Step::SendAhead => "snapshot the volumes and send them while the application runs",
+            Step::Ready => "say that everything is ready here",
+            Step::AwaitReady => "wait until the new master is ready",
+            Step::Send => "send the snapshots and say so",
+            Step::AwaitSent => "wait until the old master has stopped and sent its snapshots",
+            Step::AwaitDone => "wait until the new master serves",
+            Step::Maintenance => "show the maintenance page",
+            Step::Stop => "stop the application",
+            Step::Snapshot => "snapshot the volumes",
+            Step::SnapshotSource => "snapshot the volumes of the source application and send them",
+            Step::Restore => "restore the snapshots that were sent",
+            Step::RestoreReplica => "restore the newest snapshots that the dead master had replicated here",
+            Step::RestoreSource => "restore the source's snapshots into the volumes",
+            Step::PostMigrate => "run post_migrate.sh",
+            Step::Update => "run update.sh",
+            Step::Up => "start the application",
+            Step::AwaitHealthy => "wait until every container is healthy",
+            Step::Register => "register the service with its checks",
+            Step::Schedule => "schedule snapshots or replication, and purge",
+            Step::Commit => "write the record, end maintenance, finish the order",
+            Step::CommitMigrate => "end maintenance, finish the order",
+            Step::CommitDestroy => "delete the record, finish the order",
+            Step::Settle => "remember the deployment, remove the old checkout",
+            Step::Deregister => "deregister the service",
+            Step::Unschedule => "end the volumes' schedules",
+            Step::Remove => "remove containers and volumes, keep the snapshots",
+            Step::CloneSlave => "clone the deployed commit",
+            Step::SchedulePurge => "schedule the purge of replicated snapshots",
+            Step::RemoveCheckouts => "remove checkouts that are no longer used",
+            Step::Fence => "stop the containers, end schedules, deregister, snapshot the volumes and keep them",
+        })
+    }
+}
+
+/// What is known when an order is taken.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    pub members: &'a [Member],
+    /// Of the application that changes.
+    pub record: Option<&'a Record>,
+    /// Of the application whose data a migrate copies.
+    pub source_record: Option<&'a Record>,
+}
+
+impl Facts<'_> {
+    fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == name)
+    }
+
+    /// Dead: reported as failed or left, or not listed.
+    pub fn alive(&self, name: &str) -> bool {
+        self.member(name).is_some_and(|member| member.alive)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// Carries the order out and finishes it.
+    Owner,
+    /// Hands its data over.
+    Source,
+    /// Learns of it from the record.
+    Bystander,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub part: Part,
+    /// Run for the order, in this sequence, each undone if a later one fails before the commit.
+    pub steps: Vec<Step>,
+    /// Run by reconcile, once the record has changed.
+    pub then: Vec<Step>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Master,
+    Slave,
+    None,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Role::Master => "master",
+            Role::Slave => "slave",
+            Role::None => "none",
+        })
+    }
+}
+
+pub fn role(node: &str, master: &str, slave: Option<&str>) -> Role {
+    if node == master {
+        Role::Master
+    } else if slave == Some(node) {
+        Role::Slave
+    } else {
+        Role::None
+    }
+}
+
+/// The role that the record gives a node.
+pub fn role_in(record: Option<&Record>, node: &str) -> Role {
+    record.map_or(Role::None, |record| role(node, &record.master, record.slave.as_deref()))
+}
+
+/// Where the data of a new master comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Data {
+    /// Nothing ran before.
+    New,
+    /// The old master hands it over.
+    Alive,
+    /// The old master is dead: what it had replicated.
+    Dead,
+}
+
+/// The node that carries the order out; an error is the reason why nobody can.
+pub fn owner(order: &Order, facts: &Facts) -> Result<NodeName, String> {
+    let app = &order.name;
+    match &order.request {
+        Request::Deploy(deploy) => {
+            for (member, name) in [("master", Some(&deploy.master)), ("slave", deploy.slave.as_ref())] {
+                let Some(name) = name.filter(|name| facts.member(name).is_none()) else { continue };
+                let members: Vec<&str> = facts.members.iter().map(|member| &*member.name).collect();
+                return Err(format!(
+                    "{member}: {name:?} is no member of the cluster; the members are {}",
+                    members.join(", "),
+                    name = &**name
+                ));
+            }
+            Ok(deploy.master.clone())
+        }
+        Request::Destroy(_) => {
+            let record = facts.record.ok_or_else(|| format!("nothing to destroy: no application {app} is deployed"))?;
+            // With the master dead any node may say that it is gone; the master finds out when it returns.
+            let first_alive = || {
+                let alive = facts.members.iter().filter(|member| member.alive).map(|member| member.name.clone());
+                NodeName::try_from(alive.min().unwrap_or_default()).ok()
+            };
+            let named = [Some(&record.master), record.slave.as_ref()].into_iter().flatten().find(|node| facts.alive(node));
+            named.cloned().or_else(first_alive).ok_or_else(|| format!("no node is alive to destroy {app}"))
+        }
+        Request::Migrate(_) => {
+            let source = order.apps().pop().unwrap_or_default();
+            let record = facts.record.ok_or_else(|| format!("target: no application {app} is deployed; deploy it first"))?;
+            let source_record = facts.source_record.ok_or_else(|| format!("nothing to copy from: no application {source} is deployed"))?;
+            for (what, node) in [(app, &record.master), (&source, &source_record.master)] {
+                if !facts.alive(node) {
+                    return Err(format!("{node}, the master of {what}, is not alive; deploy {what} to another node first"));
+                }
+            }
+            Ok(record.master.clone())
+        }
+    }
+}
+
+/// The node that hands data over to the owner, if the order needs one.
+pub fn source(order: &Order, owner: &NodeName, facts: &Facts) -> Option<NodeName> {
+    let record = match order.request {
+        Request::Deploy(_) => facts.record,
+        Request::Destroy(_) => None,
+        Request::Migrate(_) => facts.source_record,
+    };
+    record.map(|record| &record.master).filter(|node| *node != owner).cloned()
+}
+
+/// What `node` has to do for the order; an error is the reason why nobody can carry it out.
+pub fn plan(order: &Order, facts: &Facts, node: &NodeName) -> Result<Plan, String> {
+    let owner = owner(order, facts)?;
+    let source = source(order, &owner, facts);
+    let part = match (node == &owner, Some(node) == source.as_ref()) {
+        (true, _) => Part::Owner,
+        (_, true) => Part::Source,
+        _ => Part::Bystander,
+    };
+    let old = role_in(facts.record, node);
+    let (steps, then) = match &order.request {
+        Request::Deploy(deploy) => {
+            let new = role(node, &deploy.master, deploy.slave.as_deref());
+            // What has been sent is here, whatever became of the sender.
+            let alive = |master: &NodeName| facts.alive(master) || order.state == State::Sent;
+            let data = match facts.record {
+                None => Data::New,
+                Some(record) if alive(&record.master) => Data::Alive,
+                Some(_) => Data::Dead,
+            };
+            let mut then = reconcile_steps(old, new);
+            if old == Role::Master && new != Role::Master && data == Data::Dead {
+                then.insert(0, Step::Fence);
+            }
+            (deploy_steps(old, new, data, deploy.update), then)
+        }
+        Request::Destroy(_) => (if part == Part::Owner { destroy_steps(old) } else { Vec::new() }, reconcile_steps(old, Role::None)),
+        Request::Migrate(migrate) => (migrate_steps(part, source.is_none(), migrate.update), Vec::new()),
+    };
+    Ok(Plan { part, steps, then })
+}
+
+const PREPARE: [Step; 4] = [Step::Clone, Step::Check, Step::Pull, Step::Build];
+const COMMIT: [Step; 4] = [Step::Register, Step::Schedule, Step::Commit, Step::Settle];
+const SWITCH_OFF: [Step; 3] = [Step::Maintenance, Step::Stop, Step::Snapshot];
+const SWITCH_ON: [Step; 2] = [Step::Up, Step::AwaitHealthy];
+const CLEAR: [Step; 3] = [Step::Deregister, Step::Unschedule, Step::Remove];
+
+/// The roles table: old role x new role of the node x where the data comes from.
+#[rustfmt::skip]
+fn deploy_steps(old: Role, new: Role, data: Data, update: bool) -> Vec<Step> {
+    use {Data::*, Role::*, Step::*};
+    let update: &[Step] = if update { &[Update] } else { &[] };
+    let sequence: &[&[Step]] = match (old, new, data) {
+        (Master, Master, _)              => &[&PREPARE, &SWITCH_OFF, update, &SWITCH_ON, &COMMIT],
+        (Slave | Role::None, Master, New)   => &[&PREPARE, &SWITCH_ON, &COMMIT],
+        (Slave | Role::None, Master, Alive) => &[&PREPARE, &[Ready, AwaitSent, Restore], update, &SWITCH_ON, &COMMIT],
+        (Slave | Role::None, Master, Dead)  => &[&PREPARE, &[RestoreReplica], update, &SWITCH_ON, &COMMIT],
+        (Master, Slave | Role::None, Dead)  => &[],
+        (Master, Slave | Role::None, _)     => &[&[SendAhead, AwaitReady], &SWITCH_OFF, &[Send, AwaitDone], &CLEAR],
+        (Slave | Role::None, Slave | Role::None, _) => &[],
+    };
+    sequence.concat()
+}
+
+/// What follows from the record alone.
+#[rustfmt::skip]
+pub fn reconcile_steps(old: Role, new: Role) -> Vec<Step> {
+    use Role::{Master, Slave};
+    match (old, new) {
+        (_, Master)                 => vec![],
+        (_, Slave)                  => vec![Step::CloneSlave, Step::SchedulePurge, Step::RemoveCheckouts],
+        (Slave, Role::None)         => vec![Step::Unschedule, Step::RemoveCheckouts],
+        (Master, Role::None)        => vec![Step::RemoveCheckouts],
+        (Role::None, Role::None)    => vec![],
+    }
+}
+
+fn destroy_steps(old: Role) -> Vec<Step> {
+    match old {
+        Role::Master => [&SWITCH_OFF[..], &[Step::CommitDestroy], &CLEAR].concat(),
+        // The master is dead.
+        Role::Slave | Role::None => vec![Step::CommitDestroy],
+    }
+}
+
+fn migrate_steps(part: Part, same_node: bool, update: bool) -> Vec<Step> {
+    use Step::*;
+    let update: &[Step] = if update { &[Update] } else { &[] };
+    let first = if same_node { SnapshotSource } else { AwaitSent };
+    match part {
+        Part::Owner => [&[Check, first][..], &SWITCH_OFF, &[RestoreSource, PostMigrate], update, &SWITCH_ON, &[CommitMigrate]].concat(),
+        Part::Source => vec![SnapshotSource],
+        Part::Bystander => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Time;
+    use crate::order::OrderId;
+
+    const REPO: &str = "/srv/shop";
+    const COPY: &str = "/srv/copy";
+
+    fn record(repo: &str, master: &str, slave: Option<&str>) -> Record {
+        let value = serde_json::json!({
+            "repo_url": repo, "branch": "b", "deploy_id": "d", "previous_deploy_id": null, "master": master, "slave": slave,
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn order(event: &str, payload: &str) -> Order {
+        Order::new(OrderId::new().unwrap(), Request::parse(event, payload).unwrap(), Time::now())
+    }
+
+    /// `node3-` is dead.
+    fn members(names: &str) -> Vec<Member> {
+        let member =
+            |name: &str| Member { name: name.trim_end_matches('-').into(), address: "10.0.0.1".into(), alive: !name.ends_with('-') };
+        names.split(' ').map(member).collect()
+    }
+
+    fn node(name: &str) -> NodeName {
+        NodeName::try_from(name.to_string()).unwrap()
+    }
+
+    fn names(steps: &[Step]) -> String {
+        steps.iter().map(|step| step.name()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// `steps | steps of reconcile` of node n.
+    fn of(order: &Order, facts: &Facts, name: &str) -> String {
+        let plan = plan(order, facts, &node(name)).unwrap();
+        format!("{} | {}", names(&plan.steps), names(&plan.then)).trim().to_string()
+    }
+
+    #[test]
+    fn the_roles_table() {
+        const PREPARE: &str = "clone check pull build";
+        const OFF: &str = "maintenance stop snapshot";
+        const ON: &str = "up await-healthy";
+        const COMMIT: &str = "register schedule commit settle";
+        const SLAVE: &str = "clone-slave schedule-purge remove-checkouts";
+        let redeploy = format!("{PREPARE} {OFF} {ON} {COMMIT} |");
+        let first = format!("{PREPARE} {ON} {COMMIT} |");
+        let moved = format!("{PREPARE} ready await-sent restore {ON} {COMMIT} |");
+        let takeover = format!("{PREPARE} restore-replica {ON} {COMMIT} |");
+        let source = format!("send-ahead await-ready {OFF} send await-done deregister unschedule remove |");
+        let slave = format!("| {SLAVE}");
+        // n is this node; a, b and c are others, the one with a minus is dead. Record → request: what n does.
+        let table = [
+            // master → master, with the slave staying, coming and going
+            ("n", "n", "n a b c", redeploy.clone()),
+            ("n+a", "n+a", "n a b c", redeploy.clone()),
+            ("n", "n+a", "n a b c", redeploy.clone()),
+            ("n+a", "n", "n a- b c", redeploy.clone()),
+            // nothing ran before
+            ("", "n", "n a b c", first.clone()),
+            ("", "n+a", "n a b c", first.clone()),
+            ("", "a+n", "n a b c", slave.clone()),
+            ("", "a", "n a b c", "|".into()),
+            // slave or none → master, the source alive, leaving, dead, not listed
+            ("a+n", "n+a", "n a b c", moved.clone()),
+            ("a+n", "n", "n a b c", moved.clone()),
+            ("a", "n", "n a b c", moved.clone()),
+            ("a+b", "n+c", "n a b c", moved.clone()),
+            ("a+n", "n+b", "n a- b c", takeover.clone()),
+            ("a+n", "n+a", "n a- b c", takeover.clone()),
+            ("a", "n", "n b c", takeover.clone()),
+            // master → slave or none
+            ("n+a", "a+n", "n a b c", format!("{source} {SLAVE}")),
+            ("n+a", "a", "n a b c", format!("{source} remove-checkouts")),
+            ("n", "a+b", "n a b c", format!("{source} remove-checkouts")),
+            // the same when n was dead: once it is back
+            ("n+a", "a+n", "n- a b c", format!("| fence {SLAVE}")),
+            ("n+a", "a", "n- a b c", "| fence remove-checkouts".into()),
+            // slave and none
+            ("a+n", "a+n", "n a b c", slave.clone()),
+            ("a", "a+n", "n a b c", slave.clone()),
+            ("a+n", "b+n", "n a b c", slave.clone()),
+            ("a+n", "a", "n a b c", "| unschedule remove-checkouts".into()),
+            ("a+n", "b+c", "n a b c", "| unschedule remove-checkouts".into()),
+            ("a", "b", "n a b c", "|".into()),
+            ("a+b", "b+c", "n a- b c", "|".into()),
+        ];
+        for (old, new, alive, expected) in table {
+            let roles = |text: &'static str| text.split_once('+').map_or((text, None), |(master, slave)| (master, Some(slave)));
+            let (master, slave) = roles(new);
+            let payload = serde_json::json!({"repo": REPO, "branch": "b", "master": master, "slave": slave});
+            let record = (!old.is_empty()).then(|| record(REPO, roles(old).0, roles(old).1));
+            let facts = Facts { members: &members(alive), record: record.as_ref(), source_record: None };
+            assert_eq!(of(&order("deploy", &payload.to_string()), &facts, "n"), expected, "{old} -> {new} with {alive}");
+        }
+    }
+
+    #[test]
+    fn an_update_runs_before_up_but_not_at_a_first_deploy() {
+        let order = order("deploy", r#"{"repo": "/srv/shop", "branch": "b", "master": "n", "update": true}"#);
+        let members = members("n a");
+        for (old, expected) in [
+            (Some("n"), "clone check pull build maintenance stop snapshot update up await-healthy register schedule commit settle |"),
+            (Some("a"), "clone check pull build ready await-sent restore update up await-healthy register schedule commit settle |"),
+            (Some("z"), "clone check pull build restore-replica update up await-healthy register schedule commit settle |"),
+            (None, "clone check pull build up await-healthy register schedule commit settle |"),
+        ] {
+            let record = old.map(|master| record(REPO, master, None));
+            assert_eq!(of(&order, &Facts { members: &members, record: record.as_ref(), source_record: None }, "n"), expected);
+        }
+    }
+
+    #[test]
+    fn data_that_was_sent_is_used_even_if_its_sender_has_died_since() {
+        let mut order = order("deploy", r#"{"repo": "/srv/shop", "branch": "b", "master": "n"}"#);
+        order.state = State::Sent;
+        let record = record(REPO, "a", None);
+        let facts = Facts { members: &members("n a-"), record: Some(&record), source_record: None };
+        assert!(plan(&order, &facts, &node("n")).unwrap().steps.contains(&Step::Restore));
+    }
+
+    #[test]
+    fn destroy() {
+        let order = order("destroy", r#"{"repo": "/srv/shop", "branch": "b"}"#);
+        let record = record(REPO, "a", Some("b"));
+        let all = |alive: &str| {
+            let members = members(alive);
+            let facts = Facts { members: &members, record: Some(&record), source_record: None };
+            ["a", "b", "c"].map(|name| of(&order, &facts, name))
+        };
+        let master = "maintenance stop snapshot commit-destroy deregister unschedule remove | remove-checkouts";
+        let slave = "| unschedule remove-checkouts";
+        assert_eq!(all("a b c"), [master, slave, "|"]);
+        assert_eq!(all("a- b c"), ["| remove-checkouts", "commit-destroy | unschedule remove-checkouts", "|"]);
+        assert_eq!(all("a- b- c"), ["| remove-checkouts", slave, "commit-destroy |"]);
+    }
+
+    #[test]
+    fn migrate() {
+        let payload = |update| format!(r#"{{"repo": "{REPO}", "branch": "b", "target": {{"repo": "{COPY}"}}, "update": {update}}}"#);
+        let members = members("a b c");
+        let all = |update: bool, from: &str, to: &str| {
+            let (source, target) = (record(REPO, from, None), record(COPY, to, Some("c")));
+            let facts = Facts { members: &members, record: Some(&target), source_record: Some(&source) };
+            ["a", "b", "c"].map(|name| of(&order("migrate", &payload(update)), &facts, name))
+        };
+        let switch = "maintenance stop snapshot restore-source post-migrate";
+        let here = format!("check snapshot-source {switch} update up await-healthy commit-migrate |");
+        assert_eq!(all(true, "a", "a"), [&here, "|", "|"]);
+        let there = format!("check await-sent {switch} up await-healthy commit-migrate |");
+        assert_eq!(all(false, "a", "b"), ["snapshot-source |", &there, "|"]);
+    }
+
+    #[test]
+    fn what_nobody_can_carry_out_is_refused_with_the_reason() {
+        let deploy = r#"{"repo": "/srv/shop", "branch": "b", "master": "n", "slave": "x"}"#;
+        let migrate = r#"{"repo": "/srv/shop", "branch": "b", "target": {"repo": "/srv/copy"}}"#;
+        let (shop, copy) = (record(REPO, "a", None), record(COPY, "n", None));
+        let name = |repo| order("destroy", &format!(r#"{{"repo": "{repo}", "branch": "b"}}"#)).name;
+        let (shop_name, copy_name) = (name(REPO), name(COPY));
+        for (event, payload, record, source_record, expected) in [
+            ("deploy", deploy, None, None, "slave: \"x\" is no member of the cluster; the members are n, a".to_string()),
+            (
+                "destroy",
+                r#"{"repo": "/srv/shop", "branch": "b"}"#,
+                None,
+                None,
+                format!("nothing to destroy: no application {shop_name} is deployed"),
+            ),
+            ("migrate", migrate, None, Some(&shop), format!("target: no application {copy_name} is deployed; deploy it first")),
+            ("migrate", migrate, Some(&copy), None, format!("nothing to copy from: no application {shop_name} is deployed")),
+            (
+                "migrate",
+                migrate,
+                Some(&copy),
+                Some(&shop),
+                format!("a, the master of {shop_name}, is not alive; deploy {shop_name} to another node first"),
+            ),
+        ] {
+            let facts = Facts { members: &members("n a-"), record, source_record };
+            assert_eq!(plan(&order(event, payload), &facts, &node("n")).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn names_of_steps() {
+        assert_eq!([Step::Clone, Step::AwaitHealthy].map(Step::name), ["clone", "await-healthy"]);
+    }
+}
