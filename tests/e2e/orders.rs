@@ -1,0 +1,122 @@
+//! Orders: one after another, bounded in time, taken up again after a kill; and the plan that is printed.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::world::{Act, World, event, id};
+use crate::{APP, PROJECT, URL, all_well, assert_order, assert_serves, compose, deploy, deployed, finished, push, shop};
+
+#[test]
+fn a_plan_changes_nothing_and_is_what_runs() {
+    let w = deployed(&["node1"], "node1", None);
+    push(&w, "");
+    let before = w.state();
+    let payload = json!({"repo": URL, "branch": "master", "master": "node1"}).to_string();
+    let plan = w.handler("node1", &["plan", "deploy", &payload]).run();
+    plan.exits(0);
+    assert_eq!(w.state(), before);
+    let wrote = w.take_log().into_iter().find(|l| {
+        let reads = ["inspect", "ls-remote", " ps ", "volume ls", "version", "clone"];
+        !reads.iter().any(|r| l.contains(r))
+    });
+    assert_eq!(wrote, None, "a plan reads only");
+    let steps: Vec<String> = plan.stdout.lines().map(str::to_owned).collect();
+    assert_order(&steps, &["node1", "clone", "pull", "build", "stop", "snapshot", "up"]);
+}
+
+#[test]
+fn a_second_handler_on_a_node_waits_for_the_first() {
+    let w = shop(&["node1"]);
+    w.on("node1", "build", Act::Slow(Duration::from_millis(500)));
+    let events = json!([deploy("one", "node1", None)]).to_string();
+    let first = w.handler("node1", &[]).stdin(&events).spawn();
+    std::thread::sleep(Duration::from_millis(100));
+    let second = w.handler("node1", &[]).stdin(&events).spawn();
+    first.join().unwrap().exits(0);
+    second.join().unwrap().exits(0);
+    let clones = w.take_log().iter().filter(|l| l.contains("git clone")).count();
+    assert_eq!(clones, 1);
+}
+
+#[test]
+fn orders_of_one_application_run_in_the_order_of_their_creation() {
+    let w = shop(&["node1", "node2"]);
+    w.deliver("node2", &[deploy("a", "node1", None), deploy("b", "node1", None)]).exits(0);
+    assert_eq!(w.keys("order/"), [format!("order/{}", id("a")), format!("order/{}", id("b"))]);
+    w.deliver("node1", &[]).exits(0);
+    let record = w.kv(&format!("app/{APP}")).unwrap();
+    assert_eq!((&record["deploy_id"], &record["previous_deploy_id"]), (&json!(id("b")), &json!(id("a"))));
+}
+
+#[test]
+fn different_orders_at_once_end_in_one_place() {
+    for round in 0..10 {
+        let w = shop(&["node1", "node2", "node3"]);
+        let all = [("node1", "node1"), ("node2", "node2")].map(|(at, master)| {
+            let events = json!([deploy(&format!("{master}-{round}"), master, None)]);
+            w.handler(at, &[]).stdin(&events.to_string()).spawn()
+        });
+        let runs = all.map(|r| r.join().unwrap());
+        w.settle();
+        assert!(runs.iter().all(|r| r.status.is_some()));
+        let record = w.kv(&format!("app/{APP}")).unwrap();
+        let master = record["master"].as_str().unwrap();
+        assert_eq!(w.serving(PROJECT).len(), 2);
+        assert!(w.serving(PROJECT).iter().all(|c| c.starts_with(master)), "{record}");
+    }
+}
+
+#[test]
+fn two_applications_at_once_both_arrive() {
+    let w = shop(&["node1", "node2"]);
+    w.commit("file:///repos/blog", "master", &[("docker-compose.yml", &compose(""))]);
+    let blog = json!({"repo": "file:///repos/blog", "branch": "master", "master": "node2"});
+    let events = [deploy("a", "node1", Some("node2")), event("b", "deploy", &blog)];
+    all_well(&w.deliver_all(&events));
+    w.settle();
+    assert_eq!((w.keys("app/").len(), w.keys("order/").len()), (2, 0));
+}
+
+#[test]
+fn an_order_that_nobody_takes_fails() {
+    let w = shop(&["node1", "node2"]);
+    w.deliver("node1", &[deploy("a", "node2", None)]).exits(0);
+    std::thread::sleep(Duration::from_millis(1100));
+    let run = w.handler("node1", &[]).stdin("[]").env("HANDLER_TIMEOUT_ORDER", "1").run();
+    assert!(run.status.is_some());
+    assert_eq!(finished(&w, "a")["state"], "failed");
+    assert_eq!(w.keys("order/"), [""; 0]);
+}
+
+fn killed(act: fn() -> Act, at: &str) -> (World, String) {
+    let w = deployed(&["node1"], "node1", None);
+    let second = push(&w, "");
+    w.on("node1", at, act());
+    let run = w.deliver("node1", &[deploy("second", "node1", None)]);
+    assert_eq!(run.status, None, "{run}");
+    (w, second)
+}
+
+#[test]
+fn a_run_that_was_killed_is_taken_up_again() {
+    for act in [|| Act::KillBefore, || Act::KillAfter] as [fn() -> Act; 2] {
+        let (w, second) = killed(act, "up -d");
+        w.settle();
+        let order = finished(&w, "second");
+        if order["state"] == "done" {
+            assert_serves(&w, "node1", &second);
+        }
+        assert_eq!(w.serving(PROJECT).len(), 2);
+        assert_eq!(w.keys("maintenance/"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_command_says_how_it_ended() {
+    let w = shop(&["node1"]);
+    let payload = json!({"repo": URL, "branch": "master", "master": "node1"}).to_string();
+    w.handler("node1", &["deploy", &payload]).run().exits(0);
+    push(&w, "x-standin: {start: unhealthy}");
+    w.handler("node1", &["deploy", &payload]).run().exits(1).says("unhealthy");
+}

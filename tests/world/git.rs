@@ -1,0 +1,106 @@
+//! Repositories by URL: what a branch holds, and every commit that it ever had.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::{Out, State};
+
+#[derive(Clone, Default)]
+pub struct Repo {
+    pub branches: BTreeMap<String, String>,
+    pub commits: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl State {
+    /// Puts a new commit on a branch; answers its id.
+    pub fn commit(&mut self, url: &str, branch: &str, files: &[(&str, &str)]) -> String {
+        let repo = self.repos.entry(url.to_owned()).or_default();
+        let seed = format!("{url} {branch} {}", repo.commits.len());
+        let id = format!("{:x}{:08x}", md5::compute(seed), repo.commits.len());
+        repo.branches.insert(branch.to_owned(), id.clone());
+        let files = files.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+        repo.commits.insert(id.clone(), files);
+        id
+    }
+}
+
+pub fn run(s: &mut State, args: &[&str], cwd: &Path) -> Out {
+    match args {
+        ["-c", _, rest @ ..] => run(s, rest, cwd),
+        ["-C", dir, rest @ ..] => run(s, rest, &cwd.join(dir)),
+        ["clone", rest @ ..] => {
+            let (Some(branch), [.., "--", url, dir]) = (after(rest, "--branch"), rest) else {
+                return Out::fail(129, "usage: git clone");
+            };
+            let Some(repo) = s.repos.get(*url) else {
+                return Out::fail(128, &format!("fatal: repository '{url}' not found"));
+            };
+            let Some(id) = repo.branches.get(branch) else {
+                return Out::fail(128, &format!("fatal: Remote branch {branch} not found in upstream origin"));
+            };
+            let dir = cwd.join(dir);
+            if fs::read_dir(&dir).is_ok_and(|mut d| d.next().is_some()) {
+                let text = format!("fatal: destination path '{}' already exists and is not an empty directory.", dir.display());
+                return Out::fail(128, &text);
+            }
+            write(&dir, "origin", url);
+            checkout(&dir, repo, id)
+        }
+        ["rev-parse", "HEAD"] => match read(cwd, "HEAD") {
+            Some(id) => Out::ok(id + "\n"),
+            None => Out::fail(128, "fatal: not a git repository"),
+        },
+        ["fetch", .., "origin", id] => match origin(s, cwd).is_some_and(|r| r.commits.contains_key(*id)) {
+            true => Out::ok(""),
+            false => Out::fail(128, &format!("fatal: remote error: upload-pack: not our ref {id}")),
+        },
+        ["checkout", .., "--detach", id] => match origin(s, cwd) {
+            Some(repo) if repo.commits.contains_key(*id) => checkout(cwd, repo, id),
+            _ => Out::fail(128, &format!("fatal: reference is not a tree: {id}")),
+        },
+        ["ls-remote", .., "--", url, head, _tag] => {
+            let branch = head.trim_start_matches("refs/heads/");
+            match s.repos.get(*url).map(|r| r.branches.get(branch)) {
+                Some(Some(id)) => Out::ok(format!("{id}\t{head}\n")),
+                Some(None) => Out::fail(2, ""),
+                None => Out::fail(128, &format!("fatal: '{url}' does not appear to be a git repository")),
+            }
+        }
+        _ => Out::fail(1, &format!("stand-in: no such git command: {args:?}")),
+    }
+}
+
+fn after<'a>(args: &[&'a str], option: &str) -> Option<&'a str> {
+    args.iter().position(|a| *a == option).and_then(|i| args.get(i + 1)).copied()
+}
+
+fn origin<'a>(s: &'a State, dir: &Path) -> Option<&'a Repo> {
+    s.repos.get(&read(dir, "origin")?)
+}
+
+fn checkout(dir: &Path, repo: &Repo, id: &str) -> Out {
+    for old in read(dir, "HEAD").and_then(|old| repo.commits.get(&old)).into_iter().flat_map(BTreeMap::keys) {
+        fs::remove_file(dir.join(old)).unwrap();
+    }
+    for (name, text) in &repo.commits[id] {
+        fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
+        fs::write(dir.join(name), text).unwrap();
+    }
+    write(dir, "HEAD", id);
+    Out::ok("")
+}
+
+fn read(dir: &Path, name: &str) -> Option<String> {
+    fs::read_to_string(dir.join(".git").join(name)).ok()
+}
+
+fn write(dir: &Path, name: &str, text: &str) {
+    fs::create_dir_all(dir.join(".git")).unwrap();
+    fs::write(dir.join(".git").join(name), text).unwrap();
+}
+
+/// The commit of the checkout that holds this directory.
+pub fn head(dir: &Path) -> String {
+    read(dir, "HEAD").unwrap_or_else(|| "no commit".to_owned())
+}

@@ -1,0 +1,183 @@
+//! The volume plugin of one node, traps included. A volume's content is a text, so that data can be followed.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::http::{Request, Response};
+use super::{DRIVER, State};
+
+#[derive(Clone, Default)]
+pub struct Plugin {
+    pub volumes: BTreeMap<String, String>,
+    pub snapshots: BTreeMap<String, String>,
+    /// (volume, action) → minutes
+    pub schedules: BTreeMap<(String, String), String>,
+}
+
+/// Snapshot and schedule lists change nothing.
+pub fn is_read(request: &Request) -> bool {
+    request.method == "GET" || request.path == "/VolumeDriver.Get"
+}
+
+pub fn describe(request: &Request) -> String {
+    let call = request.path.trim_start_matches("/VolumeDriver.");
+    let body: Value = serde_json::from_str(&request.text()).unwrap_or_default();
+    let word = |name: &str| body[name].as_str().map(|w| format!(" {w}")).unwrap_or_default();
+    let words: String = ["Name", "Action", "Timer", "Host", "Target"].iter().map(|n| word(n)).collect();
+    format!("plugin {call}{words}")
+}
+
+pub fn error(text: &str) -> Response {
+    Response::new(200, json!({"Err": text}).to_string())
+}
+
+pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
+    let body: Value = serde_json::from_str(&request.text()).unwrap_or_default();
+    let name = body["Name"].as_str().unwrap_or_default().to_owned();
+    let call = (request.method.as_str(), request.path.trim_start_matches("/VolumeDriver."));
+    let result = match call {
+        ("POST", "Get") => match s.nodes[node].plugin.volumes.contains_key(&name) {
+            true => Ok(json!({"Volume": {"Name": name, "Mountpoint": format!("/v/{name}")}})),
+            false => Err(format!("{name}: no such volume")),
+        },
+        ("POST", "Snapshot") => match s.nodes[node].plugin.volumes.get(&name).cloned() {
+            Some(content) => Ok(json!({"Snapshot": s.snapshot(node, &name, content)})),
+            None => Err(format!("No such volume: {name}")),
+        },
+        ("GET", path) if path.starts_with("Snapshot.List") => {
+            let of = path.strip_prefix("Snapshot.List/").map(|v| format!("{v}@")).unwrap_or_default();
+            // In no useful order, as a directory is read.
+            let all = s.nodes[node].plugin.snapshots.keys().rev();
+            Ok(json!({"Snapshots": all.filter(|n| n.starts_with(&of)).collect::<Vec<_>>()}))
+        }
+        ("POST", "Snapshot.Send") => send(s, node, &name, body["Host"].as_str().unwrap_or_default()),
+        ("POST", "Snapshot.Restore") => restore(s, node, &name, body["Target"].as_str()),
+        ("POST", "Snapshot.Remove") => match s.plugin(node).snapshots.remove(&name) {
+            Some(content) => {
+                s.removed(node, &format!("snapshot {name}"), &content);
+                Ok(json!({}))
+            }
+            None => Err("No such snapshot".to_owned()),
+        },
+        ("POST", "Remove") => match s.nodes[node].plugin.volumes.contains_key(&name) {
+            true if s.engine(node).containers.iter().any(|c| c.volumes.contains(&name)) => Err(format!("{name}: volume is in use")),
+            true => {
+                s.remove_volume(node, &name);
+                Ok(json!({}))
+            }
+            false => Err(format!("{name}: no such volume")),
+        },
+        ("POST", "Schedule") => schedule(s, node, name, &body),
+        ("GET", "Schedule.List") => {
+            let all = s.nodes[node]
+                .plugin
+                .schedules
+                .iter()
+                .map(|((name, action), timer)| json!({"Name": name, "Action": action, "Timer": timer, "Active": "True"}));
+            Ok(json!({"Schedule": all.collect::<Vec<_>>()}))
+        }
+        _ => return Response::new(404, "<html>Not Found</html>"),
+    };
+    match result {
+        Ok(mut answer) => {
+            answer["Err"] = "".into();
+            Response::new(200, answer.to_string())
+        }
+        Err(text) => error(&text),
+    }
+}
+
+fn send(s: &mut State, node: &str, name: &str, host: &str) -> Result<Value, String> {
+    let Some(content) = s.nodes[node].plugin.snapshots.get(name).cloned() else {
+        return Err(format!("ERROR: cannot find snapshot {name}"));
+    };
+    let to = s.nodes.iter().find(|(_, n)| n.addr == host).map(|(name, _)| name.clone());
+    let Some(to) = to.filter(|to| s.reachable(node, to)) else {
+        return Err(format!("ssh: connect to host {host} port 1122: Connection timed out"));
+    };
+    if s.plugin(&to).snapshots.remove(name).is_some() {
+        s.violations.push(format!("{node}: {name} sent to {to} a second time: its copy there is gone"));
+        return Err(format!("ERROR: creating subvolume {name} failed: File exists"));
+    }
+    s.plugin(&to).snapshots.insert(name.to_owned(), content.clone());
+    let mark = format!("@{host}");
+    let volume = format!("{}@", name.split('@').next().unwrap_or_default());
+    let mine = &mut s.plugin(node).snapshots;
+    mine.retain(|n, _| !(n.starts_with(&volume) && n.ends_with(&mark)));
+    mine.insert(name.to_owned() + &mark, content);
+    Ok(json!({}))
+}
+
+fn restore(s: &mut State, node: &str, name: &str, target: Option<&str>) -> Result<Value, String> {
+    let mut name = name.to_owned();
+    if !name.contains('@') {
+        s.violations.push(format!("{node}: restore of {name}, which names no snapshot"));
+        let of = format!("{name}@");
+        match s.nodes[node].plugin.snapshots.keys().rfind(|n| n.starts_with(&of)) {
+            Some(latest) => name = latest.clone(),
+            None => return Ok(json!({})),
+        }
+    }
+    let volume = target.or(name.split('@').next()).unwrap_or_default().to_owned();
+    let Some(content) = s.nodes[node].plugin.snapshots.get(&name).cloned() else {
+        return Err("No such snapshot".to_owned());
+    };
+    if s.engine(node).containers.iter().any(|c| c.running && c.volumes.contains(&volume)) {
+        s.violations.push(format!("{node}: {volume} restored under a running container"));
+    }
+    let before = s.plugin(node).volumes.insert(volume.clone(), content);
+    let backup = before.map(|content| s.snapshot(node, &volume, content));
+    Ok(backup.map_or(json!({}), |b| json!({"VolumeBackup": b})))
+}
+
+fn schedule(s: &mut State, node: &str, name: String, body: &Value) -> Result<Value, String> {
+    let action = body["Action"].as_str().unwrap_or_default().to_owned();
+    let timer = match &body["Timer"] {
+        Value::String(t) => t.clone(),
+        t => t.to_string(),
+    };
+    let schedules = &mut s.plugin(node).schedules;
+    match timer.as_str() {
+        "0" => drop(schedules.remove(&(name, action))),
+        _ => drop(schedules.insert((name, action), timer)),
+    }
+    Ok(json!({}))
+}
+
+impl State {
+    pub fn plugin(&mut self, node: &str) -> &mut Plugin {
+        &mut self.nodes.get_mut(node).unwrap().plugin
+    }
+
+    pub fn snapshot(&mut self, node: &str, volume: &str, content: String) -> String {
+        let name = format!("{volume}@{}", self.now());
+        self.plugin(node).snapshots.insert(name.clone(), content);
+        name
+    }
+
+    /// Docker's own way to the plugin, for volumes of its driver.
+    pub fn create_volume(&mut self, node: &str, name: &str, driver: &str) -> Result<(), String> {
+        if driver == DRIVER && !self.nodes[node].has_plugin {
+            return Err(format!("create {name}: Post \"http://%2Frun%2Fdocker%2Fplugins%2Fbtrfs.sock\": no such file"));
+        }
+        if driver == DRIVER {
+            self.plugin(node).volumes.entry(name.to_owned()).or_default();
+        }
+        Ok(())
+    }
+
+    pub fn remove_volume(&mut self, node: &str, name: &str) {
+        if let Some(content) = self.plugin(node).volumes.remove(name) {
+            self.removed(node, &format!("volume {name}"), &content);
+        }
+    }
+
+    /// Data may go only where a copy of it stays.
+    fn removed(&mut self, node: &str, what: &str, content: &str) {
+        let held = |p: &Plugin| p.volumes.values().chain(p.snapshots.values()).any(|c| c == content);
+        if self.precious.contains(content) && !self.nodes.values().any(|n| held(&n.plugin)) {
+            self.violations.push(format!("{node}: {what} removed, and with it the only copy of “{content}”"));
+        }
+    }
+}
