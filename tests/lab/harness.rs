@@ -1,0 +1,760 @@
+//! The laboratory as the scenarios see it: nodes, applications, a client that measures, and what is to be found afterwards.
+//!
+//! `tests/lab/lab` makes the nodes; everything here goes through `docker exec`, so that a cut network cuts only the nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+pub const NODES: [u8; 3] = [1, 2, 3];
+const HOME: &str = "/var/lib/handler-lab";
+const SOCKET: &str = "/run/docker/plugins/btrfs.sock";
+/// For whatever the cluster should reach by itself.
+pub const SOON: Duration = Duration::from_secs(60);
+
+pub fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+pub fn name(node: u8) -> String {
+    format!("node{node}")
+}
+
+pub fn address(node: u8) -> String {
+    format!("172.31.77.1{node}")
+}
+
+/// Asks again every 100 ms until `ask` has an answer; its last complaint if it never has.
+pub fn wait_until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(why) if start.elapsed() > limit => panic!("{what}: not within {} s: {why}", limit.as_secs()),
+            Err(_) => sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+pub struct Output {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+fn run(program: &str, args: &[&str]) -> Output {
+    let output = Command::new(program).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Output { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+fn must(program: &str, args: &[&str]) -> String {
+    let output = run(program, args);
+    assert_eq!(output.code, Some(0), "{program} {args:?}: {}{}", output.out, output.err);
+    output.out
+}
+
+#[derive(Clone, Copy)]
+pub struct Node(pub u8);
+
+impl Node {
+    fn container(self) -> String {
+        format!("handler-lab-node{}", self.0)
+    }
+
+    pub fn exec(self, args: &[&str]) -> Output {
+        run("docker", &[&["exec", &self.container()], args].concat())
+    }
+
+    /// A shell script that has to succeed.
+    pub fn sh(self, script: &str) -> String {
+        let output = self.exec(&["bash", "-c", script]);
+        assert_eq!(output.code, Some(0), "{}: {script}: {}{}", name(self.0), output.out, output.err);
+        output.out
+    }
+
+    /// `kill -9` for all of the node.
+    pub fn kill(self) {
+        must("docker", &["kill", &self.container()]);
+    }
+
+    pub fn start(self) {
+        must("docker", &["start", &self.container()]);
+    }
+
+    pub fn runs(self) -> bool {
+        must("docker", &["inspect", "-f", "{{.State.Running}}", &self.container()]).trim() == "true"
+    }
+
+    /// A call on the volume plugin's socket.
+    pub fn plugin(self, call: &str, body: Value) -> Value {
+        let body = body.to_string();
+        let url = format!("http://plugin/VolumeDriver.{call}");
+        let output = self.exec(&["curl", "-s", "--unix-socket", SOCKET, "-d", &body, &url]);
+        let answer: Value = serde_json::from_str(&output.out).unwrap_or_default();
+        assert_eq!(answer["Err"], "", "{}: {call} {body}: {}{}", name(self.0), output.out, output.err);
+        answer
+    }
+
+    /// Ends every run of the handler with SIGKILL; whether there was one.
+    pub fn kill_handler(self) -> bool {
+        self.exec(&["pkill", "-KILL", "-f", "^/opt/handler/handler"]).code == Some(0)
+    }
+
+    fn answers(self, port: u16, path: &str) -> Option<String> {
+        get(&address(self.0), port, path)
+    }
+}
+
+fn agent(limit: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder().timeout_global(Some(limit)).proxy(None).build().into()
+}
+
+fn get(host: &str, port: u16, path: &str) -> Option<String> {
+    let mut answer = agent(Duration::from_millis(500)).get(format!("http://{host}:{port}{path}")).call().ok()?;
+    answer.body_mut().read_to_string().ok()
+}
+
+/// How an order ended.
+pub struct Ended {
+    pub state: String,
+    pub reason: String,
+    pub order: Value,
+}
+
+impl Ended {
+    pub fn done(self) -> Ended {
+        assert_eq!(self.state, "done", "{:#}", self.order);
+        self
+    }
+
+    pub fn failed(self, part: &str) -> Ended {
+        assert_eq!(self.state, "failed", "{:#}", self.order);
+        assert!(self.reason.contains(part), "the reason has no {part:?}: {}", self.reason);
+        self
+    }
+}
+
+/// What one node has of an application.
+#[derive(Debug, Default)]
+pub struct Facts {
+    pub running: Vec<String>,
+    pub stopped: Vec<String>,
+    pub volumes: BTreeSet<String>,
+    pub snapshots: BTreeSet<String>,
+    /// (volume, action)
+    pub schedules: BTreeSet<(String, String)>,
+    pub checkouts: Vec<String>,
+    pub service: bool,
+    pub journals: usize,
+}
+
+/// The laboratory, for one scenario; the others wait.
+pub struct Lab {
+    pub scenario: String,
+    stamp: u64,
+    _lock: File,
+}
+
+impl Lab {
+    /// All nodes up, connected and empty.
+    pub fn take(scenario: &str) -> Lab {
+        fs::create_dir_all(HOME).unwrap();
+        let lock = File::create(Path::new(HOME).join("lock")).unwrap();
+        lock.lock().unwrap();
+        let there = run("docker", &["inspect", "handler-lab-node1"]).code == Some(0);
+        assert!(there, "there is no laboratory: run `make lab` first, or `make lab-test`");
+        let stamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let lab = Lab { scenario: scenario.into(), stamp, _lock: lock };
+        lab.reset();
+        lab
+    }
+
+    pub fn node(&self, node: u8) -> Node {
+        Node(node)
+    }
+
+    /// Removes what earlier scenarios left. What Consul remembers of events stays, or it would all happen again.
+    fn reset(&self) {
+        for node in NODES.map(Node) {
+            if !node.runs() {
+                node.start();
+            }
+        }
+        self.heal();
+        self.settle_consul();
+        for node in NODES.map(Node) {
+            node.kill_handler();
+            node.sh("rm -f /etc/handler.env; cd /deploy && rm -rf *_*.*-* .handler/journal/* .handler/inbox/* .handler/state.json; : > handler.log");
+        }
+        Node(1).sh("for prefix in app maintenance order; do consul kv delete -recurse $prefix/; done");
+        thread::scope(|scope| {
+            for node in NODES.map(Node) {
+                scope.spawn(move || {
+                    node.sh("docker ps -aq | xargs -r docker rm -f; docker volume ls -q | xargs -r docker volume rm; \
+                         docker network prune -f; rm -f /etc/buttervolume/schedule.csv; \
+                         cd /var/lib/buttervolume; for s in snapshots/* volumes/*; do [ ! -e $s ] || btrfs -q subvolume delete $s; done; \
+                         for s in $(curl -s 127.0.0.1:8500/v1/agent/services | jq -r 'keys[]'); do consul services deregister -id=$s; done")
+                });
+            }
+        });
+    }
+
+    /// A leader, and every node sees all nodes. An agent tries a lost member again only every 30 s, so it is told to: what the
+    /// handler sees is the same.
+    pub fn settle_consul(&self) {
+        let script = format!(
+            "test -S {SOCKET} || {{ echo no volume plugin; exit; }}
+             docker info >/dev/null 2>&1 || {{ echo no engine; exit; }}
+             lost=$(curl -s 127.0.0.1:8500/v1/agent/members | jq -r '{:?} - [.[] | select(.Status == 1) | .Addr] | join(\" \")') || exit
+             [ -z \"$lost\" ] || {{ timeout 5 consul join $lost >/dev/null 2>&1; echo \"misses $lost\"; exit; }}
+             voters=$(consul operator raft list-peers 2>/dev/null | grep -c ' true ')
+             [ \"$voters\" = 3 ] || {{ echo \"$voters voters\"; exit; }}
+             consul kv put lab ready >/dev/null 2>&1 && echo settled || echo no leader",
+            NODES.map(address)
+        );
+        thread::scope(|scope| {
+            for node in NODES.map(Node) {
+                let script = &script;
+                scope.spawn(move || {
+                    wait_until(&format!("{} in the cluster", name(node.0)), secs(120), || {
+                        match node.exec(&["bash", "-c", script]).out.trim() {
+                            "settled" => Ok(()),
+                            other => Err(other.to_string()),
+                        }
+                    });
+                });
+            }
+        });
+    }
+
+    /// `alive`, `failed`, `left`, or `gone`.
+    pub fn seen_by(&self, node: u8, other: u8) -> String {
+        let members = Node(node).exec(&["consul", "members"]).out;
+        let line = members.lines().find(|line| line.split_whitespace().next() == Some(&name(other)));
+        line.and_then(|line| line.split_whitespace().nth(2)).unwrap_or("gone").into()
+    }
+
+    pub fn wait_dead(&self, by: u8, other: u8) {
+        wait_until(&format!("{} notices that {} is gone", name(by), name(other)), SOON, || match &*self.seen_by(by, other) {
+            "alive" => Err("alive".into()),
+            _ => Ok(()),
+        });
+    }
+
+    /// No packet passes between the two groups of nodes. The host still reaches both. Dropped where they arrive: a sender whose
+    /// own firewall refuses takes that for its own fault, and Consul would not call the other dead.
+    pub fn cut(&self, one: &[u8], other: &[u8]) {
+        for (here, there) in [(one, other), (other, one)] {
+            for node in here {
+                let rules: String = there.iter().map(|n| format!("iptables -A LAB -s {} -j DROP;", address(*n))).collect();
+                Node(*node)
+                    .sh(&format!("iptables -N LAB 2>/dev/null && {{ iptables -I INPUT -j LAB; iptables -I FORWARD -j LAB; }}; {rules}"));
+            }
+        }
+        self.note(&format!("network cut: {one:?} | {other:?}"));
+    }
+
+    pub fn heal(&self) {
+        for node in NODES.map(Node).into_iter().filter(|node| node.runs()) {
+            node.exec(&["iptables", "-F", "LAB"]);
+        }
+    }
+
+    /// Printed with the results: what happened when.
+    pub fn note(&self, text: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        println!("lab: {} +{:.1} s: {text}", self.scenario, now.as_secs_f64() - self.stamp as f64);
+    }
+
+    /// A figure, kept for the end of `lab test`. Never judged: the machine may be busy.
+    pub fn measured(&self, what: &str, time: Duration) {
+        let text = format!("{what}: {:.2} s", time.as_secs_f64());
+        self.note(&text);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab");
+        let file = fs::create_dir_all(&folder).and_then(|()| File::options().append(true).create(true).open(folder.join("figures")));
+        writeln!(file.unwrap(), "{text}").unwrap();
+    }
+
+    /// Settings of the handler on every node, until the scenario ends.
+    pub fn set(&self, variables: &[(&str, &str)]) {
+        let text: String = variables.iter().map(|(name, value)| format!("export {name}={value}\\n")).collect();
+        for node in NODES {
+            Node(node).sh(&format!("printf '{text}' > /etc/handler.env"));
+        }
+    }
+
+    /// An application with a repository of its own, not yet deployed.
+    pub fn app(&self, label: &str, port: u16) -> App {
+        let folder = PathBuf::from(HOME).join("repos").join(format!("{label}{}", self.stamp));
+        App::new(folder, "main", port)
+    }
+
+    /// A key as Consul has it for every node; any living node is asked.
+    pub fn kv(&self, asked: u8, key: &str) -> Option<Value> {
+        let output = Node(asked).exec(&["curl", "-s", &format!("127.0.0.1:8500/v1/kv/{key}?raw")]);
+        serde_json::from_str(&output.out).ok()
+    }
+
+    pub fn keys(&self, asked: u8, prefix: &str) -> Vec<String> {
+        let output = Node(asked).exec(&["curl", "-s", &format!("127.0.0.1:8500/v1/kv/{prefix}?keys")]);
+        serde_json::from_str(&output.out).unwrap_or_default()
+    }
+
+    /// Fires an event as an operator does; its ID.
+    pub fn fire(&self, node: u8, event: &str, payload: &Value) -> String {
+        self.note(&format!("{event} {payload} fired on {}", name(node)));
+        let out = Node(node).sh(&format!("consul event -name {event} '{payload}'"));
+        out.trim().trim_start_matches("Event ID: ").to_string()
+    }
+
+    /// `handler deploy|destroy|migrate` on a node, to its end.
+    pub fn order(&self, node: u8, event: &str, payload: &Value) -> Output {
+        self.note(&format!("handler {event} {payload} on {}", name(node)));
+        let output = Node(node).exec(&["handler", event, &payload.to_string()]);
+        self.note(&format!("ended with {:?}", output.code));
+        output
+    }
+
+    pub fn wait_end(&self, asked: u8, app: &App, id: &str, limit: Duration) -> Ended {
+        let key = format!("history/{}/{id}", app.name());
+        let order = wait_until(&format!("the end of {id}"), limit, || {
+            self.kv(asked, &key).ok_or_else(|| format!("{:?}", self.kv(asked, &format!("order/{id}"))))
+        });
+        let text = |member: &str| order[member].as_str().unwrap_or_default().to_string();
+        self.note(&format!("{} {}", text("state"), text("reason")));
+        Ended { state: text("state"), reason: text("reason"), order }
+    }
+
+    /// Fires and waits for the end.
+    pub fn deploy(&self, app: &App, master: u8, slave: Option<u8>) -> Ended {
+        let id = self.fire(3, "deploy", &app.deploy(master, slave));
+        self.wait_end(3, app, &id, secs(120))
+    }
+
+    /// Waits until the order has reached this state (or has ended).
+    pub fn wait_state(&self, asked: u8, id: &str, state: &str) {
+        wait_until(&format!("{id} is {state}"), SOON, || {
+            let order = self.kv(asked, &format!("order/{id}")).ok_or("gone")?;
+            if order["state"] == state { Ok(()) } else { Err(order["state"].to_string()) }
+        });
+        self.note(&format!("the order is {state}"));
+    }
+
+    pub fn facts(&self, node: u8, app: &App) -> Facts {
+        let (project, name) = (app.project(), app.name());
+        let out = Node(node).sh(&format!(
+            "docker ps -aq --filter label=com.docker.compose.project={project} --format '{{{{.State}}}} {{{{.Names}}}}' | sed 's/^/container /'
+             cd /var/lib/buttervolume
+             for v in volumes/{project}_*; do [ ! -e $v ] || echo volume ${{v#*/}}; done
+             for s in snapshots/{project}_*; do [ ! -e $s ] || echo snapshot ${{s#*/}}; done
+             sed -n 's/^\\({project}_[^,]*\\),\\([^,]*\\),.*/schedule \\1 \\2/p' /etc/buttervolume/schedule.csv 2>/dev/null
+             for c in /deploy/{name}-*; do [ ! -e $c ] || echo checkout $c; done
+             for j in /deploy/.handler/journal/*; do [ ! -e $j ] || echo journal $j; done
+             curl -s 127.0.0.1:8500/v1/agent/services | jq -r 'keys[]' | sed 's/^/service /'"
+        ));
+        let mut facts = Facts::default();
+        for line in out.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["container", "running", container] => facts.running.push(container.into()),
+                ["container", _, container] => facts.stopped.push(container.into()),
+                ["volume", volume] => drop(facts.volumes.insert(volume.into())),
+                ["snapshot", snapshot] => drop(facts.snapshots.insert(snapshot.into())),
+                ["schedule", volume, action] => drop(facts.schedules.insert((volume.into(), action.into()))),
+                ["checkout", folder] => facts.checkouts.push(folder.into()),
+                ["journal", _] => facts.journals += 1,
+                ["service", service] if service == name => facts.service = true,
+                _ => {}
+            }
+        }
+        facts
+    }
+
+    /// Waits until everything is as a deployment with these roles leaves it, on every node.
+    pub fn expect(&self, app: &App, want: &Want) {
+        wait_until(&format!("{} as it should be", app.name()), want.limit, || {
+            let wrong = self.differences(app, want);
+            if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n  ")) }
+        });
+    }
+
+    fn differences(&self, app: &App, want: &Want) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut check = |what: String, is: String, should: String| {
+            if is != should {
+                wrong.push(format!("{what}: {is}, expected {should}"));
+            }
+        };
+        let asked = want.master.unwrap_or(3);
+        let record = self.kv(asked, &format!("app/{}", app.name()));
+        let role = |member: &str| record.as_ref().map(|record| record[member].clone()).unwrap_or_default();
+        let node = |node: Option<u8>| node.map_or(Value::Null, |node| json!(name(node)));
+        check("record's master".into(), role("master").to_string(), node(want.master).to_string());
+        check("record's slave".into(), role("slave").to_string(), node(want.slave).to_string());
+        check("maintenance".into(), format!("{:?}", self.keys(asked, &format!("maintenance/{}", app.name()))), "[]".into());
+        let open = self
+            .keys(asked, "order/")
+            .into_iter()
+            .filter_map(|key| self.kv(asked, &key))
+            .filter(|order| order["name"] == app.name())
+            .count();
+        check("open orders".into(), open.to_string(), "0".into());
+        for n in NODES.into_iter().filter(|n| Node(*n).runs()) {
+            let facts = self.facts(n, app);
+            let (master, slave) = (want.master == Some(n), want.slave == Some(n));
+            check(format!("{} runs it", name(n)), (!facts.running.is_empty()).to_string(), master.to_string());
+            check(format!("{} service", name(n)), facts.service.to_string(), master.to_string());
+            check(format!("{} checkouts", name(n)), facts.checkouts.len().to_string(), usize::from(master || slave).to_string());
+            check(format!("{} journals", name(n)), facts.journals.to_string(), "0".into());
+            if want.fenced == Some(n) {
+                check(format!("{} keeps its data", name(n)), (!facts.snapshots.is_empty()).to_string(), "true".into());
+            } else {
+                check(format!("{} stopped containers", name(n)), format!("{:?}", facts.stopped), "[]".into());
+                check(
+                    format!("{} volumes", name(n)),
+                    facts.volumes.len().to_string(),
+                    if master { app.volumes.len() } else { 0 }.to_string(),
+                );
+            }
+            let mut actions = BTreeMap::new();
+            for (volume, action) in &facts.schedules {
+                actions.entry(volume.clone()).or_insert_with(Vec::new).push(action.split(':').next().unwrap_or_default().to_string());
+            }
+            let expected = match (master, slave, want.slave) {
+                (true, _, Some(_)) => "[\"purge\", \"replicate\"]",
+                (true, _, None) => "[\"purge\", \"snapshot\"]",
+                (_, true, _) => "[\"purge\"]",
+                _ => "",
+            };
+            for volume in app.volumes.iter().map(|volume| format!("{}_{volume}", app.project())).filter(|_| !expected.is_empty()) {
+                check(
+                    format!("{} schedule of {volume}", name(n)),
+                    format!("{:?}", actions.remove(&volume).unwrap_or_default()),
+                    expected.into(),
+                );
+            }
+            check(format!("{} other schedules", name(n)), format!("{actions:?}"), "{}".into());
+        }
+        if let Some(master) = want.master {
+            check("version".into(), Node(master).answers(app.port, "/version").unwrap_or_default().trim().into(), want.version.into());
+        }
+        wrong
+    }
+
+    /// Whatever was decided: one node runs it, the record names that node, and the data is there. Which node.
+    pub fn expect_one(&self, app: &App, data: &[(&str, &str)], limit: Duration) -> u8 {
+        let master = wait_until(&format!("one node runs {}", app.name()), limit, || {
+            let running: Vec<u8> = NODES.into_iter().filter(|n| !self.facts(*n, app).running.is_empty()).collect();
+            let record = self.kv(3, &format!("app/{}", app.name())).unwrap_or_default();
+            let open: Vec<String> = self.keys(3, "order/");
+            let maintenance = self.keys(3, "maintenance/");
+            match running[..] {
+                [one] if record["master"] == name(one) && open.is_empty() && maintenance.is_empty() => Ok(one),
+                _ => Err(format!("running on {running:?}, record names {}, open {open:?}, maintenance {maintenance:?}", record["master"])),
+            }
+        });
+        for (key, value) in data {
+            wait_until("the data", secs(20), || match app.read(master, key) {
+                Some(is) if is == *value => Ok(()),
+                is => Err(format!("{} has {is:?} in {key}, expected {value:?}", name(master))),
+            });
+        }
+        self.note(&format!("{} runs it, with its data", name(master)));
+        master
+    }
+
+    /// Data that the master has sent to the slave, as the hourly replication does.
+    pub fn replicate(&self, app: &App, from: u8, to: u8) {
+        for volume in &app.volumes {
+            let answer = Node(from).plugin("Snapshot", json!({"Name": format!("{}_{volume}", app.project())}));
+            Node(from).plugin("Snapshot.Send", json!({"Name": answer["Snapshot"], "Host": address(to)}));
+        }
+    }
+
+    /// A client that asks all nodes every 50 ms until it is dropped or asked for what it saw.
+    pub fn client(&self, app: &App) -> Client {
+        Client::start(app.port)
+    }
+
+    fn keep_logs(&self) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab-logs").join(&self.scenario);
+        drop(fs::remove_dir_all(&folder));
+        for node in NODES.map(Node) {
+            let folder = folder.join(name(node.0));
+            fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            let to = folder.display().to_string();
+            for from in ["/var/log/node/.", "/deploy/handler.log", "/deploy/.handler"] {
+                run("docker", &["cp", &format!("{}:{from}", node.container()), &to]);
+            }
+            let state = node.exec(&[
+                "bash",
+                "-c",
+                "consul members; docker ps -a; ls -l /deploy /var/lib/buttervolume/volumes /var/lib/buttervolume/snapshots; \
+                 cat /etc/buttervolume/schedule.csv; consul kv export",
+            ]);
+            drop(fs::write(folder.join("state"), state.out + &state.err));
+        }
+        println!("lab: logs of all nodes are in {}", folder.display());
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.keep_logs();
+        }
+        self.heal();
+        self.note("end");
+    }
+}
+
+/// What a deployment should look like.
+pub struct Want {
+    pub master: Option<u8>,
+    pub slave: Option<u8>,
+    pub version: &'static str,
+    /// Was master when another took over: its containers are stopped, its data is kept.
+    pub fenced: Option<u8>,
+    pub limit: Duration,
+}
+
+impl Want {
+    pub fn on(master: u8, slave: Option<u8>) -> Want {
+        Want { master: Some(master), slave, version: "1", fenced: None, limit: SOON }
+    }
+
+    pub fn nowhere() -> Want {
+        Want { master: None, slave: None, version: "", fenced: None, limit: SOON }
+    }
+
+    pub fn version(self, version: &'static str) -> Want {
+        Want { version, ..self }
+    }
+
+    pub fn fenced(self, node: u8) -> Want {
+        Want { fenced: Some(node), ..self }
+    }
+
+    pub fn within(self, limit: Duration) -> Want {
+        Want { limit, ..self }
+    }
+}
+
+/// What a commit of an application does.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Variant {
+    Good,
+    BuildFails,
+    NoImage,
+    BadCompose,
+    UpdateFails,
+    Exits,
+    Unhealthy,
+}
+
+/// An application: a branch of a git repository that all nodes see at `/repos`.
+pub struct App {
+    folder: PathBuf,
+    branch: String,
+    pub port: u16,
+    pub volumes: Vec<String>,
+    /// Volumes that migrate leaves alone.
+    pub fixed: Vec<String>,
+}
+
+impl App {
+    fn new(folder: PathBuf, branch: &str, port: u16) -> App {
+        let app = App { folder, branch: branch.into(), port, volumes: vec!["data".into()], fixed: Vec::new() };
+        app.commit("1", Variant::Good);
+        app
+    }
+
+    /// Another branch of the same repository.
+    pub fn branch(&self, branch: &str, port: u16) -> App {
+        let app =
+            App { folder: self.folder.clone(), branch: branch.into(), port, volumes: self.volumes.clone(), fixed: self.fixed.clone() };
+        app.commit("1", Variant::Good);
+        app
+    }
+
+    fn git(&self, args: &[&str]) {
+        let folder = self.folder.display().to_string();
+        must("git", &[&["-C", &folder, "-c", "user.name=lab", "-c", "user.email=lab@example.com"], args].concat());
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.folder.join(file), text).unwrap();
+    }
+
+    /// The next commit of the branch. The data lies in `/data`, further volumes in `/<name>`.
+    pub fn commit(&self, version: &str, variant: Variant) {
+        if !self.folder.join(".git").is_dir() {
+            fs::create_dir_all(&self.folder).unwrap();
+            self.git(&["init", "-q", "-b", &self.branch]);
+            self.git(&["commit", "-q", "--allow-empty", "-m", "first"]);
+        }
+        if run("git", &["-C", &self.folder.display().to_string(), "checkout", "-q", &self.branch]).code != Some(0) {
+            self.git(&["checkout", "-q", "-b", &self.branch]);
+        }
+        let testapp = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/testapp/testapp");
+        fs::copy(&testapp, self.folder.join("testapp"))
+            .unwrap_or_else(|error| panic!("{}: {error}; run `make testapp`", testapp.display()));
+        let broken = if variant == Variant::BuildFails { "COPY nothing /nothing\n" } else { "" };
+        self.write(
+            "Dockerfile",
+            &format!(
+                "FROM scratch\nCOPY testapp /testapp\n{broken}\
+                 HEALTHCHECK --interval=1s --timeout=2s --retries=2 CMD [\"/testapp\", \"health\"]\nENTRYPOINT [\"/testapp\"]\n"
+            ),
+        );
+        let source = if variant == Variant::NoImage { "image: 172.31.77.1/nothing:1" } else { "build: ." };
+        let extra = match variant {
+            Variant::Exits => "      EXIT_AFTER: \"0.2\"\n",
+            Variant::Unhealthy => "      UNHEALTHY: \"1\"\n",
+            _ => "",
+        };
+        let port = self.port;
+        let mounts: String = self.volumes.iter().map(|volume| format!("      - {volume}:/{volume}\n")).collect();
+        let volumes: String = self
+            .volumes
+            .iter()
+            .map(|volume| {
+                let label =
+                    if self.fixed.contains(volume) { "    labels:\n      com.github.mlfmonde.cluster.nonmigrable: \"true\"\n" } else { "" };
+                format!("  {volume}:\n    driver: btrfs\n{label}")
+            })
+            .collect();
+        let broken = if variant == Variant::BadCompose { "services: [\n" } else { "" };
+        self.write(
+            "docker-compose.yml",
+            &format!(
+                "version: \"2.4\"\n{broken}services:\n  web:\n    {source}\n    restart: unless-stopped\n    ports: [\"{port}:8080\"]\n    \
+                 environment:\n      VERSION: \"{version}\"\n{extra}    volumes:\n{mounts}volumes:\n{volumes}"
+            ),
+        );
+        if variant == Variant::UpdateFails {
+            self.write("update.sh", "echo 'no such column: colour' >&2\nexit 7\n");
+        } else {
+            drop(fs::remove_file(self.folder.join("update.sh")));
+        }
+        self.git(&["add", "-A"]);
+        self.git(&["commit", "-q", "--allow-empty", "-m", version]);
+    }
+
+    /// Adds a file to the next commit.
+    pub fn add(&self, file: &str, text: &str) {
+        self.git(&["checkout", "-q", &self.branch]);
+        self.write(file, text);
+        self.git(&["add", "-A"]);
+        self.git(&["commit", "-q", "-m", file]);
+    }
+
+    pub fn repo(&self) -> String {
+        format!("file:///repos/{}", self.folder.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    pub fn request(&self) -> Value {
+        json!({"repo": self.repo(), "branch": self.branch})
+    }
+
+    pub fn deploy(&self, master: u8, slave: Option<u8>) -> Value {
+        let mut request = self.request();
+        request["master"] = json!(name(master));
+        if let Some(slave) = slave {
+            request["slave"] = json!(name(slave));
+        }
+        request
+    }
+
+    pub fn name(&self) -> String {
+        let last = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let sum = format!("{:x}", md5::compute(format!("/repos/{last}")));
+        format!("{last}_{}.{}", self.branch, &sum[..5])
+    }
+
+    pub fn project(&self) -> String {
+        self.name().chars().filter(|c| c.is_ascii_alphanumeric()).collect()
+    }
+
+    /// Keeps a value in the application's data; the answer comes when it is on the disk.
+    pub fn store(&self, node: u8, key: &str, value: &str) {
+        let url = format!("http://{}:{}/{key}", address(node), self.port);
+        wait_until("storing", secs(10), || match agent(secs(5)).post(&url).send(value) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+
+    pub fn read(&self, node: u8, key: &str) -> Option<String> {
+        Node(node).answers(self.port, &format!("/{key}"))
+    }
+}
+
+/// Asks every node every 50 ms, each in its own thread, so that a dead one does not slow the others.
+pub struct Client {
+    end: Arc<AtomicBool>,
+    seen: Arc<Mutex<Vec<(Instant, u8)>>>,
+    start: Instant,
+}
+
+/// What a client saw.
+#[derive(Debug)]
+pub struct Seen {
+    /// The longest time without any answer.
+    pub outage: Duration,
+    /// Whether two nodes answered at the same time.
+    pub twice: bool,
+}
+
+impl Client {
+    fn start(port: u16) -> Client {
+        let client = Client { end: Arc::default(), seen: Arc::default(), start: Instant::now() };
+        for node in NODES {
+            let (end, seen) = (client.end.clone(), client.seen.clone());
+            thread::spawn(move || {
+                while !end.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
+                    if get(&address(node), port, "/version").is_some()
+                        && let Ok(mut seen) = seen.lock()
+                    {
+                        seen.push((asked, node));
+                    }
+                    sleep(Duration::from_millis(50).saturating_sub(asked.elapsed()));
+                }
+            });
+        }
+        client
+    }
+
+    pub fn stop(self) -> Seen {
+        self.end.store(true, Ordering::Relaxed);
+        let mut seen = self.seen.lock().unwrap().clone();
+        seen.sort();
+        let mut last = self.start;
+        let mut outage = Duration::ZERO;
+        for (at, _) in &seen {
+            outage = outage.max(*at - last);
+            last = *at;
+        }
+        outage = outage.max(last.elapsed());
+        // An answer of another node between two answers of one: both served.
+        let twice = seen.windows(3).any(|three| three[0].1 == three[2].1 && three[0].1 != three[1].1);
+        Seen { outage, twice }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,425 @@
+//! Scenarios in the laboratory (`make lab-test`, one alone with `make lab-test ONE=name`): real engines, real Consul
+//! servers, real btrfs, and a network that can be cut. They print what they measure, and judge only what is to be found.
+//! Order and failure of every single step are tested with stand-ins in `tests/e2e`.
+#![cfg(feature = "lab")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)] // a scenario stops at the first surprise
+
+mod harness;
+
+use std::thread;
+use std::time::Instant;
+
+use harness::{Lab, NODES, SOON, Variant, Want, name, secs, wait_until};
+use serde_json::json;
+
+#[test]
+fn deploy_with_a_slave() {
+    let lab = Lab::take("deploy_with_a_slave");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    lab.expect(&app, &Want::on(1, Some(2)));
+    app.store(1, "key", "value");
+    // The volume plugin itself replicates, a few seconds after it was told to.
+    wait_until("the first replica", SOON, || if lab.facts(2, &app).snapshots.is_empty() { Err("none yet".into()) } else { Ok(()) });
+}
+
+#[test]
+fn moves_and_comes_back_with_its_data() {
+    let lab = Lab::take("moves_and_comes_back_with_its_data");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "first", "from node1");
+    let client = lab.client(&app);
+    lab.deploy(&app, 2, Some(1)).done();
+    lab.expect(&app, &Want::on(2, Some(1)));
+    let seen = client.stop();
+    lab.measured("outage of a move", seen.outage);
+    assert!(!seen.twice, "two nodes served at once");
+    assert_eq!(app.read(2, "first").as_deref(), Some("from node1"));
+
+    app.store(2, "second", "from node2");
+    app.store(2, "first", "changed on node2");
+    let client = lab.client(&app);
+    lab.deploy(&app, 1, Some(2)).done();
+    lab.expect(&app, &Want::on(1, Some(2)));
+    let seen = client.stop();
+    lab.measured("outage of the way back", seen.outage);
+    assert!(!seen.twice, "two nodes served at once");
+    assert_eq!(app.read(1, "first").as_deref(), Some("changed on node2"));
+    assert_eq!(app.read(1, "second").as_deref(), Some("from node2"));
+
+    // To a node that has never had it, and without a slave.
+    lab.deploy(&app, 3, None).done();
+    lab.expect(&app, &Want::on(3, None));
+    assert_eq!(app.read(3, "second").as_deref(), Some("from node2"));
+}
+
+#[test]
+fn redeploys_in_place() {
+    let lab = Lab::take("redeploys_in_place");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "key", "value");
+    app.commit("2", Variant::Good);
+    let client = lab.client(&app);
+    lab.deploy(&app, 1, Some(2)).done();
+    lab.expect(&app, &Want::on(1, Some(2)).version("2"));
+    let seen = client.stop();
+    lab.measured("outage of a redeploy", seen.outage);
+    assert_eq!(app.read(1, "key").as_deref(), Some("value"));
+    // Another slave.
+    lab.deploy(&app, 1, Some(3)).done();
+    lab.expect(&app, &Want::on(1, Some(3)).version("2"));
+}
+
+#[test]
+fn a_failed_deploy_leaves_the_old_one_serving() {
+    let lab = Lab::take("a_failed_deploy_leaves_the_old_one_serving");
+    lab.set(&[("HANDLER_TIMEOUT_HEALTH", "20")]);
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "key", "value");
+    let failures = [
+        (Variant::BadCompose, "docker-compose.yml"),
+        (Variant::NoImage, "pull"),
+        (Variant::BuildFails, "build"),
+        (Variant::UpdateFails, "no such column: colour"),
+        (Variant::Exits, "testapp"),
+        (Variant::Unhealthy, "unhealthy"),
+    ];
+    for (variant, reason) in failures {
+        app.commit("9", variant);
+        // What fails while preparing fails alike on either node; each step of each transition is made to fail in tests/e2e.
+        let moves = matches!(variant, Variant::UpdateFails | Variant::Unhealthy);
+        for (master, slave) in if moves { &[(1, 2), (2, 1)][..] } else { &[(1, 2)] }.iter().copied() {
+            let mut request = app.deploy(master, Some(slave));
+            request["update"] = json!(variant == Variant::UpdateFails);
+            let id = lab.fire(3, "deploy", &request);
+            lab.wait_end(3, &app, &id, secs(120)).failed(reason);
+            lab.expect(&app, &Want::on(1, Some(2)));
+            assert_eq!(app.read(1, "key").as_deref(), Some("value"));
+        }
+    }
+    // Something new that fails leaves nothing.
+    let other = lab.app("other", 8081);
+    other.commit("1", Variant::Exits);
+    lab.deploy(&other, 1, Some(2)).failed("");
+    lab.expect(&other, &Want::nowhere());
+    // And the next good one goes through.
+    app.commit("3", Variant::Good);
+    lab.deploy(&app, 2, Some(1)).done();
+    lab.expect(&app, &Want::on(2, Some(1)).version("3"));
+    assert_eq!(app.read(2, "key").as_deref(), Some("value"));
+}
+
+#[test]
+fn destroy_keeps_the_snapshots_only() {
+    let lab = Lab::take("destroy_keeps_the_snapshots_only");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    lab.expect(&app, &Want::on(1, Some(2)));
+    app.store(1, "key", "value");
+    let output = lab.order(2, "destroy", &app.request());
+    assert_eq!(output.code, Some(0), "{}", output.err);
+    lab.expect(&app, &Want::nowhere());
+    assert!(!lab.facts(1, &app).snapshots.is_empty());
+    // Not there any more: refused.
+    assert_eq!(lab.order(2, "destroy", &app.request()).code, Some(1));
+    // And it can be deployed again, empty.
+    lab.deploy(&app, 2, None).done();
+    lab.expect(&app, &Want::on(2, None));
+}
+
+#[test]
+fn migrate_copies_the_data() {
+    let lab = Lab::take("migrate_copies_the_data");
+    let mut prod = lab.app("app", 8080);
+    prod.volumes = vec!["data".into(), "fixed".into()];
+    prod.fixed = vec!["fixed".into()];
+    prod.commit("1", Variant::Good);
+    let stage = prod.branch("stage", 8081);
+    stage.add("post_migrate.sh", "echo \"$@\" > migrated\n");
+    stage.add("update.sh", "echo \"$@\" > updated\n");
+    lab.deploy(&prod, 1, Some(2)).done();
+    // The same node, then another one.
+    for target in [1, 3] {
+        lab.deploy(&stage, target, None).done();
+        prod.store(1, "key", &format!("of prod {target}"));
+        stage.store(target, "key", "of stage");
+        let fixed = format!("/var/lib/buttervolume/volumes/{}_fixed", stage.project());
+        lab.node(target).sh(&format!("echo mine > {fixed}/here"));
+        let mut request = prod.request();
+        request["target"] = json!({"branch": "stage"});
+        let output = lab.order(2, "migrate", &request);
+        assert_eq!(output.code, Some(0), "{}", output.err);
+        lab.expect(&stage, &Want::on(target, None));
+        assert_eq!(stage.read(target, "key"), Some(format!("of prod {target}")));
+        assert_eq!(lab.node(target).sh(&format!("cat {fixed}/here")).trim(), "mine");
+        let checkout = lab.facts(target, &stage).checkouts.pop().unwrap();
+        let said = lab.node(target).sh(&format!("cat {checkout}/migrated {checkout}/updated"));
+        let repo = prod.repo();
+        assert_eq!(said, format!("-R {repo} -B main -r {repo} -b stage\n-r {repo} -b stage\n"));
+        lab.expect(&prod, &Want::on(1, Some(2)));
+    }
+    // One that fails puts the target's own data back.
+    stage.store(3, "key", "of stage");
+    let checkout = lab.facts(3, &stage).checkouts.pop().unwrap();
+    lab.node(3).sh(&format!("echo exit 3 > {checkout}/post_migrate.sh"));
+    let mut request = prod.request();
+    request["target"] = json!({"branch": "stage"});
+    assert_eq!(lab.order(2, "migrate", &request).code, Some(1));
+    lab.expect(&stage, &Want::on(3, None));
+    assert_eq!(stage.read(3, "key").as_deref(), Some("of stage"));
+}
+
+#[test]
+fn takes_over_from_a_dead_master_which_then_returns() {
+    let lab = Lab::take("takes_over_from_a_dead_master_which_then_returns");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "key", "replicated");
+    lab.replicate(&app, 1, 2);
+    app.store(1, "late", "after the last replication");
+    lab.node(1).kill();
+    lab.wait_dead(2, 1);
+    lab.note("node1 is seen as dead");
+
+    // A node without a replica must say so, and can be told to start empty; that is not done here.
+    let refused = lab.order(3, "deploy", &app.deploy(3, None));
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("replica"), "{}", refused.err);
+
+    let start = Instant::now();
+    let ended = lab.deploy(&app, 2, Some(3)).done();
+    lab.measured("takeover of a dead master", start.elapsed());
+    assert!(ended.order["notes"].to_string().contains("old"), "the order does not say how old the data is: {:#}", ended.order);
+    lab.expect(&app, &Want::on(2, Some(3)));
+    assert_eq!(app.read(2, "key").as_deref(), Some("replicated"));
+    app.store(2, "key", "changed on node2");
+
+    lab.node(1).start();
+    lab.settle_consul();
+    lab.note("node1 is back");
+    lab.expect(&app, &Want::on(2, Some(3)).fenced(1));
+    assert_eq!(app.read(2, "key").as_deref(), Some("changed on node2"));
+    // What only the dead master had is still to be found there.
+    let found = lab.node(1).sh("grep -rl 'after the last replication' /var/lib/buttervolume/snapshots | head -n 1");
+    assert!(found.contains(&app.project()), "{found}");
+    // It can become the master again, with the new data.
+    lab.deploy(&app, 1, Some(2)).done();
+    lab.expect(&app, &Want::on(1, Some(2)));
+    assert_eq!(app.read(1, "key").as_deref(), Some("changed on node2"));
+}
+
+#[test]
+fn starts_empty_only_when_told_to() {
+    let lab = Lab::take("starts_empty_only_when_told_to");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, None).done();
+    app.store(1, "key", "value");
+    lab.node(1).kill();
+    lab.wait_dead(3, 1);
+    let mut request = app.deploy(3, None);
+    assert_eq!(lab.order(3, "deploy", &request).code, Some(1));
+    request["empty"] = json!(true);
+    let output = lab.order(3, "deploy", &request);
+    assert_eq!(output.code, Some(0), "{}", output.err);
+    lab.expect(&app, &Want::on(3, None));
+    lab.node(1).start();
+    lab.settle_consul();
+    lab.expect(&app, &Want::on(3, None).fenced(1));
+}
+
+#[test]
+fn destroyed_while_its_old_master_was_dead() {
+    let lab = Lab::take("destroyed_while_its_old_master_was_dead");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "key", "value");
+    lab.replicate(&app, 1, 2);
+    lab.node(1).kill();
+    lab.wait_dead(3, 1);
+    let output = lab.order(3, "destroy", &app.request());
+    assert_eq!(output.code, Some(0), "{}", output.err);
+    lab.node(1).start();
+    lab.settle_consul();
+    lab.expect(&app, &Want::nowhere().fenced(1));
+}
+
+#[test]
+fn finds_its_way_back_after_a_cut() {
+    let lab = Lab::take("finds_its_way_back_after_a_cut");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "key", "value");
+    lab.replicate(&app, 1, 2);
+    lab.cut(&[1], &[2, 3]);
+    lab.wait_dead(3, 1);
+    lab.deploy(&app, 2, None).done();
+    assert_eq!(app.read(2, "key").as_deref(), Some("value"));
+    app.store(2, "key", "changed on node2");
+    lab.wait_dead(1, 2);
+    thread::sleep(secs(8));
+    lab.heal();
+    lab.note("network whole again");
+    lab.settle_consul();
+    let start = Instant::now();
+    // Consul's own watch comes back with a growing pause, three minutes at most.
+    lab.expect(&app, &Want::on(2, None).fenced(1).within(secs(200)));
+    lab.measured("fenced, after the members met again", start.elapsed());
+    assert_eq!(app.read(2, "key").as_deref(), Some("changed on node2"));
+}
+
+#[test]
+fn two_operators_at_the_same_moment() {
+    let lab = Lab::take("two_operators_at_the_same_moment");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 3, None).done();
+    app.store(3, "key", "value");
+    for round in 1..=10 {
+        let (one, two) = (app.deploy(1, Some(3)), app.deploy(2, Some(3)));
+        let ids = thread::scope(|scope| {
+            let one = scope.spawn(|| lab.fire(1, "deploy", &one));
+            let two = scope.spawn(|| lab.fire(2, "deploy", &two));
+            [one.join().unwrap(), two.join().unwrap()]
+        });
+        let ends = ids.map(|id| lab.wait_end(3, &app, &id, secs(120)));
+        assert!(ends.iter().any(|end| end.state == "done"), "round {round}: neither arrived");
+        let master = lab.expect_one(&app, &[("key", "value")], SOON);
+        lab.note(&format!("round {round}: node{master}"));
+        if round == 10 {
+            lab.expect(&app, &Want::on(master, Some(3)));
+        }
+    }
+}
+
+#[test]
+fn two_applications_at_once() {
+    let lab = Lab::take("two_applications_at_once");
+    let (a, b) = (lab.app("a", 8080), lab.app("b", 8081));
+    let deploys = [(&a, 1, 2), (&b, 2, 1)];
+    for (masters, round) in [(deploys, 1), ([(&a, 2, 1), (&b, 1, 2)], 2)] {
+        let ids = masters.map(|(app, master, slave)| lab.fire(3, "deploy", &app.deploy(master, Some(slave))));
+        for ((app, master, slave), id) in masters.into_iter().zip(ids) {
+            lab.wait_end(3, app, &id, secs(120)).done();
+            lab.expect(app, &Want::on(master, Some(slave)));
+            if round == 1 {
+                app.store(master, "key", "value");
+            }
+            assert_eq!(app.read(master, "key").as_deref(), Some("value"));
+        }
+    }
+}
+
+#[test]
+fn a_reload_of_consul_does_nothing_twice() {
+    let lab = Lab::take("a_reload_of_consul_does_nothing_twice");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "key", "value");
+    let id = lab.fire(3, "deploy", &app.deploy(2, Some(1)));
+    wait_until("the order", SOON, || lab.kv(3, &format!("order/{id}")).ok_or("not there".into()));
+    for node in NODES.into_iter().chain(NODES) {
+        lab.node(node).sh("consul reload");
+    }
+    lab.wait_end(3, &app, &id, secs(120)).done();
+    lab.expect(&app, &Want::on(2, Some(1)));
+    let container = || lab.node(2).sh(&format!("docker ps -q --filter label=com.docker.compose.project={}", app.project()));
+    let before = (container(), lab.keys(3, &format!("history/{}/", app.name())));
+    for node in NODES {
+        lab.node(node).sh("consul reload");
+    }
+    // Every buffered event comes again on every node; each run is short.
+    thread::sleep(secs(10));
+    assert_eq!((container(), lab.keys(3, &format!("history/{}/", app.name()))), before);
+    lab.expect(&app, &Want::on(2, Some(1)));
+    assert_eq!(app.read(2, "key").as_deref(), Some("value"));
+}
+
+#[test]
+fn a_killed_handler_is_taken_up_again() {
+    let lab = Lab::take("a_killed_handler_is_taken_up_again");
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "key", "value");
+    for (round, (state, killed)) in [("open", 1), ("ready", 1), ("ready", 2), ("sent", 1), ("sent", 2)].into_iter().enumerate() {
+        let from = if round == 0 { 1 } else { lab.expect_one(&app, &[("key", "value")], SOON) };
+        let to = 3 - from;
+        let killed = if killed == 1 { from } else { to };
+        let id = lab.fire(3, "deploy", &app.deploy(to, Some(from)));
+        lab.wait_state(3, &id, state);
+        lab.node(killed).kill_handler();
+        lab.note(&format!("handler killed on {}", name(killed)));
+        lab.node(killed).exec(&["handler", "reconcile"]);
+        lab.wait_end(3, &app, &id, secs(120));
+        let master = lab.expect_one(&app, &[("key", "value")], SOON);
+        lab.expect(&app, &Want::on(master, Some(3 - master)));
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    Before,
+    /// When the order has reached this state.
+    During(&'static str),
+    After,
+}
+
+/// An application moves from node1 to node2, and one of them is cut off.
+fn split(scenario: &str, lonely: u8, moment: Moment) {
+    let lab = Lab::take(scenario);
+    lab.set(&[("HANDLER_TIMEOUT_HANDOVER", "60")]);
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    app.store(1, "key", "value");
+    lab.replicate(&app, 1, 2);
+    let others: Vec<u8> = NODES.into_iter().filter(|node| *node != lonely).collect();
+    let id = match moment {
+        Moment::Before => {
+            lab.cut(&[lonely], &others);
+            lab.wait_dead(3, lonely);
+            lab.fire(3, "deploy", &app.deploy(2, Some(1)))
+        }
+        Moment::During(state) => {
+            let id = lab.fire(3, "deploy", &app.deploy(2, Some(1)));
+            lab.wait_state(3, &id, state);
+            lab.cut(&[lonely], &others);
+            id
+        }
+        Moment::After => {
+            let id = lab.fire(3, "deploy", &app.deploy(2, Some(1)));
+            lab.wait_end(3, &app, &id, secs(120)).done();
+            lab.cut(&[lonely], &others);
+            id
+        }
+    };
+    // Both sides have called the other dead, and had time to draw conclusions.
+    lab.wait_dead(others[0], lonely);
+    lab.wait_dead(lonely, others[0]);
+    thread::sleep(secs(8));
+    lab.heal();
+    lab.note("network whole again");
+    lab.settle_consul();
+    lab.wait_end(3, &app, &id, secs(200));
+    lab.expect_one(&app, &[("key", "value")], secs(200));
+}
+
+macro_rules! splits {
+    ($($name:ident: $lonely:expr, $moment:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            split(stringify!($name), $lonely, $moment);
+        }
+    )*};
+}
+
+splits! {
+    // The master alone, before: finds_its_way_back_after_a_cut.
+    split_target_alone_before: 2, Moment::Before;
+    split_master_alone_when_ready: 1, Moment::During("ready");
+    split_target_alone_when_ready: 2, Moment::During("ready");
+    split_master_alone_when_sent: 1, Moment::During("sent");
+    split_target_alone_when_sent: 2, Moment::During("sent");
+    split_master_alone_after: 1, Moment::After;
+    split_target_alone_after: 2, Moment::After;
+}
