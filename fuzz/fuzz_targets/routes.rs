@@ -1,0 +1,77 @@
+//! What applications write, whatever they write: no panic, no hang, and what is written out reads back as the same.
+//! `cargo +nightly fuzz run routes -- -max_total_time=600 -timeout=10`
+#![no_main]
+#![allow(dead_code)]
+
+#[path = "../../src/caddyfile.rs"]
+mod caddyfile;
+#[path = "../../src/compose.rs"]
+mod compose;
+#[path = "../../src/haproxy.rs"]
+mod haproxy;
+#[path = "../../src/render.rs"]
+mod render;
+#[path = "../../src/routes.rs"]
+mod routes;
+#[path = "../../src/upgrade.rs"]
+mod upgrade;
+#[path = "../../src/yaml.rs"]
+mod yaml;
+
+use caddyfile::Version;
+use libfuzzer_sys::fuzz_target;
+
+/// The first byte chooses the reader.
+fn read(data: &[u8]) -> Option<()> {
+    let (kind, text) = data.split_first()?;
+    let text = std::str::from_utf8(text).ok()?;
+    match kind % 4 {
+        0 => {
+            let sites = caddyfile::parse(text).ok()?;
+            let out = caddyfile::dump(&sites);
+            let again = caddyfile::parse(&out).expect("what was written is read");
+            assert_eq!(caddyfile::dump(&again), out);
+            if sites.iter().flat_map(|site| &site.addresses).all(|word| caddyfile::Address::parse(&word.text).is_ok()) {
+                let addresses: Vec<&str> = caddyfile::site_addresses(&out).collect();
+                let words: Vec<&str> = sites.iter().flat_map(|site| &site.addresses).map(|word| &*word.text).collect();
+                assert_eq!(addresses.len(), words.len(), "{out}");
+            }
+        }
+        1 => drop(compose::Compose::parse(text, "project", compose::Dialect::Two, "driver")),
+        2 | 3 => {
+            let (variable, version) = match kind & 0x0c {
+                0 => ("CADDYFILE", Version::One),
+                0x04 => ("HAPROXY", Version::Two),
+                0x08 => ("CONSUL_CHECK_URLS", Version::Two),
+                _ => ("CADDYFILE", Version::Two),
+            };
+            let service = compose::Service {
+                name: "web".into(),
+                container: "web".into(),
+                image: None,
+                build: true,
+                environment: [(variable.to_string(), text.to_string())].into(),
+                oneshot: false,
+            };
+            let routes = routes::read(&[service], version).ok()?;
+            let none = serde_json::Map::new();
+            let others = [("other", "node2", routes.caddyfile.as_str(), &routes.haproxy), ("x", "node1", "", &none)];
+            drop(routes::conflicts("mine", "node1", &routes, others));
+            let record = serde_json::json!({"master": "node1", "caddyfile": routes.caddyfile, "haproxy": routes.haproxy});
+            let app = render::App::of_record("mine", record.to_string().as_bytes(), "node1", version);
+            let app = app.expect("what a deploy accepts can be served");
+            if version == Version::Two {
+                let mut sites = caddyfile::parse(&routes.caddyfile).expect("what was written is read");
+                upgrade::complete_two(&mut sites).expect("what is Caddy 2's stays");
+                assert_eq!(caddyfile::dump(&sites), routes.caddyfile);
+            }
+            drop(app);
+        }
+        _ => unreachable!(),
+    }
+    Some(())
+}
+
+fuzz_target!(|data: &[u8]| {
+    read(data);
+});
