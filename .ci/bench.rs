@@ -1,5 +1,5 @@
 //! Speed and memory of dist/handler against a real development agent of Consul, printed, not judged (`make bench`).
-//! Called as `git` or `docker` it is the stand-in that returns at once and notes how long it took.
+//! Called as `git` or `docker` it is the stand-in that returns at once and notes how it was called.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::zombie_processes)] // wait4 reaps
 
 use std::fs;
@@ -14,14 +14,15 @@ const ADDRESS: &str = "127.0.0.1:18500";
 const COMMIT: &str = "1111111111111111111111111111111111111111";
 
 fn main() {
-    let begun = Instant::now();
     let me = std::env::args().next().unwrap();
     let name = Path::new(&me).file_name().unwrap().to_str().unwrap().to_string();
     if name == "git" || name == "docker" {
         let words: Vec<String> = std::env::args().skip(1).collect();
         stand_in(&words);
-        let mut file = fs::OpenOptions::new().append(true).open(std::env::var("BENCH_TIMES").unwrap()).unwrap();
-        writeln!(file, "{}", begun.elapsed().as_nanos()).unwrap();
+        if let Ok(calls) = std::env::var("BENCH_CALLS") {
+            let call = [&[name], &words[..]].concat().join("\t") + "\n";
+            fs::OpenOptions::new().append(true).open(calls).unwrap().write_all(call.as_bytes()).unwrap();
+        }
         return;
     }
     let [handler, consul] = [1, 2].map(|at| fs::canonicalize(std::env::args().nth(at).expect("bench HANDLER CONSUL")).unwrap());
@@ -132,7 +133,7 @@ impl Bench {
         let path = format!("{}:{}", self.work.join("bin").display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(&self.handler);
         command.env("PATH", path).env("DEPLOY_DIR", self.work.join("deploy")).env("CONSUL_HTTP_ADDR", ADDRESS).env("HANDLER_SETTLE", "0");
-        command.env("BENCH_TIMES", self.work.join("times")).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.env("BENCH_CALLS", self.work.join("calls")).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let begun = Instant::now();
         let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
@@ -149,27 +150,32 @@ impl Bench {
         println!("{what:44} {:9.2} {:10}", all[runs / 2].0, all.iter().map(|run| run.1).max().unwrap());
     }
 
-    /// The second deploy and later ones, over what the stand-ins took themselves.
+    /// The second deploy and later ones, over what their commands take when they are run alone.
     fn redeploy(&self) {
-        let mut over = Vec::new();
-        let mut peak = 0;
-        for at in 0..20 {
+        let (mut over, mut commands, mut peak) = (Vec::new(), 0, 0);
+        for at in 0..30 {
             use base64::Engine;
             let payload = base64::engine::general_purpose::STANDARD
                 .encode(r#"{"repo":"https://git.example.com/bench","branch":"main","master":"node1"}"#);
             let event = format!(r#"[{{"ID":"10000000-0000-0000-0000-{at:012}","Name":"deploy","Payload":"{payload}"}}]"#);
-            fs::write(self.work.join("times"), "").unwrap();
+            fs::write(self.work.join("calls"), "").unwrap();
             let (ms, memory, status) = self.run(&event);
             assert_eq!(status, 0, "{}", fs::read_to_string(self.work.join("deploy/handler.log")).unwrap());
-            let times = fs::read_to_string(self.work.join("times")).unwrap();
-            let own: f64 = times.lines().map(|line| line.parse::<f64>().unwrap() / 1e6).sum();
+            let calls = fs::read_to_string(self.work.join("calls")).unwrap();
+            let begun = Instant::now();
+            for call in calls.lines() {
+                let words: Vec<&str> = call.split('\t').collect();
+                let mut command = Command::new(self.work.join("bin").join(words[0]));
+                command.args(&words[1..]).current_dir(&self.work).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                command.status().unwrap();
+            }
             if at > 0 {
-                over.push((ms - own, times.lines().count()));
+                over.push(ms - begun.elapsed().as_secs_f64() * 1000.0);
+                commands = calls.lines().count();
                 peak = peak.max(memory);
             }
         }
-        over.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (ms, commands) = over[over.len() / 2];
-        println!("{:44} {ms:9.2} {peak:10}", format!("redeploy, over its {commands} commands' own time"));
+        over.sort_by(f64::total_cmp);
+        println!("{:44} {:9.2} {peak:10}", format!("redeploy, over its {commands} commands' own time"), over[over.len() / 2]);
     }
 }

@@ -228,19 +228,26 @@ impl Consul {
         }
     }
 
-    /// The name of this node.
-    pub fn me(&self) -> Result<NodeName, Error> {
+    /// The name of this node, and its address as the others know it.
+    pub fn me(&self) -> Result<(NodeName, String), Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Itself {
             config: Config,
+            member: Address,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Address {
+            addr: String,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Config {
             node_name: NodeName,
         }
-        Ok(self.read::<Itself>("agent/self")?.config.node_name)
+        let itself = self.read::<Itself>("agent/self")?;
+        Ok((itself.config.node_name, itself.member.addr))
     }
 
     pub fn members(&self) -> Result<Vec<Member>, Error> {

@@ -14,12 +14,13 @@ use crate::order::{Order, OrderId, Request};
 #[derive(Debug, Default, PartialEq)]
 pub struct Tally {
     pub events: usize,
+    pub new: usize,
     pub failed: usize,
 }
 
 /// Takes in the events that this node has not seen, and those that an earlier run could not take in.
 pub fn events(node: &Node, events: Vec<Result<Event, String>>) -> Result<Tally, String> {
-    let mut tally = Tally { events: events.len(), failed: 0 };
+    let mut tally = Tally { events: events.len(), ..Tally::default() };
     let mut seen = node.store.seen()?;
     let mut new = node.store.inbox()?;
     new.retain(|event| !seen.contains(&*event.id));
@@ -37,6 +38,7 @@ pub fn events(node: &Node, events: Vec<Result<Event, String>>) -> Result<Tally, 
             }
         }
     }
+    tally.new = new.len();
     for event in new {
         let _order = logger::order(&event.id);
         match event.asked() {

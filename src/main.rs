@@ -140,7 +140,7 @@ fn events(node: &Node) -> Result<(), Failure> {
     }
     let events = event::parse(&input).map_err(Failure::Usage)?;
     let taken = intake::events(node, events);
-    let worked = work(node);
+    let worked = work(node, taken.as_ref().is_ok_and(|taken| taken.new > 0));
     let taken = taken?;
     worked?;
     match taken.failed {
@@ -152,18 +152,18 @@ fn events(node: &Node) -> Result<(), Failure> {
 /// Another watch runs this; what it writes to standard input does not matter.
 fn drain_and_work(node: &Node) -> Result<(), Failure> {
     let taken = intake::events(node, Vec::new());
-    work(node)?;
+    work(node, false)?;
     taken.map(drop).map_err(Failure::Failed)
 }
 
-/// This node's part of everything that is to be done.
-fn work(node: &Node) -> Result<(), Failure> {
+/// This node's part of everything that is to be done; `told` that there is something new.
+fn work(node: &Node, told: bool) -> Result<(), Failure> {
     let _lock = node.store.lock()?;
     node.store.trim_seen()?;
     let mut tally = work::Tally::default();
     work::resume(node, &mut tally)?;
     // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
-    let index = node.consul.index("").map_err(|error| error.to_string())?;
+    let index = if told { 0 } else { node.consul.index("").map_err(|error| error.to_string())? };
     if tally == work::Tally::default() && node.store.quiet_index() == Some(index) {
         debug!("nothing has changed since there was nothing to do");
         return Ok(());
@@ -176,7 +176,7 @@ fn work(node: &Node) -> Result<(), Failure> {
         unreconciled = reconcile::reconcile(node)?;
     }
     let none_open = ordered?;
-    // 1 is what an empty store answers, whatever comes next.
+    // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
     if idle && none_open && unreconciled == 0 && index > 1 {
         node.store.set_quiet_index(index)?;
     }
@@ -202,7 +202,7 @@ fn request(node: &Node, event: &str, json: &str) -> Result<(), Failure> {
         }
         order
     };
-    let worked = work(node);
+    let worked = work(node, true);
     let _order = logger::order(&order.id);
     let ended = work::follow(node, &order, |progress| info!("{progress}"))?;
     match ended.state {

@@ -18,7 +18,7 @@ pub struct Node {
     pub settings: Settings,
     pub consul: Consul,
     pub store: Store,
-    me: OnceCell<NodeName>,
+    me: OnceCell<(NodeName, String)>,
 }
 
 impl Node {
@@ -28,11 +28,24 @@ impl Node {
 
     /// The name of this node; asked for once, and not at all by a run that has nothing to do.
     pub fn me(&self) -> Result<&NodeName, consul::Error> {
-        if let Some(me) = self.me.get() {
-            return Ok(me);
+        Ok(&self.itself()?.0)
+    }
+
+    fn itself(&self) -> Result<&(NodeName, String), consul::Error> {
+        if let Some(itself) = self.me.get() {
+            return Ok(itself);
         }
-        let me = self.consul.me()?;
-        Ok(self.me.get_or_init(|| me))
+        let itself = self.consul.me()?;
+        Ok(self.me.get_or_init(|| itself))
+    }
+
+    /// Of a member of the cluster.
+    pub fn address_of(&self, name: &str) -> Result<Option<String>, consul::Error> {
+        let (me, address) = self.itself()?;
+        if **me == *name {
+            return Ok(Some(address.clone()));
+        }
+        Ok(self.consul.members()?.into_iter().find(|member| member.name == name).map(|member| member.address))
     }
 
     pub fn checkout(&self, name: &str, id: &str) -> PathBuf {

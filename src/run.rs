@@ -133,6 +133,10 @@ fn verbs<'a>(step: Step) -> (Act<'a>, Act<'a>) {
     }
 }
 
+fn progress(at: usize, step: Step, of: usize) -> Progress {
+    Progress { step: at + 1, of, name: step.name(), since: Time::now().rfc3339() }
+}
+
 /// After this step has succeeded there is no way back.
 fn is_commit(step: Step) -> bool {
     matches!(step, Step::Commit | Step::CommitMigrate | Step::CommitDestroy | Step::AwaitDone)
@@ -147,9 +151,12 @@ impl<'a> Run<'a> {
     /// From the first step to the end. The owner says first that it has taken the order up.
     pub fn start(mut self, owner: NodeName, source: Option<NodeName>) -> Outcome {
         if self.journal.header.part == Part::Owner {
+            let steps = &self.journal.header.steps;
+            let first = steps.first().map(|first| progress(0, *first, steps.len()));
             let taken = self.update(|order| {
                 order.owner = Some(owner.clone());
                 order.source = source.clone();
+                order.progress.extend(first.clone().map(|first| (owner.to_string(), first)));
             });
             if let Err(stop) = taken {
                 return self.give_up(stop);
@@ -235,11 +242,12 @@ impl<'a> Run<'a> {
         if self.journal.header.steps[..at].iter().any(|step| is_commit(*step)) {
             return Ok(()); // the order has left `order/`; writing its progress there would open it again
         }
-        if step.is_quick() {
+        let me = self.node.me()?.to_string();
+        // The first step has been told with the order's owner.
+        if step.is_quick() || self.order.progress.get(&me).is_some_and(|told| told.step == at + 1) {
             return Ok(());
         }
-        let progress = Progress { step: at + 1, of, name: step.name(), since: Time::now().rfc3339() };
-        self.order.progress.insert(self.node.me()?.to_string(), progress);
+        self.order.progress.insert(me, progress(at, step, of));
         let text = json::write(&self.order)?;
         match self.node.consul.try_cas(&self.order.key(), &text, self.index) {
             Ok(Some(index)) => self.index = index,
@@ -540,8 +548,7 @@ impl<'a> Run<'a> {
     }
 
     fn address_of(&self, node: &str) -> Result<String, Stop> {
-        let members = self.node.consul.members()?;
-        let address = members.into_iter().find(|member| member.name == node).map(|member| member.address);
+        let address = self.node.address_of(node)?;
         Ok(address.filter(|address| plain(address)).ok_or(format!("the address of {node} is unknown"))?)
     }
 
