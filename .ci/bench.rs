@@ -37,14 +37,15 @@ fn main() {
     println!("{:44} {:>9} {:>10}", "size of the binary: KiB", fs::metadata(&bench.handler).unwrap().len() / 1024, "");
     bench.median("idle: []", "[]", 200);
     let events = events();
-    bench.run(&events); // makes them known
+    bench.run(&[], &events, ""); // makes them known
     bench.median("256 known events", &events, 100);
     bench.redeploy();
-    for batch in 0..20 {
-        let records: Vec<String> = (batch * 50..batch * 50 + 50).map(record).collect();
-        agent.put("txn", &format!("[{}]", records.join(",")));
-    }
+    agent.put_records(0..1000);
     bench.median("idle with 1000 applications of other nodes", "[]", 100);
+    for (begin, all) in [(1000, 5000), (5000, 10_000)] {
+        agent.put_records(begin..all);
+        bench.many(&agent, all);
+    }
     drop(agent);
     fs::remove_dir_all(&work).unwrap();
 }
@@ -55,7 +56,8 @@ fn stand_in(words: &[String]) {
     match words.as_slice() {
         ["clone", .., folder] => {
             fs::create_dir_all(folder).unwrap();
-            fs::write(Path::new(folder).join("docker-compose.yml"), "services:\n  web:\n    build: .\n").unwrap();
+            let more = std::env::var("BENCH_COMPOSE").unwrap_or_default();
+            fs::write(Path::new(folder).join("docker-compose.yml"), format!("services:\n  web:\n    build: .\n{more}")).unwrap();
         }
         ["rev-parse", ..] => println!("{COMMIT}"),
         ["ps", ..] => println!("0123456789ab"),
@@ -72,11 +74,24 @@ fn events() -> String {
     format!("[{}]", (0..256).map(event).collect::<Vec<_>>().join(","))
 }
 
+/// An event.
+fn deploy(at: usize) -> String {
+    use base64::Engine;
+    let payload =
+        base64::engine::general_purpose::STANDARD.encode(r#"{"repo":"https://git.example.com/bench","branch":"main","master":"node1"}"#);
+    format!(r#"[{{"ID":"10000000-0000-0000-0000-{at:012}","Name":"deploy","Payload":"{payload}"}}]"#)
+}
+
+/// With three addresses.
 fn record(at: usize) -> String {
+    let domains = ["", "www.", "shop."].map(|sub| format!("{sub}app{at}.example.com"));
+    let urls = domains.each_ref().map(|domain| format!("http://{domain}"));
+    let sites = urls.each_ref().map(|url| format!("{url} {{\\n    reverse_proxy app{at}-web-1:80\\n}}")).join("\\n");
+    let (domains, urls) = (domains.join(r#"",""#), urls.join(" "));
     let text = format!(
-        r#"{{"haproxy":{{}},"caddyfile":"http://app{at}.example.com {{\n    reverse_proxy app{at}-web-1:80\n}}","repo_url":"https://git.example.com/app{at}",
-        "branch":"main","deploy_id":"00000000-0000-0000-0000-{at:012}","previous_deploy_id":null,"deploy_date":"2026-01-01T000000.000000","domains":["app{at}.example.com"],
-        "urls":"http://app{at}.example.com","ip":"10.0.0.2","master":"other","slave":null,"ct":{{"web":"app{at}-web-1"}},"volumes":["app{at}_data"],"commit":"{COMMIT}"}}"#
+        r#"{{"haproxy":{{}},"caddyfile":"{sites}","repo_url":"https://git.example.com/app{at}",
+        "branch":"main","deploy_id":"00000000-0000-0000-0000-{at:012}","previous_deploy_id":null,"deploy_date":"2026-01-01T000000.000000","domains":["{domains}"],
+        "urls":"{urls}","ip":"10.0.0.2","master":"other","slave":null,"ct":{{"web":"app{at}-web-1"}},"volumes":["app{at}_data"],"commit":"{COMMIT}"}}"#
     );
     use base64::Engine;
     let value = base64::engine::general_purpose::STANDARD.encode(text);
@@ -101,14 +116,23 @@ impl Agent {
         agent
     }
 
+    fn call(&self, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(ADDRESS)?;
+        write!(stream, "{method} /v1/{path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer)?;
+        Ok(answer)
+    }
+
     fn try_put(&self, path: &str, body: &str) -> bool {
-        let sent = std::net::TcpStream::connect(ADDRESS).and_then(|mut stream| {
-            write!(stream, "PUT /v1/{path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
-            let mut answer = String::new();
-            std::io::Read::read_to_string(&mut stream, &mut answer)?;
-            Ok(answer)
-        });
-        sent.is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
+        self.call("PUT", path, body).is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
+    }
+
+    fn put_records(&self, which: std::ops::Range<usize>) {
+        for batch in which.collect::<Vec<_>>().chunks(50) {
+            let records: Vec<String> = batch.iter().copied().map(record).collect();
+            self.put("txn", &format!("[{}]", records.join(",")));
+        }
     }
 
     fn put(&self, path: &str, body: &str) {
@@ -129,11 +153,15 @@ struct Bench {
 
 impl Bench {
     /// Time in ms, peak memory in KiB, exit status.
-    fn run(&self, input: &str) -> (f64, i64, i32) {
+    fn run(&self, args: &[&str], input: &str, compose: &str) -> (f64, i64, i32) {
         let path = format!("{}:{}", self.work.join("bin").display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(&self.handler);
         command.env("PATH", path).env("DEPLOY_DIR", self.work.join("deploy")).env("CONSUL_HTTP_ADDR", ADDRESS).env("HANDLER_SETTLE", "0");
-        command.env("BENCH_CALLS", self.work.join("calls")).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.env("BENCH_CALLS", self.work.join("calls")).env("BENCH_COMPOSE", compose);
+        for proxy in ["CADDY", "HAPROXY"] {
+            command.env(format!("HANDLER_{proxy}_CHECK"), r#"["true"]"#).env(format!("HANDLER_{proxy}_RELOAD"), r#"["true"]"#);
+        }
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let begun = Instant::now();
         let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
@@ -144,7 +172,7 @@ impl Bench {
     }
 
     fn median(&self, what: &str, input: &str, runs: usize) {
-        let mut all: Vec<(f64, i64, i32)> = (0..runs).map(|_| self.run(input)).collect();
+        let mut all: Vec<(f64, i64, i32)> = (0..runs).map(|_| self.run(&[], input, "")).collect();
         assert!(all.iter().all(|run| run.2 == 0), "{what}: exits with {:?}", all[0].2);
         all.sort_by(|a, b| a.0.total_cmp(&b.0));
         println!("{what:44} {:9.2} {:10}", all[runs / 2].0, all.iter().map(|run| run.1).max().unwrap());
@@ -154,12 +182,8 @@ impl Bench {
     fn redeploy(&self) {
         let (mut over, mut commands, mut peak) = (Vec::new(), 0, 0);
         for at in 0..30 {
-            use base64::Engine;
-            let payload = base64::engine::general_purpose::STANDARD
-                .encode(r#"{"repo":"https://git.example.com/bench","branch":"main","master":"node1"}"#);
-            let event = format!(r#"[{{"ID":"10000000-0000-0000-0000-{at:012}","Name":"deploy","Payload":"{payload}"}}]"#);
             fs::write(self.work.join("calls"), "").unwrap();
-            let (ms, memory, status) = self.run(&event);
+            let (ms, memory, status) = self.run(&[], &deploy(at), "");
             assert_eq!(status, 0, "{}", fs::read_to_string(self.work.join("deploy/handler.log")).unwrap());
             let calls = fs::read_to_string(self.work.join("calls")).unwrap();
             let begun = Instant::now();
@@ -177,5 +201,36 @@ impl Bench {
         }
         over.sort_by(f64::total_cmp);
         println!("{:44} {:9.2} {peak:10}", format!("redeploy, over its {commands} commands' own time"), over[over.len() / 2]);
+    }
+
+    /// With `all` applications of other nodes.
+    fn many(&self, agent: &Agent, all: usize) {
+        let print = |what: &str, (ms, peak, status): (f64, i64, i32), wanted| {
+            assert_eq!(status, wanted, "{what}: {}", fs::read_to_string(self.work.join("deploy/handler.log")).unwrap());
+            println!("{:44} {ms:9.2} {peak:10}", format!("{all} applications: {what}"));
+        };
+        print("routes written", self.run(&["routes"], "", ""), 0);
+        print("routes, nothing changed", self.run(&["routes"], "", ""), 0);
+        agent.put("kv/other", &all.to_string());
+        print("routes, another key changed", self.run(&["routes"], "", ""), 0);
+        // Refused before and after the others' addresses are read and compared.
+        let label = |url: &str| format!("    environment:\n      CADDYFILE: \"{url} {{\\n proxy / $CONTAINER:80\\n}}\"\n");
+        let refused = |compose: &str, from: usize| {
+            let mut runs: Vec<_> = (0..9).map(|at| self.run(&[], &deploy(all * 10 + from + at), compose)).collect();
+            assert!(runs.iter().all(|run| run.2 == 1), "a refused deploy exits with 1");
+            runs.sort_by(|a, b| a.0.total_cmp(&b.0));
+            runs[4]
+        };
+        let (before, after) = (refused(&label("nothing {"), 0), refused(&label(&format!("http://app{}.example.com", all - 1)), 10));
+        let mut answers: Vec<f64> = (0..9)
+            .map(|_| {
+                let begun = Instant::now();
+                agent.call("GET", "kv/app/?recurse&consistent", "").unwrap();
+                begun.elapsed().as_secs_f64() * 1000.0
+            })
+            .collect();
+        answers.sort_by(f64::total_cmp);
+        print("Consul's own part of what follows", (answers[4], 0, 0), 0);
+        print("check of addresses", (after.0 - before.0, after.1, 0), 0);
     }
 }

@@ -542,7 +542,7 @@ impl<'a> Address<'a> {
 pub fn site_addresses(text: &str) -> impl Iterator<Item = &str> {
     let (mut rest, mut open) = (text, false);
     // without a quoted word, which may span lines and look like a site there, a site follows where one ends
-    let quotes = text.contains(['"', '`']);
+    let quotes = text.bytes().any(|byte| matches!(byte, b'"' | b'`'));
     std::iter::from_fn(move || {
         while !rest.is_empty() {
             let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::caddyfile::{self, Address, Directive, Position, Scheme, Site, Version};
+use crate::record::Routed;
 use crate::{haproxy, upgrade};
 
 /// Shown while an application is away for long, unless the operator has a page of their own.
@@ -69,18 +70,7 @@ pub struct App {
 impl App {
     /// Of a record. `me` is this node; what only other nodes need is not kept.
     pub fn of_record(name: &str, record: &[u8], me: &str, caddy: Version) -> Result<App, String> {
-        #[derive(Deserialize)]
-        struct Record<'a> {
-            #[serde(borrow, default)]
-            caddyfile: Cow<'a, str>,
-            #[serde(default)]
-            haproxy: Map<String, Value>,
-            #[serde(borrow)]
-            master: Cow<'a, str>,
-            #[serde(borrow, default)]
-            ip: Cow<'a, str>,
-        }
-        let record: Record = serde_json::from_slice(record).map_err(|error| error.to_string())?;
+        let record = Routed::parse(record).map_err(|error| error.to_string())?;
         let mut app = App { master: Some(record.master.into()), ip: record.ip.into(), ..App::of(name, record.haproxy)? };
         for address in caddyfile::site_addresses(&record.caddyfile) {
             app.addresses.push_str(address);

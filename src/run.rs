@@ -20,7 +20,7 @@ use crate::journal::Journal;
 use crate::node::Node;
 use crate::order::{App, NodeName, Order, Progress, Request, State};
 use crate::plan::{Part, Role, Step, role_in};
-use crate::record::{Record, plain};
+use crate::record::{Record, Routed, plain};
 use crate::routes::{self, Routes};
 use crate::store::{self, Local, LocalRole};
 use crate::{command, git, json};
@@ -613,20 +613,21 @@ impl<'a> Run<'a> {
     fn check_others(&mut self, master: &str) -> Done {
         let project = self.app.project();
         let mut others = Vec::new();
-        for entry in self.node.consul.list("app/")? {
-            let name = entry.key.trim_start_matches("app/").to_string();
+        let entries = self.node.consul.list("app/")?;
+        for entry in &entries {
+            let name = entry.key.trim_start_matches("app/");
             if name == self.name {
                 continue;
             }
-            if crate::order::project_of(&name) == project {
+            if crate::order::project_of(name) == project {
                 return Err(Stop::Failed(format!(
                     "{} and the deployed {name} would have the same compose project, {project}; rename the branch",
                     self.name
                 )));
             }
-            match Record::parse(&entry.key, &entry.value) {
+            match Routed::parse(&entry.value) {
                 Ok(record) => others.push((name, record)),
-                Err(error) => warn!("{error}; its routes are not compared"),
+                Err(error) => warn!("{} in Consul is not a record: {error}; its routes are not compared", entry.key),
             }
         }
         let name = self.name.clone();
@@ -634,7 +635,7 @@ impl<'a> Run<'a> {
         for note in &routes.notes {
             info!("{note}");
         }
-        let compared = others.iter().map(|(name, record)| (&**name, &*record.master, &*record.caddyfile, &record.haproxy));
+        let compared = others.iter().map(|(name, record)| (*name, &*record.master, &*record.caddyfile, &record.haproxy));
         for warning in routes::conflicts(&name, master, routes, compared).map_err(|error| error.to_string())? {
             warn!("{warning}");
         }
