@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 use serde_json::Value;
@@ -25,6 +25,8 @@ use crate::store;
 const QUICK: Duration = Duration::from_secs(120);
 /// Changes come in bursts; they are written together.
 const BURST: Duration = Duration::from_millis(200);
+/// A proxy that did not take its file may be starting.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// From the environment; see the README for each.
 struct Proxies {
@@ -127,14 +129,17 @@ struct Seen {
     bad: usize,
     /// Until the next maintenance page has to be shown.
     due: Option<Duration>,
+    /// Why a proxy has not taken its file.
+    failed: Option<String>,
 }
 
-/// Writes both files as they should be now, and stays as long as a maintenance is too young to be shown.
+/// Writes both files as they should be now, and stays as long as a maintenance is too young to be shown or a proxy may be starting.
 pub fn routes(node: &Node) -> Result<(), String> {
     let mut proxies = Proxies::from_env(&node.settings)?;
     fs::create_dir_all(&proxies.folder).map_err(|error| format!("{}: {error}", proxies.folder.display()))?;
     let state = node.settings.deploy_dir.join(".handler");
     let next = lock_file(&state.join("routes.next"))?;
+    let mut failing = None;
     loop {
         // A run that waits for its turn has not looked yet, so that those who come meanwhile need not.
         if next.try_lock().is_err() {
@@ -151,17 +156,26 @@ pub fn routes(node: &Node) -> Result<(), String> {
             debug!("nothing has changed in Consul since both files were written");
             return Ok(());
         }
-        let seen = pass(node, &mut proxies)?;
-        if seen.bad == 0 && seen.due.is_none() {
+        let mut seen = pass(node, &mut proxies)?;
+        if let Some(why) = &seen.failed {
+            if failing.get_or_insert_with(Instant::now).elapsed() < node.settings.timeouts.proxy {
+                warn!("to be tried again: {why}");
+                seen.due = Some(seen.due.map_or(AGAIN, |due| due.min(AGAIN)));
+            }
+        } else {
+            failing = None;
+        }
+        if seen.bad == 0 && seen.due.is_none() && seen.failed.is_none() {
             proxies.view.maintenance.clear();
             store::write(&memory, proxies.fingerprint(index).as_bytes())?;
         }
         drop(turn);
-        match seen.due {
-            None if seen.bad == 0 => return Ok(()),
-            None => return Err(format!("{} applications are left out of the proxies' files", seen.bad)),
-            Some(due) => {
-                debug!("a maintenance becomes long in {} s", due.as_secs_f32());
+        match (seen.due, seen.failed) {
+            (None, Some(why)) => return Err(why),
+            (None, None) if seen.bad == 0 => return Ok(()),
+            (None, None) => return Err(format!("{} applications are left out of the proxies' files", seen.bad)),
+            (Some(due), _) => {
+                debug!("looking again in {} s", due.as_secs_f32());
                 let woken = node.consul.wait_below("", index, due);
                 woken.map_err(|error| error.to_string())?;
             }
@@ -187,7 +201,11 @@ fn pass(node: &Node, proxies: &mut Proxies) -> Result<Seen, String> {
     seen = look(node, proxies)?;
     // Caddy first: haproxy shall lead to nothing that is not served yet.
     for proxy in [&proxies.caddy, &proxies.haproxy] {
-        seen.bad += proxy.update(&proxies.folder, &seen.apps, &proxies.view)?;
+        match proxy.update(&proxies.folder, &seen.apps, &proxies.view) {
+            Ok(bad) => seen.bad += bad,
+            // no reason to keep the other from its file
+            Err(why) => seen.failed = seen.failed.or(Some(why)),
+        }
     }
     Ok(seen)
 }
@@ -219,7 +237,7 @@ fn look(node: &Node, proxies: &mut Proxies) -> Result<Seen, String> {
             }
         })
         .map_err(context)?;
-    let mut seen = Seen { apps: Vec::new(), bad: 0, due };
+    let mut seen = Seen { apps: Vec::new(), bad: 0, due, failed: None };
     for (prefix, swarm) in [("app/", false), ("swarm/", true)] {
         consul
             .each(prefix, |entry| {

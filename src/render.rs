@@ -115,7 +115,8 @@ impl App {
     }
 
     fn of(name: &str, haproxy: Map<String, Value>) -> Result<App, String> {
-        if !haproxy::is_name(name) {
+        // It stands in comments only; Caddy would put a variable's value there, lines and all.
+        if name.contains(|c: char| c.is_control() || c == '{') {
             return Err("not the name of an application".into());
         }
         if !haproxy.is_empty() {
@@ -687,7 +688,11 @@ mod tests {
     #[test]
     fn refused() {
         let of = |name: &str, record: Value| App::of_record(name, record.to_string().as_bytes(), "node1", Version::Two).unwrap_err();
-        assert_eq!(of("a\nb", json!({"master": "node1"})), "not the name of an application");
+        for name in ["a\nb", "{$HOME}"] {
+            assert_eq!(of(name, json!({"master": "node1"})), "not the name of an application");
+        }
+        // but what a repository at the top of an ssh account gives is one
+        assert!(app("git@git.example.com:top_main.372b1", json!({"master": "node1", "caddyfile": "http://a {\n}"})).in_caddyfile());
         assert!(of("a", json!({})).contains("missing field `master`"));
         let mut bad = ssh("git", 2222);
         bad["git"]["backends"][0]["ct"] = "ct\nlisten x".into();

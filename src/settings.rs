@@ -25,6 +25,8 @@ pub struct Timeouts {
     pub consul: Duration,
     /// An order that its owner does not take up.
     pub order: Duration,
+    /// A proxy that does not take its file.
+    pub proxy: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +91,7 @@ impl Settings {
                 handover: timeout("HANDOVER", 6 * 3600)?,
                 consul: timeout("CONSUL", 30)?,
                 order: timeout("ORDER", 600)?,
+                proxy: timeout("PROXY", 60)?,
             },
         })
     }

@@ -32,7 +32,7 @@ impl Cluster {
 
     fn invoked(&self, node: &str) -> crate::world::Invocation<'_> {
         let reload = |file: &str| json!(["/bin/sh", "-c", format!("echo {file} >> reloads"), "{name}"]).to_string();
-        let invoked = self.w.handler(node, &["routes"]).env("HANDLER_HOLD", self.hold);
+        let invoked = self.w.handler(node, &["routes"]).env("HANDLER_HOLD", self.hold).env("HANDLER_TIMEOUT_PROXY", "0");
         let invoked = invoked.env("HANDLER_CADDY_CHECK", &self.check).env("HANDLER_HAPROXY_CHECK", &self.check);
         invoked.env("HANDLER_CADDY_RELOAD", &reload("caddy")).env("HANDLER_HAPROXY_RELOAD", &reload("haproxy"))
     }
@@ -133,9 +133,16 @@ fn a_reload_that_failed_is_tried_again() {
     c.app("a", "node1", "http://a.example.com {\n    respond a\n}");
     let fails = json!(["/bin/false"]).to_string();
     c.invoked("node1").env("HANDLER_CADDY_RELOAD", &fails).run().exits(1).says("/bin/false");
-    c.reloads("node1");
+    // the other proxy gets its file all the same
+    assert_eq!(c.reloads("node1"), "haproxy\n");
     c.routes("node1").exits(0);
-    assert_eq!(c.reloads("node1"), "caddy\nhaproxy\n");
+    assert_eq!(c.reloads("node1"), "caddy\n");
+    // and by the same run, for a proxy that is just starting
+    c.app("a", "node1", "http://a.example.com {\n    respond b\n}");
+    let starting = json!(["/bin/sh", "-c", "test -e started || { : > started; exit 1; }"]).to_string();
+    c.invoked("node1").env("HANDLER_CADDY_RELOAD", &starting).env("HANDLER_TIMEOUT_PROXY", "60").run().exits(0).says("tried again");
+    let left: Vec<_> = fs::read_dir(c.folder("node1")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
 }
 
 #[test]

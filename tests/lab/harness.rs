@@ -50,14 +50,14 @@ pub struct Output {
     pub err: String,
 }
 
-fn run(program: &str, args: &[&str]) -> Output {
+pub fn run(program: &str, args: &[&str]) -> Output {
     let output = Command::new(program).args(args).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Output { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
-fn must(program: &str, args: &[&str]) -> String {
+pub fn must(program: &str, args: &[&str]) -> String {
     let output = run(program, args);
     assert_eq!(output.code, Some(0), "{program} {args:?}: {}{}", output.out, output.err);
     output.out

@@ -4,7 +4,7 @@
 lab: handler ## a laboratory of three nodes, each with its own engine; COMPOSE=2 for Compose 2 in them
 	@tests/lab/lab up
 
-lab-test: handler testapp ## the cluster scenarios in the laboratory; ONE=name for one of them, KEEP=1 to keep it up
+lab-test: image testapp ## the cluster scenarios in the laboratory; ONE=name for one of them, KEEP=1 to keep it up
 	@tests/lab/lab test $(ONE)
 
 lab-down: ## remove the laboratory

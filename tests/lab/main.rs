@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)] // a scenario stops at the first surprise
 
 mod harness;
+mod machine;
 
 use std::thread;
 use std::time::Instant;

@@ -1,0 +1,284 @@
+//! The operator's side: `consul/docker-compose.yml` as it is, on a machine that has an engine, the volume plugin and nothing else, and the
+//! README's examples, word for word.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::harness::{SOON, must, run, secs, wait_until};
+
+const MACHINE: &str = "handler-lab-machine";
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const README: &str = include_str!("../../README.md");
+
+/// What a machine's init does, and the operator who sets it up: a btrfs disk, sshd, the plugin under the name of its official edition, the
+/// engine; and a git server, reached like any other.
+const START: &str = r#"
+for n in $(seq 0 63); do [ -e /dev/loop$n ] || mknod /dev/loop$n b 7 $n; done
+[ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237
+truncate -s 2G /var/lib/docker/btrfs.img
+mkfs.btrfs -q /var/lib/docker/btrfs.img
+mkdir -p /var/log/node /run/docker/plugins/anybox /run/sshd /var/lib/buttervolume
+mount -o loop /var/lib/docker/btrfs.img /var/lib/buttervolume
+(cd /var/lib/buttervolume && mkdir -p volumes snapshots received config)
+/usr/sbin/sshd -p 1122
+ln -s ../btrfs.sock /run/docker/plugins/anybox/buttervolume:latest.sock
+buttervolume run >/var/log/node/buttervolume.log 2>&1 &
+useradd -m git
+mkdir ~git/.ssh ~git/web
+cp ~/.ssh/authorized_keys ~git/.ssh
+chown -R git ~git
+printf 'Host git.example.com\n Port 1122\n' >>~/.ssh/config
+until [ -S /run/docker/plugins/btrfs.sock ]; do sleep 0.1; done
+exec dockerd --storage-driver overlay2 >/var/log/node/dockerd.log 2>&1
+"#;
+
+/// Debian's packages in place of the official images: the same user, folders and commands.
+const PROXIES: &str = "
+FROM handler-debian-base:bookworm AS haproxy
+RUN apt-get update && apt-get install -y --no-install-recommends haproxy caddy
+USER haproxy
+FROM haproxy AS caddy
+USER root
+ENV XDG_CONFIG_HOME=/config XDG_DATA_HOME=/data
+";
+
+/// What `tests/lab/lab` lets a node do; `a *:* rwm` for the loop device.
+const RIGHTS: &str = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined \
+    --device-cgroup-rule 'a *:* rwm' --cgroupns host -v /sys/fs/cgroup:/sys/fs/cgroup:rw --cap-add SYS_ADMIN --cap-add NET_ADMIN \
+    --cap-add NET_RAW --cap-add MKNOD --cap-add SYS_PTRACE --cap-add SYS_CHROOT --cap-add DAC_READ_SEARCH --cap-add IPC_LOCK \
+    --cap-add SYS_NICE --cap-add AUDIT_WRITE --cap-add LINUX_IMMUTABLE --cap-add SETPCAP --cap-add SETFCAP";
+
+fn host(script: &str) -> String {
+    must("bash", &["-ec", script])
+}
+
+struct Machine {
+    start: Instant,
+    /// What is copied to it.
+    folder: PathBuf,
+}
+
+impl Machine {
+    fn new() -> Machine {
+        for image in ["handler-consul", "handler-lab-node"] {
+            assert_eq!(run("docker", &["image", "inspect", image]).code, Some(0), "there is no image {image}: run `make image lab`");
+        }
+        let folder = Path::new(ROOT).join("target/lab-machine");
+        drop(fs::remove_dir_all(&folder));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("Dockerfile"), PROXIES).unwrap();
+        fs::write(folder.join("start"), START).unwrap();
+        let machine = Machine { start: Instant::now(), folder };
+        run("docker", &["rm", "-f", "-v", MACHINE]);
+        let names: String = ["git", "blog", "shop", "www.shop"].map(|name| format!("--add-host {name}.example.com:127.0.0.1 ")).concat();
+        host(&format!(
+            "cd '{}'
+             for proxy in haproxy caddy; do
+                 docker build -q --network host --target $proxy -t handler-lab-$proxy - <Dockerfile >/dev/null
+             done
+             docker create --name {MACHINE} --hostname node1 --label handler-lab=machine -v /var/lib/docker {names} {RIGHTS} \
+                 --entrypoint bash handler-lab-node -eu /start
+             docker cp start {MACHINE}:/start
+             docker start {MACHINE}",
+            machine.folder.display()
+        ));
+        machine.note("machine started");
+        wait_until("the machine's engine", SOON, || machine.try_sh("docker info").map(drop));
+        host(&format!("docker save handler-consul handler-lab-haproxy handler-lab-caddy | docker exec -i {MACHINE} docker load"));
+        machine.note("images loaded");
+        machine
+    }
+
+    fn note(&self, what: &str) {
+        println!("lab: {:6.1} s  {what}", self.start.elapsed().as_secs_f32());
+    }
+
+    fn try_sh(&self, script: &str) -> Result<String, String> {
+        let output = run("docker", &["exec", "-w", "/root", MACHINE, "bash", "-c", script]);
+        if output.code == Some(0) { Ok(output.out) } else { Err(format!("{script}: {}{}", output.out, output.err)) }
+    }
+
+    fn sh(&self, script: &str) -> String {
+        self.try_sh(script).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Puts the text there, and on the way into `target/lab-machine`.
+    fn write(&self, path: &str, text: &str) {
+        let file = self.folder.join("file");
+        fs::write(&file, text).unwrap();
+        must("docker", &["cp", &file.display().to_string(), &format!("{MACHINE}:{path}")]);
+    }
+
+    /// Makes `git@git.example.com:web/NAME` of the README's example; `more` says how the test application listens there.
+    fn repository(&self, name: &str, more: &str) {
+        let folder = self.folder.join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let dockerfile = fs::read_to_string(Path::new(ROOT).join("testapp/Dockerfile")).unwrap();
+        fs::write(folder.join("Dockerfile"), format!("{dockerfile}ENV VERSION={name} {more}\n")).unwrap();
+        fs::write(folder.join("docker-compose.yml"), example(name)).unwrap();
+        fs::copy(Path::new(ROOT).join("target/testapp/testapp"), folder.join("testapp")).expect("run `make testapp`");
+        must("docker", &["cp", &folder.display().to_string(), &format!("{MACHINE}:/home/git/web/{name}")]);
+        self.sh(&format!(
+            "cd ~git/web/{name} && git init -q -b main && git add -A && git -c user.name=lab -c user.email=lab@example.com commit -qm first \
+             && chown -R git ."
+        ));
+    }
+
+    /// Runs the README's own command that deploys it, and waits until it is there.
+    fn deploy(&self, name: &str) {
+        let asked = self.sh(&command(name));
+        let record = wait_until(&format!("{name} in Consul"), SOON, || {
+            let found = self.try_sh(&format!("docker exec consul consul kv get -keys app/{name}_main."))?;
+            if found.is_empty() { Err(self.sh("cat /deploy/handler.log")) } else { Ok(found) }
+        });
+        self.note(&format!("{name} deployed: {} {}", record.trim(), asked.lines().next().unwrap_or_default()));
+    }
+
+    /// What a client of the machine gets.
+    fn answers(&self, expected: &str, arguments: &str) {
+        wait_until(arguments, secs(20), || match self.try_sh(&format!("curl -sS --max-time 10 {arguments}")) {
+            Ok(answer) if answer.trim() == expected => Ok(()),
+            other => {
+                Err(format!("expected {expected:?}, got {other:?}; {}", self.sh("cat /deploy/.proxies/*; tail -n 30 /deploy/handler.log")))
+            }
+        });
+    }
+
+    fn all_answer(&self) {
+        self.answers("blog", "http://blog.example.com/version");
+        self.answers("shop", "--cacert root.crt https://shop.example.com/version");
+        self.answers("https://shop.example.com/a?b", "-o /dev/null -w '%{redirect_url}' 'http://www.shop.example.com/a?b'");
+        self.answers("https://shop.example.com/a?b", "-o /dev/null -w '%{redirect_url}' 'http://shop.example.com/a?b'");
+        self.answers("forge", "http://127.0.0.1:2222/version");
+    }
+
+    fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.sh(&format!("curl -sf http://127.0.0.1:8500/v1/{path}"))).unwrap()
+    }
+
+    fn containers(&self) -> String {
+        self.sh("docker ps --format '{{.ID}} {{.Names}}' | grep -v ' consul$' | sort")
+    }
+
+    fn leader(&self) {
+        wait_until("a leader", SOON, || match self.try_sh("docker exec consul consul operator raft list-peers") {
+            Ok(peers) if peers.contains("leader") => Ok(()),
+            other => Err(format!("{other:?} {:?}", self.try_sh("docker ps -a; docker logs consul | tail -n 20"))),
+        });
+    }
+
+    /// As an operator would ask the proxies themselves.
+    fn files_are_accepted(&self) {
+        self.sh("docker exec haproxy haproxy -c -f /proxies/haproxy.cfg");
+        self.sh("docker exec caddy caddy validate --adapter caddyfile --config /proxies/Caddyfile");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said =
+                self.try_sh("docker ps -a; cat /deploy/handler.log; for c in consul haproxy caddy; do docker logs --tail 30 $c; done 2>&1");
+            eprintln!("{}", said.unwrap_or_else(|why| why));
+        }
+        if std::env::var_os("KEEP").is_none() {
+            run("docker", &["rm", "-f", "-v", MACHINE]);
+        }
+    }
+}
+
+/// The README's compose file of a repository.
+fn example(name: &str) -> &'static str {
+    let start = format!("```yaml\n# docker-compose.yml of the repository {name}\n");
+    let (_, rest) = README.split_once(&start).unwrap_or_else(|| panic!("the README has no example {name}"));
+    rest.split_once("```\n").unwrap().0
+}
+
+/// The README's command that deploys it.
+fn command(name: &str) -> String {
+    let repository = format!("git@git.example.com:web/{name}\"");
+    let line = README.lines().find(|line| line.trim_start().starts_with("docker exec consul ") && line.contains(&repository));
+    line.unwrap_or_else(|| panic!("the README has no command that deploys {name}")).trim().into()
+}
+
+#[test]
+fn a_newcomer_gets_what_the_readme_says() {
+    let machine = Machine::new();
+    machine.write("/root/docker-compose.yml", include_str!("../../consul/docker-compose.yml"));
+    let address = machine.sh("hostname -i");
+    let key = machine.sh("docker run --rm handler-consul consul keygen");
+    machine.write(
+        "/root/.env",
+        &format!(
+            "NODE=node1\nBIND={}\nSERVERS=1\nGOSSIP_KEY={}\nHAPROXY_IMAGE=handler-lab-haproxy\nCADDY_IMAGE=handler-lab-caddy\n",
+            address.trim(),
+            key.trim()
+        ),
+    );
+    machine.sh("docker-compose up -d");
+    machine.note("docker-compose up");
+    machine.leader();
+    machine.note("a leader");
+    wait_until("both proxies", SOON, || {
+        machine.try_sh("docker exec caddy curl -sf localhost:2019/config/ >/dev/null || docker exec caddy caddy reload --adapter caddyfile --config /proxies/Caddyfile")?;
+        machine.try_sh("curl -s -o /dev/null http://127.0.0.1:80/")
+    });
+    machine.note("both proxies serve");
+    machine.files_are_accepted();
+    let log = machine.sh("cat /deploy/handler.log");
+    assert!(!log.contains("ERROR"), "the first start: {log}");
+
+    machine.repository("blog", "");
+    machine.repository("shop", "");
+    machine.repository("forge", "PORT=22");
+    machine.deploy("blog");
+    machine.deploy("shop");
+    machine.deploy("forge");
+    machine.sh("docker exec caddy cat /data/caddy/pki/authorities/local/root.crt > root.crt");
+    machine.all_answer();
+    machine.note("all answer");
+    machine.files_are_accepted();
+    assert!(machine.sh("docker volume ls").contains("anybox/buttervolume:latest"));
+    machine.sh("curl -sf -d value http://blog.example.com/key");
+
+    // The page, while the key is there.
+    let blog = machine.sh("docker exec consul consul kv get -keys app/blog").trim().replace("app/", "maintenance/");
+    let shop = machine.sh("docker exec consul consul kv get -keys app/shop").trim().replace("app/", "maintenance/");
+    machine.sh(&format!("docker exec consul consul kv put {blog}; docker exec consul consul kv put {shop}"));
+    for url in ["http://blog.example.com", "https://shop.example.com"] {
+        wait_until("the maintenance page", secs(20), || {
+            let answer = machine.sh(&format!("curl -si --cacert root.crt {url}/"));
+            let lower = answer.to_lowercase();
+            let there = [" 503", "retry-after: 30", "back in a moment"].iter().all(|part| lower.contains(part));
+            if there { Ok(()) } else { Err(answer) }
+        });
+    }
+    machine.sh(&format!("docker exec consul consul kv delete {blog}; docker exec consul consul kv delete {shop}"));
+    machine.all_answer();
+    machine.note("maintenance shown and over");
+
+    // haproxy starts while caddy is not there, whose name has no address then.
+    machine.sh("docker stop -t 2 caddy && docker restart -t 2 haproxy");
+    machine.answers("forge", "http://127.0.0.1:2222/version");
+    machine.sh("docker start caddy");
+    machine.all_answer();
+    machine.note("all answer after caddy and haproxy have been away");
+
+    let before = machine.containers();
+    machine.sh("docker restart consul");
+    machine.all_answer();
+    machine.leader();
+    machine.all_answer();
+    assert_eq!(machine.containers(), before, "the agent's start did something to the applications");
+    machine.note("consul restarted");
+    assert_eq!(machine.json("health/node/node1")[0]["Status"], "passing");
+    assert_eq!(machine.sh("docker exec consul handler status | grep -c _main").trim(), "3");
+    assert_eq!(machine.sh("curl -sf http://blog.example.com/key").trim(), "value");
+    let checks = machine.json("agent/checks").to_string();
+    for url in ["http://blog.example.com", "http://blog.example.com/health", "https://shop.example.com", "http://www.shop.example.com"] {
+        assert!(checks.contains(&format!("\"HTTP {url}\"")), "{url} is not in {checks}");
+    }
+}
