@@ -51,7 +51,9 @@ impl Agent {
     fn start(image: &str, test: &str) -> Agent {
         // Events have to stay short, the repository's path included.
         let work = PathBuf::from(format!("/tmp/handler-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(&work).unwrap();
+        // As the engine makes it, for root: the agent runs as another user.
+        let proxies = work.join("proxies");
+        std::fs::create_dir_all(&proxies).unwrap();
         std::fs::write(work.join("gitconfig"), "[safe]\n\tdirectory = *\n").unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let agent =
@@ -59,11 +61,12 @@ impl Agent {
         let (work, gitconfig) = (agent.work.display(), format!("{}/gitconfig:/etc/gitconfig:ro", agent.work.display()));
         let (mount, deploy) = (format!("{work}:{work}"), format!("DEPLOY_DIR={work}"));
         let socket = "/var/run/docker.sock:/var/run/docker.sock";
-        let health = "HANDLER_TIMEOUT_HEALTH=20";
-        let options = ["-v", socket, "-v", &*mount, "-v", &*gitconfig, "-e", &*deploy, "-e", health];
+        let (health, proxies) = ("HANDLER_TIMEOUT_HEALTH=20", format!("HANDLER_PROXIES_DIR={}", proxies.display()));
+        let options = ["-v", socket, "-v", &*mount, "-v", &*gitconfig, "-e", &*deploy, "-e", health, "-e", &*proxies];
         let command = [image, "agent", "-dev", "-node=node1", "-log-level=warn"];
         ok("docker", &[&["run", "-d", "--name", &agent.name, "--hostname", "node1"], &options[..], &command].concat());
         wait_until("a leader", || agent.try_consul(&["kv", "put", "ready", "yes"]));
+        wait_until("a file for haproxy", || agent.work.join("proxies/haproxy.cfg").exists().then_some(()));
         agent
     }
 
