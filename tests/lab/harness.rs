@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 pub const NODES: [u8; 3] = [1, 2, 3];
 const HOME: &str = "/var/lib/handler-lab";
 const SOCKET: &str = "/run/docker/plugins/btrfs.sock";
+/// The certificate by which a client knows the application.
+const ROOT: &str = "/tmp/root.crt";
 /// For whatever the cluster should reach by itself.
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -110,6 +112,26 @@ impl Node {
         self.exec(&["pkill", "-KILL", "-f", "^/opt/handler/handler"]).code == Some(0)
     }
 
+    /// A URL asked for through this node's proxies: the answer with its header.
+    pub fn routed(self, url: &str) -> Result<String, String> {
+        let (from, words) = curl(self.0);
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(["-Si", url]).collect();
+        let output = from.exec(&words);
+        if output.code == Some(0) { Ok(output.out) } else { Err(output.err) }
+    }
+
+    pub fn crowd(self, url: &str) -> Crowd {
+        let (from, words) = curl(self.0);
+        // Ends when nothing more can come from its input.
+        let script = format!(
+            "while read -t 0.05; [ $? -gt 128 ]; do {} -o /dev/null -w '%{{http_code}} %{{time_total}}\\n' {url} </dev/null & done; wait",
+            words.join(" ")
+        );
+        let mut command = Command::new("docker");
+        command.args(["exec", "-i", &from.container(), "bash", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Crowd(command.spawn().unwrap())
+    }
+
     fn answers(self, port: u16, path: &str) -> Option<String> {
         get(&address(self.0), port, path)
     }
@@ -194,9 +216,9 @@ impl Lab {
         self.settle_consul();
         for node in NODES.map(Node) {
             node.kill_handler();
-            node.sh("rm -f /etc/handler.env; cd /deploy && rm -rf *_*.*-* .handler/journal/* .handler/inbox/* .handler/state.json; : > handler.log");
+            node.sh("rm -f /etc/handler.env; cd /deploy && rm -rf *_*.*-* .proxies .handler/proxies .handler/routes.* .handler/journal/* .handler/inbox/* .handler/state.json; : > handler.log");
         }
-        Node(1).sh("for prefix in app maintenance order; do consul kv delete -recurse $prefix/; done");
+        Node(1).sh("for prefix in app maintenance order swarm; do consul kv delete -recurse $prefix/; done");
         thread::scope(|scope| {
             for node in NODES.map(Node) {
                 scope.spawn(move || {
@@ -291,6 +313,42 @@ impl Lab {
         for node in NODES {
             Node(node).sh(&format!("printf '{text}' > /etc/handler.env"));
         }
+    }
+
+    /// haproxy and Caddy on every node, until the scenario ends.
+    pub fn proxies(&self) {
+        thread::scope(|scope| {
+            for node in NODES.map(Node) {
+                scope.spawn(move || node.sh("proxies"));
+            }
+        });
+        self.note("the proxies are up");
+    }
+
+    /// Every node leads to the application, which runs on the master: by name, encrypted by the master's Caddy, and by port.
+    pub fn expect_routes(&self, app: &App, master: u8, version: &str) {
+        let domain = app.domain.unwrap();
+        let root = "cat /var/lib/docker/volumes/*caddy-data/_data/caddy/pki/authorities/local/root.crt";
+        let root = wait_until("Caddy's own authority", SOON, || match Node(master).exec(&["bash", "-c", root]) {
+            Output { code: Some(0), out, .. } => Ok(out),
+            output => Err(output.err),
+        });
+        for node in NODES.map(Node) {
+            node.sh(&format!("echo '{root}' > {ROOT}"));
+        }
+        for node in NODES.map(Node) {
+            for url in [format!("http://{domain}/version"), format!("https://{domain}/version")] {
+                wait_until(&format!("{url} by {}", name(node.0)), SOON, || match node.routed(&url)? {
+                    text if text.contains(" 200") && text.ends_with(&format!("\r\n\r\n{version}\n")) => Ok(()),
+                    text => Err(text),
+                });
+            }
+            wait_until(&format!("port 2222 of {}", name(node.0)), SOON, || match node.answers(2222, "/version") {
+                Some(text) if text.trim() == version => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+        }
+        self.note(&format!("all nodes lead to {}", name(master)));
     }
 
     /// An application with a repository of its own, not yet deployed.
@@ -500,7 +558,8 @@ impl Lab {
                 "bash",
                 "-c",
                 "consul members; docker ps -a; ls -l /deploy /var/lib/buttervolume/volumes /var/lib/buttervolume/snapshots; \
-                 cat /etc/buttervolume/schedule.csv; consul kv export",
+                 cat /etc/buttervolume/schedule.csv; consul kv export; \
+                 for proxy in haproxy caddy; do docker logs -t $proxy 2>&1 | tail -n 2000; done",
             ]);
             drop(fs::write(folder.join("state"), state.out + &state.err));
         }
@@ -562,6 +621,31 @@ pub enum Variant {
     Unhealthy,
 }
 
+/// curl with all that leads to this node, whatever the URL says, and trusts the Caddy of the master. On a node that is not asked, since
+/// engines treat their own clients differently.
+fn curl(to: u8) -> (Node, Vec<String>) {
+    let words = ["curl", "-s", "-m", "60", "--cacert", ROOT, "--connect-to"];
+    let mut words = words.map(String::from).to_vec();
+    words.push(format!("::{}:", address(to)));
+    (Node(to % 3 + 1), words)
+}
+
+/// Of a service, below its environment. Caddy signs for the domain itself: nobody else is there to do it.
+const ROUTES: &str = "      CADDYFILE: |
+        http://DOMAIN {
+            reverse_proxy $CONTAINER:8080
+        }
+        https://DOMAIN {
+            tls internal
+            reverse_proxy $CONTAINER:8080
+        }
+      HAPROXY: |
+        raw:
+          frontend: {mode: tcp, bind: ['*:2222'], options: [option tcplog]}
+          backends: [{name: raw, port: 8080, peer_port: 2222}]
+    networks: [cluster_default]
+";
+
 /// An application: a branch of a git repository that all nodes see at `/repos`.
 pub struct App {
     folder: PathBuf,
@@ -570,19 +654,27 @@ pub struct App {
     pub volumes: Vec<String>,
     /// Volumes that migrate leaves alone.
     pub fixed: Vec<String>,
+    /// Under which the proxies lead to it: HTTP, HTTPS, and any TCP on port 2222.
+    pub domain: Option<&'static str>,
 }
 
 impl App {
     fn new(folder: PathBuf, branch: &str, port: u16) -> App {
-        let app = App { folder, branch: branch.into(), port, volumes: vec!["data".into()], fixed: Vec::new() };
+        let app = App { folder, branch: branch.into(), port, volumes: vec!["data".into()], fixed: Vec::new(), domain: None };
         app.commit("1", Variant::Good);
         app
     }
 
     /// Another branch of the same repository.
     pub fn branch(&self, branch: &str, port: u16) -> App {
-        let app =
-            App { folder: self.folder.clone(), branch: branch.into(), port, volumes: self.volumes.clone(), fixed: self.fixed.clone() };
+        let app = App {
+            branch: branch.into(),
+            port,
+            folder: self.folder.clone(),
+            volumes: self.volumes.clone(),
+            fixed: self.fixed.clone(),
+            domain: None,
+        };
         app.commit("1", Variant::Good);
         app
     }
@@ -623,6 +715,10 @@ impl App {
             Variant::Unhealthy => "      UNHEALTHY: \"1\"\n",
             _ => "",
         };
+        let (routes, networks) = match self.domain {
+            Some(domain) => (ROUTES.replace("DOMAIN", domain), "networks:\n  cluster_default:\n    external: true\n"),
+            None => Default::default(),
+        };
         let port = self.port;
         let mounts: String = self.volumes.iter().map(|volume| format!("      - {volume}:/{volume}\n")).collect();
         let volumes: String = self
@@ -639,7 +735,7 @@ impl App {
             "docker-compose.yml",
             &format!(
                 "version: \"2.4\"\n{broken}services:\n  web:\n    {source}\n    restart: unless-stopped\n    ports: [\"{port}:8080\"]\n    \
-                 environment:\n      VERSION: \"{version}\"\n{extra}    volumes:\n{mounts}volumes:\n{volumes}"
+                 environment:\n      VERSION: \"{version}\"\n{extra}{routes}    volumes:\n{mounts}volumes:\n{volumes}{networks}"
             ),
         );
         if variant == Variant::UpdateFails {
@@ -756,5 +852,25 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a request was answered with, and how long that took. Status 0: not at all.
+pub type Answer = (u16, Duration);
+
+/// Asks for one URL every 50 ms, whether earlier answers have come or not.
+pub struct Crowd(Child);
+
+impl Crowd {
+    /// Once all are answered.
+    pub fn stop(mut self) -> Vec<Answer> {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let answers = text.lines().map(|line| {
+            let (status, secs) = line.split_once(' ').unwrap();
+            (status.parse().unwrap(), Duration::from_secs_f64(secs.parse().unwrap()))
+        });
+        answers.collect()
     }
 }

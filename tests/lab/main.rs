@@ -358,6 +358,83 @@ fn a_killed_handler_is_taken_up_again() {
     }
 }
 
+#[test]
+fn routes_on_every_node() {
+    let lab = Lab::take("routes_on_every_node");
+    lab.set(&[("HANDLER_HOLD", "1")]);
+    lab.proxies();
+    let mut app = lab.app("app", 8080);
+    app.domain = Some("shop.example.com");
+    app.commit("1", Variant::Good);
+    lab.deploy(&app, 1, Some(2)).done();
+    lab.expect_routes(&app, 1, "1");
+    lab.deploy(&app, 2, Some(1)).done();
+    let start = Instant::now();
+    lab.expect_routes(&app, 2, "1");
+    lab.measured("until all nodes were seen to lead to the new master", start.elapsed());
+
+    // Away for long.
+    app.add("update.sh", "while [ -e /tmp/update ]; do sleep 0.1; done\n");
+    lab.node(2).sh("touch /tmp/update");
+    let mut request = app.deploy(2, Some(1));
+    request["update"] = json!(true);
+    let id = lab.fire(3, "deploy", &request);
+    for node in NODES {
+        for url in ["http://shop.example.com/version", "https://shop.example.com/version"] {
+            wait_until(&format!("the maintenance page of {url} by {}", name(node)), SOON, || match lab.node(node).routed(url)? {
+                text if text.contains(" 503") && text.to_lowercase().contains("retry-after: 30") && text.contains("<h1>") => Ok(()),
+                text => Err(text),
+            });
+        }
+    }
+    lab.note("the maintenance page is shown everywhere");
+    lab.node(2).sh("rm /tmp/update");
+    lab.wait_end(3, &app, &id, secs(120)).done();
+    lab.expect_routes(&app, 2, "1");
+
+    // A node that starts again, the application's and another one.
+    for node in [2, 3] {
+        lab.node(node).kill();
+        lab.node(node).start();
+        lab.settle_consul();
+        lab.expect_routes(&app, 2, "1");
+    }
+    lab.order(1, "destroy", &app.request());
+    for node in NODES {
+        wait_until(&format!("no route left on {}", name(node)), SOON, || match lab.node(node).routed("http://shop.example.com/version") {
+            Ok(text) if text.contains(" 503") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+}
+
+#[test]
+fn requests_survive_a_redeploy() {
+    let lab = Lab::take("requests_survive_a_redeploy");
+    lab.proxies();
+    let mut app = lab.app("app", 8080);
+    app.domain = Some("shop.example.com");
+    app.commit("1", Variant::Good);
+    lab.deploy(&app, 1, Some(2)).done();
+    lab.expect_routes(&app, 1, "1");
+    let crowds = [(1, "http", ""), (2, "http", ""), (2, "https", ""), (2, "http", ":2222")].map(|(node, scheme, port)| {
+        let url = format!("{scheme}://shop.example.com{port}/version");
+        (node, lab.node(node).crowd(&url), url)
+    });
+    app.commit("2", Variant::Good);
+    lab.deploy(&app, 1, Some(2)).done();
+    lab.expect_routes(&app, 1, "2");
+    for (node, crowd, url) in crowds {
+        let answers = crowd.stop();
+        let slowest = answers.iter().map(|(_, time)| *time).max().unwrap_or_default();
+        lab.measured(&format!("slowest answer to {url} by {} during a redeploy", name(node)), slowest);
+        let failed: Vec<_> = answers.iter().filter(|(status, _)| *status != 200).collect();
+        lab.note(&format!("{} of {} failed", failed.len(), answers.len()));
+        // Nobody can hold a connection of which only the port is known.
+        assert!(answers.len() > 20 && (failed.is_empty() || url.contains(":2222")), "{url} by {}: {failed:?}", name(node));
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Moment {
     Before,
