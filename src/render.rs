@@ -392,9 +392,13 @@ fn extra_backend(
             (Server { name, host: address.into(), port: peer_port.unwrap_or_default() }, "")
         }
     };
-    let check = if mode == "tcp" { " check inter 3s" } else { "" };
+    let check = if mode == "tcp" { CHECK } else { "" };
     server.write(out, &format!("{check} {option}"));
 }
+
+/// Each server is the only one of its backend: one that failed a check, while the other node's haproxy read its file again for
+/// example, has to be used again as soon as it is back.
+const CHECK: &str = " check inter 3s downinter 200ms rise 1";
 
 impl Server<'_> {
     fn write(&self, out: &mut String, options: &str) {
@@ -509,7 +513,7 @@ impl Web {
             }
             Scheme::Https => {
                 out.push_str("    mode tcp\n    option tcp-check\n");
-                server.write(out, " check inter 3s");
+                server.write(out, CHECK);
             }
         }
     }

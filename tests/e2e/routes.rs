@@ -67,7 +67,7 @@ fn files_follow_the_records() {
     assert!(c.file("node1", "Caddyfile").ends_with("# a\nhttp://a.example.com {\n    respond a\n}\n"));
     let haproxy = c.file("node1", "haproxy.cfg");
     assert!(haproxy.contains("backend http-a.example.com\n    mode http\n    server caddy caddy:80 "), "{haproxy}");
-    assert!(haproxy.contains("server node2 10.0.0.2:443 check inter 3s\n"), "{haproxy}");
+    assert!(haproxy.contains("server node2 10.0.0.2:443 check inter 3s downinter 200ms rise 1\n"), "{haproxy}");
     assert_eq!(c.reloads("node1"), "caddy\nhaproxy\n");
     // nothing has changed
     c.routes("node1").exits(0);
