@@ -8,10 +8,13 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log_enabled};
@@ -153,6 +156,9 @@ impl Cmd {
         let mut command = Command::new(&self.program);
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).process_group(0);
+        if let Some(run) = &*run_at_work() {
+            command.env(RUN, run);
+        }
         command.stdout(out.try_clone().map_err(start_error)?).stderr(err.try_clone().map_err(start_error)?);
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
@@ -282,6 +288,48 @@ fn tail_of(file: &mut File) -> String {
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
+/// In the environment of all that a run starts, and of what that starts in turn.
+const RUN: &str = "HANDLER_RUN";
+static RUN_AT_WORK: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn run_at_work() -> MutexGuard<'static, Option<PathBuf>> {
+    RUN_AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is started from here on belongs to the run of this journal.
+pub fn belongs_to(journal: &Path) {
+    *run_at_work() = Some(journal.into());
+}
+
+/// Ends what a killed run has left running, and waits until it has ended: an orphan of `compose up` would start containers while they are
+/// being undone.
+pub fn end_orphans(journal: &Path) -> Result<(), String> {
+    let mark = [RUN.as_bytes(), b"=", journal.as_os_str().as_bytes()].concat();
+    let is_marked = |pid: &libc::pid_t| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default(); // of nobody, or of another user
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+    };
+    let start = Instant::now();
+    let mut signal = libc::SIGTERM;
+    loop {
+        let all = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?.flatten();
+        let left: Vec<_> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if start.elapsed() > GRACE * 4 {
+            return Err(format!("the processes {left:?}, which a killed run has left, do not end"));
+        }
+        for pid in left.iter().filter(|_| signal != 0) {
+            info!("ending the process {pid}, which a killed run has left");
+            // SAFETY: no memory is involved.
+            unsafe { libc::kill(*pid, signal) };
+        }
+        signal = if start.elapsed() > GRACE { libc::SIGKILL } else { 0 };
+        sleep(Duration::from_millis(50));
+    }
+}
+
 /// Whether a program of this name is in PATH.
 pub fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -324,6 +372,20 @@ mod tests {
     fn a_grandchild_that_keeps_the_output_open_is_not_waited_for() {
         // Waiting for it would pass the deadline, which is an error.
         assert_eq!(sh("sleep 30 & echo done").read().unwrap(), "done\n");
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // what a killed run has left
+    fn orphans_of_a_run_are_ended_and_no_others() {
+        let started =
+            |journal: &str| Command::new("sh").args(["-c", "sleep 60 & wait"]).env(RUN, journal).process_group(0).spawn().unwrap();
+        let (mine, mut other) = (format!("/journal/{}", std::process::id()), started("/journal/another"));
+        let mut orphan = started(&mine);
+        end_orphans(Path::new(&mine)).unwrap();
+        assert_eq!(orphan.wait().unwrap().signal(), Some(libc::SIGTERM));
+        assert_eq!(other.try_wait().unwrap(), None);
+        end_orphans(Path::new("/journal/another")).unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

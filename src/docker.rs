@@ -196,9 +196,10 @@ impl Project {
         self.compose(timeouts.build).arg("build").run()
     }
 
-    /// Containers whose service is gone go, too.
-    pub fn up(&self, timeouts: &Timeouts) -> Result<(), Error> {
-        self.compose(timeouts.up).args(["up", "-d", "--no-build", "--remove-orphans"]).run()
+    /// Containers whose service is gone go, too; `anew`: none that is there is kept as it is.
+    pub fn up(&self, anew: bool, timeouts: &Timeouts) -> Result<(), Error> {
+        let more: &[&str] = if anew { &["--force-recreate"] } else { &[] };
+        self.compose(timeouts.up).args(["up", "-d", "--no-build", "--remove-orphans"]).args(more).run()
     }
 
     pub fn stop(&self, timeouts: &Timeouts) -> Result<(), Error> {

@@ -60,7 +60,7 @@ struct Line {
 
 #[derive(Debug)]
 pub struct Journal {
-    path: PathBuf,
+    pub path: PathBuf,
     file: File,
     pub header: Header,
     /// The step that has begun.

@@ -145,6 +145,7 @@ fn is_commit(step: Step) -> bool {
 impl<'a> Run<'a> {
     pub fn new(node: &'a Node, journal: Journal, order: Order, index: u64) -> Run<'a> {
         let app = order.request.app();
+        command::belongs_to(&journal.path);
         Run { node, app, name: order.name.clone(), order, index, journal, loaded: None, dialect: None }
     }
 
@@ -172,6 +173,10 @@ impl<'a> Run<'a> {
         let at = self.journal.at;
         let commit = steps.iter().position(|step| is_commit(*step));
         info!("a run was killed at step {} of {}: {}", at + 1, steps.len(), steps.get(at).map(Step::to_string).unwrap_or_default());
+        if let Err(why) = command::end_orphans(&self.journal.path) {
+            error!("{why}; nothing is changed until they have");
+            return Outcome::Left;
+        }
         let state = match self.refresh() {
             Ok(()) => Ok(self.order.state),
             Err(Stop::Done) => Ok(State::Done),
@@ -805,7 +810,7 @@ impl<'a> Run<'a> {
         self.retag()?;
         let timeouts = &self.node.settings.timeouts;
         match self.old_project() {
-            Some(project) => Ok(project.up(timeouts)?),
+            Some(project) => Ok(project.up(false, timeouts)?),
             None => Ok(docker::start(&self.app.project(), timeouts.up)?),
         }
     }
@@ -928,7 +933,9 @@ impl<'a> Run<'a> {
 
     fn up(&mut self) -> Done {
         let project = self.loaded()?.project.clone();
-        Ok(project.up(&self.node.settings.timeouts)?)
+        // What should not be there, but is, stands on a volume that the restore has replaced.
+        let anew = self.journal.begun(Step::Restore) || self.journal.begun(Step::RestoreReplica);
+        Ok(project.up(anew, &self.node.settings.timeouts)?)
     }
 
     /// Volumes go only where there were none before.
