@@ -310,7 +310,7 @@ pub fn end_orphans(journal: &Path) -> Result<(), String> {
         environment.split(|byte| *byte == 0).any(|variable| variable == mark)
     };
     let start = Instant::now();
-    let mut signal = libc::SIGTERM;
+    let mut told = Vec::new();
     loop {
         let all = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?.flatten();
         let left: Vec<_> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect();
@@ -320,12 +320,15 @@ pub fn end_orphans(journal: &Path) -> Result<(), String> {
         if start.elapsed() > GRACE * 4 {
             return Err(format!("the processes {left:?}, which a killed run has left, do not end"));
         }
-        for pid in left.iter().filter(|_| signal != 0) {
-            info!("ending the process {pid}, which a killed run has left");
-            // SAFETY: no memory is involved.
-            unsafe { libc::kill(*pid, signal) };
+        for pid in left {
+            let signal = if start.elapsed() > GRACE { libc::SIGKILL } else { libc::SIGTERM };
+            if signal == libc::SIGKILL || !told.contains(&pid) {
+                info!("ending the process {pid}, which a killed run has left");
+                // SAFETY: no memory is involved.
+                unsafe { libc::kill(pid, signal) };
+                told.push(pid);
+            }
         }
-        signal = if start.elapsed() > GRACE { libc::SIGKILL } else { 0 };
         sleep(Duration::from_millis(50));
     }
 }
@@ -377,8 +380,12 @@ mod tests {
     #[test]
     #[allow(clippy::disallowed_methods)] // what a killed run has left
     fn orphans_of_a_run_are_ended_and_no_others() {
-        let started =
-            |journal: &str| Command::new("sh").args(["-c", "sleep 60 & wait"]).env(RUN, journal).process_group(0).spawn().unwrap();
+        let started = |journal: &str| {
+            let child = Command::new("sh").args(["-c", "sleep 60 & wait"]).env(RUN, journal).process_group(0).spawn().unwrap();
+            let environment = || fs::read(format!("/proc/{}/environ", child.id())).unwrap();
+            while !String::from_utf8_lossy(&environment()).contains(journal) {} // it is only just becoming sh
+            child
+        };
         let (mine, mut other) = (format!("/journal/{}", std::process::id()), started("/journal/another"));
         let mut orphan = started(&mine);
         end_orphans(Path::new(&mine)).unwrap();
