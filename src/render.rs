@@ -732,7 +732,10 @@ mod tests {
             .env("XDG_CONFIG_HOME", &folder)
             .output();
         match done {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("LEFT OUT: {} is not installed", command[0]),
+            // The laboratory has both, and insists.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && std::env::var_os("REAL_PROXIES").is_none() => {
+                eprintln!("LEFT OUT: {} is not installed", command[0]);
+            }
             Err(error) => panic!("{error}"),
             Ok(done) => assert!(done.status.success(), "{text}\n{}", String::from_utf8_lossy(&done.stderr)),
         }

@@ -1010,7 +1010,10 @@ mod tests {
             .env("XDG_CONFIG_HOME", &folder)
             .output();
         match caddy {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("LEFT OUT: caddy is not installed"),
+            // The laboratory has it, and insists.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && std::env::var_os("REAL_PROXIES").is_none() => {
+                eprintln!("LEFT OUT: caddy is not installed");
+            }
             Err(error) => panic!("{error}"),
             Ok(done) => assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr)),
         }
