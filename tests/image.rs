@@ -7,9 +7,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle, sleep};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -187,35 +187,37 @@ fn http(port: u16, request: &str) -> Option<String> {
     head.lines().next()?.contains(" 200").then(|| body.to_string())
 }
 
-/// Asks every 50 ms, until it is stopped and has an answer; the longest time without one.
+/// Asks every 50 ms, without waiting for the answers.
 struct Client {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
+    end: Arc<AtomicBool>,
+    answers: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Client {
     fn start(port: u16) -> Client {
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = stop.clone();
-        let thread = thread::spawn(move || {
-            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
-            loop {
-                if http(port, "GET /version HTTP/1.0\r\n\r\n").is_some() {
-                    longest = longest.max(last.elapsed());
-                    last = Instant::now();
-                }
-                if seen.load(Ordering::Relaxed) && (last.elapsed() < Duration::from_millis(50) || last.elapsed() > SOON) {
-                    return longest.max(last.elapsed());
-                }
+        let client = Client { end: Arc::default(), answers: Arc::new(Mutex::new(vec![Instant::now()])) };
+        let (end, answers) = (client.end.clone(), client.answers.clone());
+        thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                let answers = answers.clone();
+                thread::spawn(move || {
+                    if http(port, "GET /version HTTP/1.0\r\n\r\n").is_some() {
+                        answers.lock().unwrap().push(Instant::now());
+                    }
+                });
                 sleep(Duration::from_millis(50));
             }
         });
-        Client { stop, thread }
+        client
     }
 
+    /// Waits for one more answer; the longest time without one.
     fn stop(self) -> Duration {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        let now = Instant::now();
+        wait_until("an answer", || self.answers.lock().unwrap().last().filter(|last| **last > now).copied());
+        self.end.store(true, Ordering::Relaxed);
+        let answers = self.answers.lock().unwrap();
+        answers.windows(2).map(|two| two[1] - two[0]).max().unwrap()
     }
 }
 

@@ -796,7 +796,7 @@ impl App {
     }
 }
 
-/// Asks every node every 50 ms, each in its own thread, so that a dead one does not slow the others.
+/// Asks every node every 50 ms.
 pub struct Client {
     end: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<(Instant, u8)>>>,
@@ -819,13 +819,16 @@ impl Client {
             let (end, seen) = (client.end.clone(), client.seen.clone());
             thread::spawn(move || {
                 while !end.load(Ordering::Relaxed) {
-                    let asked = Instant::now();
-                    if get(&address(node), port, "/version").is_some()
-                        && let Ok(mut seen) = seen.lock()
-                    {
-                        seen.push((asked, node));
-                    }
-                    sleep(Duration::from_millis(50).saturating_sub(asked.elapsed()));
+                    // Not one after the other: one that hangs until its time is up would hide the answers to those behind it.
+                    let seen = seen.clone();
+                    thread::spawn(move || {
+                        if get(&address(node), port, "/version").is_some()
+                            && let Ok(mut seen) = seen.lock()
+                        {
+                            seen.push((Instant::now(), node));
+                        }
+                    });
+                    sleep(Duration::from_millis(50));
                 }
             });
         }

@@ -67,6 +67,10 @@ fn redeploys_in_place() {
     lab.expect(&app, &Want::on(1, Some(2)).version("2"));
     let seen = client.stop();
     lab.measured("outage of a redeploy", seen.outage);
+    let client = lab.client(&app);
+    lab.node(1).sh(&format!("docker ps -q --filter label=com.docker.compose.project={} | xargs docker restart", app.project()));
+    lab.expect(&app, &Want::on(1, Some(2)).version("2"));
+    lab.measured("outage of Docker's own restart of the container", client.stop().outage);
     assert_eq!(app.read(1, "key").as_deref(), Some("value"));
     // Another slave.
     lab.deploy(&app, 1, Some(3)).done();
