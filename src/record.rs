@@ -1,6 +1,5 @@
 //! The record of a deployed application, `app/<name>` in Consul: what proxies and people read.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -62,25 +61,6 @@ pub fn plain(name: &str) -> bool {
 impl Record {
     pub fn parse(key: &str, value: &[u8]) -> Result<Record, String> {
         crate::json::read(value).map_err(|error| format!("{key} in Consul is not a record: {error}"))
-    }
-}
-
-/// The part of a record that proxies need, and the comparison of one application's routes with those of all others.
-#[derive(Deserialize)]
-pub struct Routed<'a> {
-    #[serde(borrow, default)]
-    pub caddyfile: Cow<'a, str>,
-    #[serde(default)]
-    pub haproxy: Map<String, Value>,
-    #[serde(borrow)]
-    pub master: Cow<'a, str>,
-    #[serde(borrow, default)]
-    pub ip: Cow<'a, str>,
-}
-
-impl Routed<'_> {
-    pub fn parse(value: &[u8]) -> Result<Routed<'_>, serde_json::Error> {
-        serde_json::from_slice(value)
     }
 }
 

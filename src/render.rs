@@ -12,7 +12,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::caddyfile::{self, Address, Directive, Position, Scheme, Site, Version};
-use crate::record::Routed;
 use crate::{haproxy, upgrade};
 
 /// Shown while an application is away for long, unless the operator has a page of their own.
@@ -65,6 +64,25 @@ pub struct App {
     /// Site addresses, one a line.
     addresses: String,
     haproxy: Map<String, Value>,
+}
+
+/// The part of a record that proxies need, and the comparison of one application's routes with those of all others.
+#[derive(Deserialize)]
+pub struct Routed<'a> {
+    #[serde(borrow, default)]
+    pub caddyfile: Cow<'a, str>,
+    #[serde(default)]
+    pub haproxy: Map<String, Value>,
+    #[serde(borrow)]
+    pub master: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub ip: Cow<'a, str>,
+}
+
+impl Routed<'_> {
+    pub fn parse(value: &[u8]) -> Result<Routed<'_>, serde_json::Error> {
+        serde_json::from_slice(value)
+    }
 }
 
 impl App {
