@@ -589,7 +589,7 @@ impl Web {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use serde_json::json;
 
@@ -738,8 +738,8 @@ mod tests {
 
     /// Runs `command` on `text`, unless the program is not installed.
     #[allow(clippy::disallowed_methods)] // a test's own process
-    fn accepted(command: &[&str], text: &str) {
-        let folder = std::env::temp_dir().join(format!("handler-render-{}-{}", command[0], std::process::id()));
+    pub(crate) fn accepted(command: &[&str], text: &str) {
+        let folder = std::env::temp_dir().join(format!("handler-{}-{}-{:?}", command[0], std::process::id(), std::thread::current().id()));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("file");
         std::fs::write(&file, text).unwrap();
