@@ -269,10 +269,7 @@ impl Lexer<'_> {
                 Some(c) => text.push(c),
             }
         }
-        if needs_backquotes(&text) && text.contains('`') {
-            let problem = "a word with a backquote and a backslash before a quote cannot be written";
-            return Err(Error::new(start, problem));
-        }
+        writable(&text, start)?;
         match self.rest.peek() {
             Some(c) if !c.is_whitespace() && *c != ',' => {
                 Err(Error::new(self.at, format!("expected a space after the closing quote, found {c:?}")))
@@ -301,16 +298,25 @@ impl Lexer<'_> {
                 let problem = format!("expected `}}` alone in its line, found {text:?}");
                 return Err(Error::new(start, problem));
             }
-            _ if text.ends_with('\\') && text.contains('`') => {
-                let problem = format!("{text:?}: expected no backslash at the end");
-                return Err(Error::new(start, problem));
-            }
             _ if text.starts_with("<<") => {
                 let problem = format!("{text:?}: heredocs are not read; quotes may span lines");
                 return Err(Error::new(start, problem));
             }
-            _ => Kind::Word(text),
+            _ => {
+                writable(&text, start)?;
+                Kind::Word(text)
+            }
         })
+    }
+}
+
+/// Refuses what [`word`] has no way to write.
+fn writable(text: &str, at: Position) -> Result<(), Error> {
+    match needs_backquotes(text) && text.contains('`') {
+        true => {
+            Err(Error::new(at, format!("{text:?}: a backquote, and a backslash before a quote or at the end, cannot stand in one word")))
+        }
+        false => Ok(()),
     }
 }
 
@@ -513,7 +519,7 @@ impl<'a> Address<'a> {
         if host.is_empty() && port.is_none() && scheme.is_none() {
             return Err("it has no host");
         }
-        if path.contains(|c: char| c.is_whitespace() || "{}\"'`,?#".contains(c)) {
+        if path.contains(|c: char| c.is_whitespace() || "{}\"'`,?#\\".contains(c)) {
             return Err("its path has characters that no path has");
         }
         Ok(Address { scheme, host, port, path })
@@ -711,6 +717,10 @@ mod tests {
             ("a {\n }}\n}", "line 2, column 2: expected `}` alone in its line, found \"}}\""),
             ("a {\n {\n}", "line 2, column 2: expected a directive or `}`, found `{`"),
             ("a {\n x\0\n}", "line 2, column 2: control character '\\0'"),
+            (
+                "a {\n x y\\\"`\n}",
+                "line 2, column 4: \"y\\\\\\\"`\": a backquote, and a backslash before a quote or at the end, cannot stand in one word",
+            ),
             ("a {\n respond <<EOF\n}", "line 2, column 10: \"<<EOF\": heredocs are not read; quotes may span lines"),
         ] {
             assert_eq!(parse(input).unwrap_err().to_string(), message, "{input}");
