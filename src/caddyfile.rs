@@ -546,31 +546,18 @@ impl<'a> Address<'a> {
 /// The addresses of a written-out Caddyfile, without reading the rest: thousands are compared for one deploy. Only for what [`dump`] (or
 /// the older handler, which wrote the same form) gave.
 pub fn site_addresses(text: &str) -> impl Iterator<Item = &str> {
-    let (mut rest, mut open) = (text, false);
-    // without a quoted word, which may span lines and look like a site there, a site follows where one ends
-    let quotes = text.bytes().any(|byte| matches!(byte, b'"' | b'`'));
-    std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
-            let inside = open;
-            rest = after;
-            if quotes {
-                let bytes = line.as_bytes();
-                for (n, byte) in bytes.iter().enumerate() {
-                    open ^= *byte == b'"' && (!open || n == 0 || bytes[n - 1] != b'\\');
-                }
-            } else {
-                // an empty site ends with its first line
-                let ends = rest.strip_prefix("}\n").or_else(|| Some(rest.split_once("\n}\n")?.1));
-                rest = ends.unwrap_or_default();
-            }
-            if !inside && !line.starts_with([' ', '\t', '}', '"']) && line.ends_with(" {") {
-                return line.strip_suffix(" {");
-            }
+    // a quoted word may span lines and look like a site there
+    let (mut open, quotes) = (false, text.contains('"') || text.contains('`'));
+    let sites = text.split('\n').filter_map(move |line| {
+        let inside = open;
+        let bytes = line.as_bytes();
+        for (n, byte) in bytes.iter().enumerate().filter(|_| quotes) {
+            open ^= *byte == b'"' && (!open || n == 0 || bytes[n - 1] != b'\\');
         }
-        None
-    })
-    .flat_map(|addresses| addresses.split(", "))
+        let begins = !inside && !matches!(bytes.first(), None | Some(b' ' | b'\t' | b'}' | b'"'));
+        begins.then(|| line.strip_suffix(" {")).flatten()
+    });
+    sites.flat_map(|addresses| addresses.split(',').map(|address| address.trim_start_matches(' ')))
 }
 
 #[cfg(test)]

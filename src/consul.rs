@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use ureq::http::{Request, Response};
 use ureq::{Agent, Body};
 
+use crate::http;
 use crate::order::NodeName;
-use crate::{http, json};
 
 /// For a call that does not block.
 const QUICK: Duration = Duration::from_secs(20);
 /// How long one blocking query waits; Consul adds up to a sixteenth.
-pub const BLOCK: Duration = Duration::from_secs(10);
+const BLOCK: Duration = Duration::from_secs(10);
 const MAX_ANSWER: u64 = 256 << 20;
 
 #[derive(Debug)]
@@ -223,7 +223,8 @@ impl Consul {
 
     fn read<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         match self.call("GET", path, b"")? {
-            (200, _, bytes) => json::from(parsed(path, &bytes)?).map_err(|error| unexpected(path, &error)),
+            // not by way of a Value: what an agent says of itself is long, and little of it is needed
+            (200, _, bytes) => parsed(path, &bytes),
             (status, _, bytes) => Err(refused(path, status, &bytes)),
         }
     }
@@ -269,8 +270,7 @@ impl Consul {
 
     /// Waits until the key has changed since `index`, at most [`BLOCK`].
     pub fn wait(&self, key: &str, index: u64) -> Result<(), Error> {
-        let path = format!("kv/{}?index={index}&wait={}s", escaped(key), BLOCK.as_secs());
-        self.call_for("GET", &path, b"", BLOCK + BLOCK / 16 + Duration::from_secs(5)).map(drop)
+        self.wait_below(key, index, BLOCK).map(drop)
     }
 
     /// The index of everything below a prefix, to [`wait_below`](Consul::wait_below) from.
@@ -319,6 +319,16 @@ impl Consul {
                 Ok(())
             }
             (404, ..) => Ok(()),
+            (status, _, bytes) => Err(refused(&path, status, &bytes)),
+        }
+    }
+
+    /// How many keys there are below a prefix, and the index of the latest change.
+    pub fn count(&self, prefix: &str) -> Result<(usize, u64), Error> {
+        let path = format!("kv/{}?consistent&keys", escaped(prefix));
+        match self.call("GET", &path, b"")? {
+            (200, index, bytes) => Ok((parsed::<Value>(&path, &bytes)?.as_array().map_or(0, Vec::len), index.unwrap_or_default())),
+            (404, ..) => Ok((0, 0)),
             (status, _, bytes) => Err(refused(&path, status, &bytes)),
         }
     }

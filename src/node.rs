@@ -10,6 +10,7 @@ use crate::compose::{self, Compose, Dialect};
 use crate::consul::{self, Consul};
 use crate::docker::Project;
 use crate::order::{NodeName, OrderId};
+use crate::record::All;
 use crate::run::service_id;
 use crate::settings::Settings;
 use crate::store::{self, Store};
@@ -46,6 +47,29 @@ impl Node {
             return Ok(Some(address.clone()));
         }
         Ok(self.consul.members()?.into_iter().find(|member| member.name == name).map(|member| member.address))
+    }
+
+    /// All records. Where they are many they are kept, and read anew only when one has changed.
+    pub fn records(&self) -> Result<All, String> {
+        const MANY: usize = 1 << 20;
+        let kept = self.settings.deploy_dir.join(".handler/records");
+        let context = |error: consul::Error| error.to_string();
+        // Taken before the records are, so that what changes meanwhile makes it older, not newer, than they are. The index alone would not do:
+        // it goes back when a deleted key is forgotten.
+        let version = if kept.exists() { format!("{:?}", self.consul.count("app/").map_err(context)?) } else { String::new() };
+        if let Some(records) = fs::read(&kept).ok().and_then(|bytes| All::kept(bytes, &version)) {
+            return Ok(records);
+        }
+        let mut records = All::new(&version);
+        let listed = self.consul.each("app/", |entry| {
+            records.push(entry.key.trim_start_matches("app/").as_bytes());
+            records.push(&entry.value);
+        });
+        listed.map_err(context)?;
+        if records.bytes().len() > MANY {
+            store::write(&kept, records.bytes())?;
+        }
+        Ok(records)
     }
 
     pub fn checkout(&self, name: &str, id: &str) -> PathBuf {

@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::caddyfile::Version;
 use crate::clock::Time;
 use crate::command::{self, Cmd};
+use crate::consul::Entry;
 use crate::node::Node;
 use crate::render::{self, App, Caddy, View};
 use crate::settings;
@@ -238,24 +239,18 @@ fn look(node: &Node, proxies: &mut Proxies) -> Result<Seen, String> {
         })
         .map_err(context)?;
     let mut seen = Seen { apps: Vec::new(), bad: 0, due, failed: None };
-    for (prefix, swarm) in [("app/", false), ("swarm/", true)] {
-        consul
-            .each(prefix, |entry| {
-                let name = entry.key.trim_start_matches(prefix);
-                let app = match swarm {
-                    true => App::of_swarm(name, &entry.value),
-                    false => App::of_record(name, &entry.value, &view.me, view.caddy_version),
-                };
-                match app {
-                    Ok(app) => seen.apps.push(app),
-                    Err(problem) => {
-                        seen.bad += 1;
-                        error!("{} is left out of the proxies' files: {problem}", entry.key);
-                    }
-                }
-            })
-            .map_err(context)?;
+    let mut keep = |key: &str, app: Result<App, String>| match app {
+        Ok(app) => seen.apps.push(app),
+        Err(problem) => {
+            seen.bad += 1;
+            error!("{key} is left out of the proxies' files: {problem}");
+        }
+    };
+    for (name, value) in node.records()?.iter() {
+        keep(&format!("app/{name}"), App::of_record(name, value, &view.me, view.caddy_version));
     }
+    let swarm = |entry: Entry| keep(&entry.key, App::of_swarm(entry.key.trim_start_matches("swarm/"), &entry.value));
+    consul.each("swarm/", swarm).map_err(context)?;
     for app in &seen.apps {
         if let Err(problem) = view.away(app) {
             warn!("{} cannot be reached: {problem}", app.name);

@@ -71,3 +71,43 @@ pub struct Roles {
     pub slave: Option<NodeName>,
     pub deploy_id: String,
 }
+
+/// All records in one piece: a version, then the name and the value of each, every one behind its length.
+pub struct All(Vec<u8>);
+
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+impl All {
+    pub fn new(version: &str) -> All {
+        let mut all = All(Vec::new());
+        all.push(version.as_bytes());
+        all
+    }
+
+    /// What was kept of this version.
+    pub fn kept(bytes: Vec<u8>, version: &str) -> Option<All> {
+        (split(&bytes)?.0 == version.as_bytes()).then_some(All(bytes))
+    }
+
+    pub fn push(&mut self, part: &[u8]) {
+        self.0.extend((part.len() as u32).to_le_bytes());
+        self.0.extend(part);
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut rest = split(&self.0).map_or(&[][..], |(_, rest)| rest);
+        std::iter::from_fn(move || {
+            let (name, after) = split(rest)?;
+            let (value, after) = split(after)?;
+            rest = after;
+            Some((std::str::from_utf8(name).ok()?, value))
+        })
+    }
+}

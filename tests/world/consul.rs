@@ -157,7 +157,18 @@ pub fn read(shared: &Shared, node: &str, request: &Request) -> Option<Response> 
         let Some(key) = request.path.strip_prefix("/v1/kv/") else {
             break;
         };
-        let (index, entries) = s.store.read(key, request.get("recurse").is_some());
+        let keys = request.get("keys").is_some();
+        let (index, mut entries) = s.store.read(key, keys || request.get("recurse").is_some());
+        if keys {
+            let separator = request.get("separator").unwrap_or("\0");
+            let folded = |entry: &Value| {
+                let name = entry["Key"].as_str().unwrap();
+                let end = name[key.len()..].find(separator).map_or(name.len(), |at| key.len() + at + separator.len());
+                Value::from(&name[..end])
+            };
+            entries = entries.iter().map(folded).collect();
+            entries.dedup();
+        }
         let left = until.saturating_duration_since(Instant::now());
         if after == 0 || index > after || left.is_zero() || s.stirred != stirred {
             let status = if entries.is_empty() { 404 } else { 200 };
