@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::command::{Cmd, Error, installed};
 use crate::compose::Dialect;
@@ -22,59 +22,45 @@ pub struct Project {
     pub dialect: Dialect,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+/// What `docker inspect` says of a container.
 pub struct Container {
     pub id: String,
     pub name: String,
     /// The image's ID.
     pub image: String,
-    #[serde(default)]
-    pub restart_count: u32,
-    pub state: ContainerState,
-    pub config: ContainerConfig,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct ContainerState {
-    pub status: String,
-    #[serde(default)]
-    pub exit_code: i32,
-    #[serde(default)]
-    pub started_at: String,
-    #[serde(default)]
-    pub health: Option<Health>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Health {
-    pub status: String,
-    #[serde(default)]
-    pub log: Option<Vec<HealthLog>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct HealthLog {
-    #[serde(default)]
-    pub output: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct ContainerConfig {
     /// The image's name, as the compose file or compose itself gave it.
-    #[serde(default)]
-    pub image: String,
-    #[serde(default)]
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub image_name: String,
+    pub service: String,
+    /// `running`, `exited` …
+    pub status: String,
+    pub exit_code: i64,
+    pub restarts: u64,
+    pub started_at: String,
+    /// `starting`, `healthy` or `unhealthy`, and what the last check printed; `None` without a HEALTHCHECK.
+    pub health: Option<(String, String)>,
 }
 
 impl Container {
-    pub fn service(&self) -> &str {
-        self.config.labels.get("com.docker.compose.service").map_or("", String::as_str)
+    /// `None` for what is none.
+    fn of(value: &Value) -> Option<Container> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let (state, config) = (&value["State"], &value["Config"]);
+        let health = |health: &Value| {
+            let last = health["Log"].as_array().and_then(|log| log.last());
+            (text(&health["Status"]), last.map_or(String::new(), |last| text(&last["Output"])))
+        };
+        Some(Container {
+            id: value["Id"].as_str()?.into(),
+            name: text(&value["Name"]).trim_start_matches('/').into(),
+            image: value["Image"].as_str()?.into(),
+            image_name: text(&config["Image"]),
+            service: text(&config["Labels"]["com.docker.compose.service"]),
+            status: state["Status"].as_str()?.into(),
+            exit_code: state["ExitCode"].as_i64().unwrap_or_default(),
+            restarts: value["RestartCount"].as_u64().unwrap_or_default(),
+            started_at: text(&state["StartedAt"]),
+            health: state.get("Health").filter(|health| health.is_object()).map(health),
+        })
     }
 }
 
@@ -113,9 +99,10 @@ pub fn containers(project: &str) -> Result<Vec<Container>, String> {
         Err(Error::Exit { tail, .. }) if tail.contains("No such object") => return containers_again(project),
         Err(error) => return Err(error.to_string()),
     };
-    let all: Vec<Container> = crate::json::read(text.as_bytes()).map_err(|error| format!("docker inspect: unexpected answer: {error}"))?;
-    let lasting = |c: &Container| c.config.labels.get("com.docker.compose.oneoff").is_none_or(|value| value != "True");
-    Ok(all.into_iter().filter(lasting).collect())
+    let all: Value = serde_json::from_str(&text).map_err(|error| format!("docker inspect: unexpected answer: {error}"))?;
+    let lasting = |value: &&Value| value["Config"]["Labels"]["com.docker.compose.oneoff"] != "True";
+    let all = all.as_array().into_iter().flatten().filter(lasting).map(Container::of).collect::<Option<_>>();
+    all.ok_or_else(|| format!("docker inspect: unexpected answer: {text}"))
 }
 
 fn containers_again(project: &str) -> Result<Vec<Container>, String> {

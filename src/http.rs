@@ -67,7 +67,7 @@ impl Connector for Plain {
             None => Stream::Tcp(connect(details)?),
         };
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(PlainTransport { stream, buffers }))
+        Ok(Some(PlainTransport { stream, buffers, unsent: Vec::new() }))
     }
 }
 
@@ -127,6 +127,8 @@ impl Stream {
 struct PlainTransport {
     stream: Stream,
     buffers: LazyBuffers,
+    /// What is still to be sent: a request's head goes out together with its body.
+    unsent: Vec<u8>,
 }
 
 /// A timeout of the socket shows as `WouldBlock`.
@@ -142,14 +144,15 @@ impl Transport for PlainTransport {
         &mut self.buffers
     }
 
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.stream.set_timeouts(timeout.not_zero().map(|t| *t))?;
-        let output = &self.buffers.output()[..amount];
-        self.stream.write_all(output).map_err(|error| timed_out(error, &timeout))
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
+        self.unsent.extend_from_slice(&self.buffers.output()[..amount]);
+        Ok(())
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.set_timeouts(timeout.not_zero().map(|t| *t))?;
+        let unsent = std::mem::take(&mut self.unsent);
+        self.stream.write_all(&unsent).map_err(|error| timed_out(error, &timeout))?;
         let input = self.buffers.input_append_buf();
         let count = self.stream.read(input).map_err(|error| timed_out(error, &timeout))?;
         self.buffers.input_appended(count);

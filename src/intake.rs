@@ -27,8 +27,8 @@ pub fn events(node: &Node, events: Vec<Result<Event, String>>) -> Result<Tally, 
     for event in events {
         match event {
             Ok(event) if seen.insert(event.id.to_string()) && !new.contains(&event) => {
-                // Consul gives an event once; from here on it is not lost.
-                node.store.put_inbox(&event)?;
+                // Consul gives an event once; from here on it is not lost with this run.
+                node.store.put_inbox(&event, false)?;
                 new.push(event);
             }
             Ok(_) => {} // known
@@ -46,6 +46,7 @@ pub fn events(node: &Node, events: Vec<Result<Event, String>>) -> Result<Tally, 
             Ok(Asked::Request(request)) => match create(&node.consul, event.id.clone(), request) {
                 Ok(_) => {}
                 Err(consul::Error::Unreachable(why)) => {
+                    node.store.put_inbox(&event, true)?;
                     return Err(format!("the event {} waits in the inbox for the next run: {why}", event.id));
                 }
                 Err(why) => {

@@ -172,7 +172,7 @@ fn work(node: &Node, told: bool) -> Result<(), Failure> {
     let mut unreconciled = reconcile::reconcile(node)?;
     let ordered = work::orders(node, &mut tally);
     let idle = tally == work::Tally::default();
-    if !idle {
+    if tally.handed_over {
         unreconciled = reconcile::reconcile(node)?;
     }
     let none_open = ordered?;

@@ -57,9 +57,9 @@ impl Step {
     /// not any more.
     pub fn is_repeatable(self) -> bool {
         use Step::*;
-        matches!(
+        !matches!(
             self,
-            Clone | Check | Pull | Build | Ready | AwaitReady | AwaitHealthy | Register | Schedule | Settle | Deregister | Unschedule
+            SendAhead | Send | Maintenance | Stop | Restore | RestoreReplica | RestoreSource | PostMigrate | Update | Up | Remove
         )
     }
 

@@ -249,8 +249,13 @@ impl<'a> Run<'a> {
             return Ok(()); // the order has left `order/`; writing its progress there would open it again
         }
         let me = self.node.me()?.to_string();
+        let nothing_to_do = match step {
+            Step::Pull => self.pulled()?.0.is_empty(),
+            Step::Build => !self.builds()?,
+            _ => step.is_quick(),
+        };
         // The first step has been told with the order's owner.
-        if step.is_quick() || self.order.progress.get(&me).is_some_and(|told| told.step == at + 1) {
+        if nothing_to_do || self.order.progress.get(&me).is_some_and(|told| told.step == at + 1) {
             return Ok(());
         }
         self.order.progress.insert(me, progress(at, step, of));
@@ -606,7 +611,7 @@ impl<'a> Run<'a> {
         }
         self.journal.data.had_volumes = !self.journal.data.existing.is_empty() || !docker::volumes(&app_project)?.is_empty();
         if self.old_role()? == Role::Master {
-            let named = |c: Container| (!c.config.image.is_empty()).then_some((c.config.image, c.image));
+            let named = |c: Container| (!c.image_name.is_empty()).then_some((c.image_name, c.image));
             self.journal.data.images = docker::containers(&app_project)?.into_iter().filter_map(named).collect();
         }
         if self.journal.header.steps.contains(&Step::RestoreReplica) {
@@ -619,9 +624,8 @@ impl<'a> Run<'a> {
     fn check_others(&mut self, master: &str) -> Done {
         let project = self.app.project();
         let mut others = Vec::new();
-        let entries = self.node.consul.list("app/")?;
-        for entry in &entries {
-            let name = entry.key.trim_start_matches("app/");
+        let records = self.node.records()?;
+        for (name, value) in records.iter() {
             if name == self.name {
                 continue;
             }
@@ -631,9 +635,9 @@ impl<'a> Run<'a> {
                     self.name
                 )));
             }
-            match Routed::parse(&entry.value) {
+            match Routed::parse(value) {
                 Ok(record) => others.push((name, record)),
-                Err(error) => warn!("{} in Consul is not a record: {error}; its routes are not compared", entry.key),
+                Err(error) => warn!("app/{name} in Consul is not a record: {error}; its routes are not compared"),
             }
         }
         let name = self.name.clone();
@@ -679,12 +683,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// The services whose images come from elsewhere, and these images.
+    fn pulled(&mut self) -> Result<(Vec<String>, Vec<String>), Stop> {
+        let services = self.loaded()?.compose.services.iter().filter(|service| !service.build);
+        Ok(services.filter_map(|service| Some((service.name.clone(), service.image.clone()?))).unzip())
+    }
+
     fn pull(&mut self) -> Done {
-        let loaded = self.loaded()?;
-        let pulled = loaded.compose.services.iter().filter(|service| !service.build && service.image.is_some());
-        let (names, images): (Vec<String>, Vec<String>) =
-            pulled.filter_map(|service| Some((service.name.clone(), service.image.clone()?))).unzip();
-        let project = loaded.project.clone();
+        let (names, images) = self.pulled()?;
+        let project = self.loaded()?.project.clone();
         if names.is_empty() {
             return Ok(());
         }
@@ -697,12 +704,15 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn builds(&mut self) -> Result<bool, Stop> {
+        Ok(self.loaded()?.compose.services.iter().any(|service| service.build))
+    }
+
     fn build(&mut self) -> Done {
-        let loaded = self.loaded()?;
-        if !loaded.compose.services.iter().any(|service| service.build) {
+        if !self.builds()? {
             return Ok(());
         }
-        let project = loaded.project.clone();
+        let project = self.loaded()?.project.clone();
         Ok(project.build(&self.node.settings.timeouts)?)
     }
 
@@ -963,7 +973,7 @@ impl<'a> Run<'a> {
             }
             let mut waiting = None;
             for container in &containers {
-                match health(container, settle, oneshot.iter().any(|name| name == container.service())) {
+                match health(container, settle, oneshot.contains(&container.service)) {
                     Health::Good => {}
                     Health::Waiting(why) => waiting = Some(why),
                     Health::Bad(why) => {
@@ -1160,10 +1170,13 @@ pub fn archive_failed(node: &Node, id: &str, reason: &str) -> Result<bool, Strin
     }
 }
 
-/// Keeps the newest 50 orders of an application. The history is for people: that it is too long is no failure.
+/// Keeps the newest 50 orders of an application, and up to ten more, so that not every order has all of them read. The history is for
+/// people: that it is too long is no failure.
 fn prune_history(node: &Node, name: &str) {
     const KEPT: usize = 50;
-    let pruned = node.consul.list(&format!("history/{name}/")).and_then(|mut entries| {
+    let prefix = format!("history/{name}/");
+    let pruned = node.consul.count(&prefix).and_then(|(count, _)| {
+        let mut entries = if count > KEPT + 10 { node.consul.list(&prefix)? } else { Vec::new() };
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
         entries.iter().skip(KEPT).try_for_each(|entry| node.consul.delete(&entry.key))
     });
@@ -1205,20 +1218,18 @@ enum Health {
 
 /// Healthy: running and, with a HEALTHCHECK, healthy, else for at least `settle`. One that exited or restarted is not.
 fn health(container: &Container, settle: Duration, oneshot: bool) -> Health {
-    let name = container.name.trim_start_matches('/');
-    let state = &container.state;
-    if container.restart_count > 0 || state.status == "restarting" {
-        return Health::Bad(format!("the container {name} restarted (exit code {})", state.exit_code));
+    let Container { name, exit_code, .. } = container;
+    if container.restarts > 0 || container.status == "restarting" {
+        return Health::Bad(format!("the container {name} restarted (exit code {exit_code})"));
     }
-    match (&*state.status, &state.health) {
-        ("exited" | "dead", _) if oneshot && state.exit_code == 0 => Health::Good,
-        ("exited" | "dead", _) => Health::Bad(format!("the container {name} exited with {}", state.exit_code)),
-        ("running", Some(health)) if health.status == "healthy" => Health::Good,
-        ("running", Some(health)) if health.status == "unhealthy" => {
-            let output = health.log.as_ref().and_then(|log| log.last()).map_or("", |last| last.output.trim());
-            Health::Bad(format!("the container {name} is unhealthy: {output}"))
+    match (&*container.status, &container.health) {
+        ("exited" | "dead", _) if oneshot && *exit_code == 0 => Health::Good,
+        ("exited" | "dead", _) => Health::Bad(format!("the container {name} exited with {exit_code}")),
+        ("running", Some((health, _))) if health == "healthy" => Health::Good,
+        ("running", Some((health, output))) if health == "unhealthy" => {
+            Health::Bad(format!("the container {name} is unhealthy: {}", output.trim()))
         }
-        ("running", None) => match Time::parse(&state.started_at) {
+        ("running", None) => match Time::parse(&container.started_at) {
             Some(started) if Time::now().since(started) < settle => Health::Waiting(format!("the container {name} has only just started")),
             _ => Health::Good,
         },

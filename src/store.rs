@@ -108,10 +108,11 @@ impl Store {
         self.folder.join("inbox").join(id)
     }
 
-    /// Keeps an event until it has become an order, whatever happens to this run.
-    pub fn put_inbox(&self, event: &Event) -> Result<(), String> {
+    /// Keeps an event until it has become an order, whatever happens to this run, or, if `synced`, to this node.
+    pub fn put_inbox(&self, event: &Event, synced: bool) -> Result<(), String> {
         let text = json::write(event)?;
-        write(&self.inbox_path(&event.id), &text)
+        let path = self.inbox_path(&event.id);
+        if synced { write(&path, &text) } else { put(&path, &text, false) }
     }
 
     pub fn remove_inbox(&self, event: &Event) -> Result<(), String> {
@@ -127,8 +128,12 @@ impl Store {
             if path.extension().is_some() {
                 continue; // written only half
             }
-            match fs::read(&path).map_err(|error| error.to_string()).and_then(|text| json::read(&text).map_err(|error| error.to_string())) {
-                Ok(event) => events.push(event),
+            match fs::read(&path).map_err(|error| error.to_string()).and_then(|text| match text.is_empty() {
+                true => Ok(None), // the power failed before any of it was on the disk
+                false => json::read(&text).map(Some).map_err(|error| error.to_string()),
+            }) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => remove(&path)?,
                 Err(error) => log::error!("{}: {error}; remove it by hand", path.display()),
             }
         }
@@ -145,7 +150,7 @@ impl Store {
     }
 
     pub fn set_quiet_index(&self, index: u64) -> Result<(), String> {
-        write(&self.quiet_path(), index.to_string().as_bytes())
+        put(&self.quiet_path(), index.to_string().as_bytes(), false)
     }
 
     fn locals_path(&self) -> PathBuf {
@@ -173,21 +178,28 @@ impl Store {
             return Ok(());
         }
         let text = json::write(&locals)?;
-        write(&self.locals_path(), &text)
+        // were the old one back after a power failure, reconcile would find what has changed
+        put(&self.locals_path(), &text, true)
     }
 }
 
-/// Writes beside and renames. Two runs may write the same file at once, each beside in its own.
+/// Replaces a file, on the disk when it returns.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    put(path, bytes, true)?;
+    let folder = path.parent().unwrap_or(path);
+    File::open(folder).and_then(|folder| folder.sync_data()).map_err(context("cannot write", folder))
+}
+
+/// Writes beside and renames; a power failure may bring the old one back, or if not `synced` leave an empty one. Two runs may write the
+/// same file at once, each beside in its own.
+fn put(path: &Path, bytes: &[u8], synced: bool) -> Result<(), String> {
     let beside = path.with_added_extension(format!("{}.new", std::process::id()));
     let written = File::create(&beside).and_then(|mut file| {
         file.write_all(bytes)?;
-        file.sync_data()?;
-        fs::rename(&beside, path)?;
-        match path.parent() {
-            Some(folder) => File::open(folder)?.sync_data(),
-            None => Ok(()),
+        if synced {
+            file.sync_data()?;
         }
+        fs::rename(&beside, path)
     });
     written.map_err(context("cannot write", path))
 }

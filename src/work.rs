@@ -21,6 +21,8 @@ pub struct Tally {
     pub failed: usize,
     /// Something could not be brought to its end; a later run has to.
     pub left: usize,
+    /// An application went to another node, or data did.
+    pub handed_over: bool,
 }
 
 impl Tally {
@@ -89,7 +91,7 @@ pub fn orders(node: &Node, tally: &mut Tally) -> Result<bool, String> {
                 }
                 continue;
             }
-            match take(node, next, &records, &members, &me)? {
+            match take(node, next, &records, &members, &me, tally)? {
                 Some(outcome) => {
                     tally.count(outcome);
                     if outcome == Outcome::Left {
@@ -179,7 +181,14 @@ fn lost(node: &Node, order: &Order, members: &[Member]) -> Option<String> {
 }
 
 /// This node's part of the order, if it has one.
-fn take(node: &Node, open: &Open, records: &Records, members: &[Member], me: &NodeName) -> Result<Option<Outcome>, String> {
+fn take(
+    node: &Node,
+    open: &Open,
+    records: &Records,
+    members: &[Member],
+    me: &NodeName,
+    tally: &mut Tally,
+) -> Result<Option<Outcome>, String> {
     let order = &open.order;
     let facts = records.facts(members);
     let planned = plan::owner(order, &facts).and_then(|owner| Ok((plan::plan(order, &facts, me)?, owner)));
@@ -200,6 +209,7 @@ fn take(node: &Node, open: &Open, records: &Records, members: &[Member], me: &No
     if plan.part == Part::Bystander || sent || plan.steps.is_empty() {
         return Ok(None);
     }
+    tally.handed_over |= plan.part == Part::Source;
     let source = plan::source(order, &owner, &facts).filter(|source| facts.alive(source));
     let peer = if plan.part == Part::Owner { source.as_ref() } else { Some(&owner) };
     let peer_address = peer.and_then(|peer| Some(members.iter().find(|member| member.name == **peer)?.address.clone()));
