@@ -21,7 +21,7 @@ check: ## format, lints, licences and bans
 test: ## all tests; without a Docker engine, those that need none
 	@.ci/test
 
-bench: ## speed, memory and size; prints, does not judge
+bench: ## speed, memory and size; prints, does not judge; LAB=1: outages in the laboratory, too
 	@.ci/bench
 
 testapp: ## the test application's binary; testapp/repo makes git repositories of its variants

@@ -16,7 +16,7 @@ const COMMIT: &str = "1111111111111111111111111111111111111111";
 fn main() {
     let me = std::env::args().next().unwrap();
     let name = Path::new(&me).file_name().unwrap().to_str().unwrap().to_string();
-    if name == "git" || name == "docker" {
+    if name == "git" || name.starts_with("docker") {
         let words: Vec<String> = std::env::args().skip(1).collect();
         stand_in(&words);
         if let Ok(calls) = std::env::var("BENCH_CALLS") {
@@ -28,7 +28,7 @@ fn main() {
     let [handler, consul] = [1, 2].map(|at| fs::canonicalize(std::env::args().nth(at).expect("bench HANDLER CONSUL")).unwrap());
     let work = std::env::temp_dir().join(format!("handler-bench-{}", std::process::id()));
     fs::create_dir_all(work.join("bin")).unwrap();
-    for tool in ["git", "docker"] {
+    for tool in ["git", "docker", "docker-compose"] {
         symlink(std::env::current_exe().unwrap(), work.join("bin").join(tool)).unwrap();
     }
     let agent = Agent::start(&consul, &work);
@@ -59,6 +59,7 @@ fn stand_in(words: &[String]) {
             let more = std::env::var("BENCH_COMPOSE").unwrap_or_default();
             fs::write(Path::new(folder).join("docker-compose.yml"), format!("services:\n  web:\n    build: .\n{more}")).unwrap();
         }
+        ["info", ..] => println!("docker-compose"),
         ["rev-parse", ..] => println!("{COMMIT}"),
         ["ps", ..] => println!("0123456789ab"),
         ["inspect", ..] => println!(

@@ -19,7 +19,14 @@ pub struct Project {
     pub folder: PathBuf,
     /// The compose file's name in the folder.
     pub file: String,
+    pub tool: Tool,
+}
+
+/// The compose of this node.
+#[derive(Clone, Debug)]
+pub struct Tool {
     pub dialect: Dialect,
+    program: String,
 }
 
 /// What `docker inspect` says of a container.
@@ -64,13 +71,15 @@ impl Container {
     }
 }
 
-/// Which compose this node has: 2 as a plugin of docker, else 1.
-pub fn dialect() -> Result<Dialect, String> {
-    let version = Cmd::new("docker", QUICK).args(["compose", "version", "--short"]).read();
-    match version {
-        Ok(_) => Ok(Dialect::Two),
-        Err(_) if installed("docker-compose") => Ok(Dialect::One),
-        Err(error) => Err(format!("neither `docker compose` nor `docker-compose` works on this node: {error}")),
+/// Compose 2 where docker has it as a plugin, else 1. The plugin is started itself: by way of docker each of its commands takes three
+/// times as long to begin.
+pub fn tool() -> Result<Tool, String> {
+    let format = r#"{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Path}}{{end}}{{end}}"#;
+    let plugin = docker(QUICK).args(["info", "--format", format]).read().map_err(|error| error.to_string())?;
+    match plugin.trim() {
+        "" if installed("docker-compose") => Ok(Tool { dialect: Dialect::One, program: "docker-compose".into() }),
+        "" => Err("neither docker's plugin compose nor docker-compose is installed on this node".into()),
+        plugin => Ok(Tool { dialect: Dialect::Two, program: plugin.into() }),
     }
 }
 
@@ -168,11 +177,7 @@ pub fn tag(id: &str, name: &str) -> Result<(), Error> {
 
 impl Project {
     fn compose(&self, deadline: Duration) -> Cmd {
-        let cmd = match self.dialect {
-            Dialect::One => Cmd::new("docker-compose", deadline),
-            Dialect::Two => docker(deadline).arg("compose"),
-        };
-        cmd.args(["-p", &self.name, "-f"]).args([self.folder.join(&self.file)]).cwd(&self.folder)
+        Cmd::new(&self.tool.program, deadline).args(["-p", &self.name, "-f"]).args([self.folder.join(&self.file)]).cwd(&self.folder)
     }
 
     pub fn pull(&self, services: &[String], timeouts: &Timeouts) -> Result<(), Error> {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use log::info;
 
-use crate::compose::{self, Compose, Dialect};
+use crate::compose::{self, Compose};
 use crate::consul::{self, Consul};
-use crate::docker::Project;
+use crate::docker::{Project, Tool};
 use crate::order::{NodeName, OrderId};
 use crate::record::All;
 use crate::run::service_id;
@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// The compose project of a checkout.
-    pub fn project(&self, project: &str, folder: PathBuf, dialect: Dialect) -> Result<(Project, Compose), String> {
+    pub fn project(&self, project: &str, folder: PathBuf, tool: Tool) -> Result<(Project, Compose), String> {
         let file = compose::FILES.iter().find(|file| folder.join(file).is_file());
         let file = file.ok_or_else(|| format!("{}: has none of {}", folder.display(), compose::FILES.join(", ")))?;
         let path = folder.join(file);
@@ -86,8 +86,8 @@ impl Node {
             return Err(format!("{file}: larger than 1 MiB"));
         }
         let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let compose = Compose::parse(&text, project, dialect, &self.settings.driver).map_err(|error| format!("{file}: {error}"))?;
-        Ok((Project { name: project.into(), folder, file: file.to_string(), dialect }, compose))
+        let compose = Compose::parse(&text, project, tool.dialect, &self.settings.driver).map_err(|error| format!("{file}: {error}"))?;
+        Ok((Project { name: project.into(), folder, file: file.to_string(), tool }, compose))
     }
 
     /// The checkouts on this node: application's name, id, folder.

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::buttervolume::{self, Plugin};
 use crate::clock::{self, Time};
-use crate::compose::{Compose, Dialect};
+use crate::compose::Compose;
 use crate::consul::{self, Op};
-use crate::docker::{self, Container, Project};
+use crate::docker::{self, Container, Project, Tool};
 use crate::journal::Journal;
 use crate::node::Node;
 use crate::order::{App, NodeName, Order, Progress, Request, State};
@@ -87,7 +87,7 @@ pub struct Run<'a> {
     index: u64,
     journal: Journal,
     loaded: Option<Loaded>,
-    dialect: Option<Dialect>,
+    tool: Option<Tool>,
 }
 
 type Act<'a> = fn(&mut Run<'a>) -> Done;
@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
     pub fn new(node: &'a Node, journal: Journal, order: Order, index: u64) -> Run<'a> {
         let app = order.request.app();
         command::belongs_to(&journal.path);
-        Run { node, app, name: order.name.clone(), order, index, journal, loaded: None, dialect: None }
+        Run { node, app, name: order.name.clone(), order, index, journal, loaded: None, tool: None }
     }
 
     /// From the first step to the end. The owner says first that it has taken the order up.
@@ -505,16 +505,16 @@ impl<'a> Run<'a> {
         self.node.checkout(&self.name, id)
     }
 
-    fn dialect(&mut self) -> Result<Dialect, Stop> {
-        match self.dialect {
-            Some(dialect) => Ok(dialect),
-            None => Ok(*self.dialect.insert(docker::dialect()?)),
+    fn tool(&mut self) -> Result<Tool, Stop> {
+        if self.tool.is_none() {
+            self.tool = Some(docker::tool()?);
         }
+        self.tool.clone().ok_or_else(|| Stop::Failed("which compose is here is unknown".into()))
     }
 
     fn load(&mut self, folder: PathBuf) -> Result<Loaded, Stop> {
-        let dialect = self.dialect()?;
-        let (project, compose) = self.node.project(&self.app.project(), folder, dialect)?;
+        let tool = self.tool()?;
+        let (project, compose) = self.node.project(&self.app.project(), folder, tool)?;
         let routes = routes::read(&compose.services, self.node.settings.caddy).map_err(|error| error.to_string())?;
         Ok(Loaded { project, compose, routes })
     }
@@ -530,8 +530,8 @@ impl<'a> Run<'a> {
     /// The checkout that ran before, if it is still there and readable.
     fn old_project(&mut self) -> Option<Project> {
         let folder = self.node.checkout(&self.name, &self.old()?.deploy_id);
-        let dialect = self.dialect().ok()?;
-        match self.node.project(&self.app.project(), folder, dialect) {
+        let tool = self.tool().ok()?;
+        match self.node.project(&self.app.project(), folder, tool) {
             Ok((project, _)) => Some(project),
             Err(why) => {
                 warn!("{why}; going by the containers' labels");
@@ -830,7 +830,8 @@ impl<'a> Run<'a> {
         let mut snapshots = BTreeMap::new();
         for volume in volumes {
             let plugin = self.plugin()?;
-            if plugin.exists(volume)? {
+            // asked for once: the application is down
+            if self.journal.data.existing.contains(volume) || plugin.exists(volume)? {
                 snapshots.insert(volume.clone(), plugin.snapshot(volume)?);
             } else {
                 warn!("the record names the volume {volume}, but this node has none");

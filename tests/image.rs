@@ -268,10 +268,10 @@ fn replaces_or_leaves(image: &str, test: &str, broken: &[(&str, &[&str])]) {
 #[test]
 fn replaces_what_runs_or_leaves_it_serving() {
     let broken: &[(&str, &[&str])] = &[
-        ("broken-build", &["docker compose", " build` exited with", "its last lines:\n"]),
+        ("broken-build", &["docker-compose -p ", " build` exited with", "its last lines:\n"]),
         ("dies", &["the container ", "EXIT_AFTER"]),
         ("unhealthy", &["the container ", "is unhealthy"]),
-        ("no-image", &["docker compose", " pull ", "exited with"]),
+        ("no-image", &["docker-compose -p ", " pull ", "exited with"]),
         ("bad-compose", &["docker-compose.yml: "]),
     ];
     replaces_or_leaves("handler-consul:latest", "two", broken);

@@ -75,7 +75,7 @@ fn a_stack_is_built_runs_and_keeps_its_data() {
     assert_eq!(call(&w, "node1", &dir, git).0, 128);
     let dir = dir.join("shop");
     assert_eq!(call(&w, "node1", &dir, "git rev-parse HEAD").1, first.clone() + "\n");
-    let compose = |words: &str| call(&w, "node1", &dir, &format!("docker compose -p shop -f docker-compose.yml {words}"));
+    let compose = |words: &str| call(&w, "node1", &dir, &format!("docker-compose -p shop -f docker-compose.yml {words}"));
     assert!(compose("up -d --no-build").1.contains("No such image"));
     assert_eq!(compose("build"), (0, String::new()));
     assert_eq!(compose("up -d --no-build"), (0, String::new()));

@@ -69,12 +69,10 @@ impl Engine {
     }
 }
 
-pub fn run(s: &mut State, node: &str, args: &[&str], cwd: &Path) -> Out {
-    let version = s.engine(node).compose;
+pub fn run(s: &mut State, node: &str, args: &[&str]) -> Out {
     match args {
-        ["compose", ..] if version != 2 => Out::fail(1, "docker: 'compose' is not a docker command."),
-        ["compose", "version", "--short"] => Out::ok("2.26.1\n"),
-        ["compose", rest @ ..] => compose(s, node, rest, cwd),
+        ["info", "--format", _] if s.engine(node).compose == 2 => Out::ok("docker-compose\n"),
+        ["info", "--format", _] => Out::ok("\n"),
         ["ps", rest @ ..] => {
             let (all, project) = (rest.iter().any(|a| a.starts_with("-a")), project_of(rest));
             let found = s.engine(node).containers.iter().filter(|c| c.project == project && (all || c.running));
@@ -154,10 +152,7 @@ fn each(s: &mut State, node: &str, ids: &[&str], act: impl Fn(&mut State, usize)
 
 pub fn compose(s: &mut State, node: &str, args: &[&str], cwd: &Path) -> Out {
     let ["-p", project, "-f", file, verb, rest @ ..] = args else {
-        return match args {
-            ["version", "--short"] if s.engine(node).compose == 1 => Out::ok("1.29.2\n"),
-            _ => Out::fail(1, &format!("stand-in: no such compose command: {args:?}")),
-        };
+        return Out::fail(1, &format!("stand-in: no such compose command: {args:?}"));
     };
     let text = match std::fs::read_to_string(cwd.join(file)) {
         Ok(text) => text,

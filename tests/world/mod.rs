@@ -185,7 +185,7 @@ impl World {
         let dir = self.shared.dir.join(name);
         fs::create_dir_all(dir.join("bin")).unwrap();
         fs::create_dir_all(dir.join("deploy")).unwrap();
-        for program in ["git", "docker", "sh"] {
+        for program in ["git", "docker", "docker-compose", "sh"] {
             std::os::unix::fs::symlink(standin(), dir.join("bin").join(program)).unwrap();
         }
         let plugin = UnixListener::bind(dir.join("btrfs.sock")).unwrap();
@@ -323,10 +323,6 @@ impl World {
     /// Anything else in the handler's place.
     pub fn program(&self, node: &str, path: &str, args: &[&str]) -> Invocation<'_> {
         let dir = self.shared.dir.join(node);
-        if self.lock().nodes[node].engine.compose == 1 {
-            // On a node with compose 1 it is there from then on.
-            std::os::unix::fs::symlink(standin(), dir.join("bin/docker-compose")).ok();
-        }
         let mut command = Command::new(path);
         command.args(args).current_dir(&dir).env_clear();
         command.env("PATH", dir.join("bin"));
@@ -703,7 +699,7 @@ impl Shared {
             || matches!((&stream).read(&mut [0]), Ok(0)),
             |s| match argv[0] {
                 "git" => git::run(s, &argv[1..], &cwd),
-                "docker" => docker::run(s, node, &argv[1..], &cwd),
+                "docker" => docker::run(s, node, &argv[1..]),
                 "docker-compose" => docker::compose(s, node, &argv[1..], &cwd),
                 _ => script(s, node, &argv[1..], &cwd),
             },
