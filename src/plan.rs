@@ -53,8 +53,8 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether a node whose power failed during this step may believe that it had not begun: nothing has stopped or been changed yet, or
-    /// not any more.
+    /// Whether a node whose power failed during this step may believe that it had not begun: it changes nothing here that a step before it or
+    /// Consul would not tell of.
     pub fn is_repeatable(self) -> bool {
         use Step::*;
         !matches!(

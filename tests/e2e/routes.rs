@@ -88,6 +88,43 @@ fn files_follow_the_records() {
 }
 
 #[test]
+fn many_records_are_kept_until_one_changes() {
+    let c = Cluster::new();
+    let site = |host: &str| format!("http://{host}.example.com {{\n    respond {host}\n}}");
+    c.app("big", "node2", &site("big").replace("respond big", &format!("respond {}", "x".repeat(1 << 20))));
+    c.app("a", "node1", &site("a"));
+    let served = |note: &str| {
+        c.set("maintenance/other", json!(note)); // changes the store, no record
+        c.routes("node1").exits(0);
+        let file = c.file("node1", "Caddyfile");
+        ["a", "b", "c"].map(|host| file.contains(&site(host)))
+    };
+    assert_eq!(served("one"), [true, false, false]);
+    assert_eq!(served("two"), [true, false, false]);
+    let kept = c.folder("node1").with_file_name("records");
+    let replaced = |from: &str, to: &str| {
+        let bytes = fs::read(&kept).unwrap();
+        let text = String::from_utf8_lossy(&bytes).replace(from, to);
+        assert_eq!(text.len(), bytes.len());
+        fs::write(&kept, text).unwrap();
+    };
+    // it is what is read
+    replaced("http://a.example.com {\\n    respond a\\n}", "http://c.example.com {\\n    respond c\\n}");
+    assert_eq!(served("three"), [false, false, true]);
+    c.app("b", "node1", &site("b"));
+    assert_eq!(served("four"), [true, true, false]);
+    // The index goes back to what it was before, once Consul has forgotten what was deleted.
+    c.app("a", "node1", &site("a").replace("respond a", "respond again"));
+    assert_eq!(served("five"), [false, true, false]);
+    c.w.lock().store.remove("app/b");
+    c.w.lock().store.graves.clear();
+    assert_eq!(served("six"), [false, false, false]);
+    fs::write(&kept, "torn").unwrap();
+    c.app("c", "node1", &site("c"));
+    assert_eq!(served("seven"), [false, false, true]);
+}
+
+#[test]
 fn who_makes_a_file_invalid_is_left_out_and_named() {
     let c = Cluster::new();
     for name in ["a", "b", "c", "d"] {

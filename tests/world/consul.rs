@@ -19,7 +19,8 @@ pub struct Entry {
 #[derive(Clone, Default)]
 pub struct Store {
     pub kv: BTreeMap<String, Entry>,
-    graves: BTreeMap<String, u64>,
+    /// What has been deleted, until Consul forgets it.
+    pub graves: BTreeMap<String, u64>,
     pub index: u64,
 }
 
