@@ -3,15 +3,15 @@
 #![cfg(feature = "engine")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)] // a test stops at the first surprise
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+mod client;
+
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use client::Client;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(120);
@@ -124,7 +124,7 @@ impl Agent {
     }
 
     fn get(&self, path: &str) -> Option<String> {
-        http(self.port, &format!("GET {path} HTTP/1.0\r\n\r\n"))
+        client::get(local(self.port), path)
     }
 
     fn version(&self) -> Option<String> {
@@ -176,49 +176,8 @@ impl Drop for Agent {
     }
 }
 
-fn http(port: u16, request: &str) -> Option<String> {
-    let address = ([127, 0, 0, 1], port).into();
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.lines().next()?.contains(" 200").then(|| body.to_string())
-}
-
-/// Asks every 50 ms, without waiting for the answers.
-struct Client {
-    end: Arc<AtomicBool>,
-    answers: Arc<Mutex<Vec<Instant>>>,
-}
-
-impl Client {
-    fn start(port: u16) -> Client {
-        let client = Client { end: Arc::default(), answers: Arc::new(Mutex::new(vec![Instant::now()])) };
-        let (end, answers) = (client.end.clone(), client.answers.clone());
-        thread::spawn(move || {
-            while !end.load(Ordering::Relaxed) {
-                let answers = answers.clone();
-                thread::spawn(move || {
-                    if http(port, "GET /version HTTP/1.0\r\n\r\n").is_some() {
-                        answers.lock().unwrap().push(Instant::now());
-                    }
-                });
-                sleep(Duration::from_millis(50));
-            }
-        });
-        client
-    }
-
-    /// Waits for one more answer; the longest time without one.
-    fn stop(self) -> Duration {
-        let now = Instant::now();
-        wait_until("an answer", || self.answers.lock().unwrap().last().filter(|last| **last > now).copied());
-        self.end.store(true, Ordering::Relaxed);
-        let answers = self.answers.lock().unwrap();
-        answers.windows(2).map(|two| two[1] - two[0]).max().unwrap()
-    }
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
 }
 
 #[track_caller]
@@ -232,19 +191,19 @@ fn replaces_or_leaves(image: &str, test: &str, broken: &[(&str, &[&str])]) {
     let first = agent.deploy("v1");
     assert_done(&first);
     assert_eq!(agent.version().as_deref(), Some("1"));
-    assert!(http(agent.port, "POST /note HTTP/1.0\r\nContent-Length: 4\r\n\r\nkept").is_some());
+    assert!(client::ask(local(agent.port), "POST /note HTTP/1.0\r\nContent-Length: 4\r\n\r\nkept").is_some());
 
-    let client = Client::start(agent.port);
+    let client = Client::start([local(agent.port)]);
     let second = agent.deploy("v2");
-    let redeploy = client.stop();
+    let redeploy = client.stop().outage;
     assert_done(&second);
     assert_eq!(agent.version().as_deref(), Some("2"));
     assert_eq!(agent.get("/note").as_deref(), Some("kept"));
     // What of it is the container's own stop and start.
-    let client = Client::start(agent.port);
+    let client = Client::start([local(agent.port)]);
     ok("docker", &["restart", &agent.of_project(&["ps"])[0]]);
     wait_until("the restarted container", || agent.version());
-    let restart = client.stop();
+    let restart = client.stop().outage;
     println!("{test}: without an answer: {redeploy:.2?} in a redeploy, {restart:.2?} while Docker restarts the container");
 
     let record = agent.record(&second);

@@ -5,14 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+
+use crate::client::{self, Client};
 
 pub const NODES: [u8; 3] = [1, 2, 3];
 const HOME: &str = "/var/lib/handler-lab";
@@ -32,6 +33,10 @@ pub fn name(node: u8) -> String {
 
 pub fn address(node: u8) -> String {
     format!("172.31.77.1{node}")
+}
+
+fn socket(node: u8, port: u16) -> SocketAddr {
+    ([172, 31, 77, 10 + node], port).into()
 }
 
 /// Asks again every 100 ms until `ask` has an answer; its last complaint if it never has.
@@ -133,17 +138,12 @@ impl Node {
     }
 
     fn answers(self, port: u16, path: &str) -> Option<String> {
-        get(&address(self.0), port, path)
+        client::get(socket(self.0, port), path)
     }
 }
 
 fn agent(limit: Duration) -> ureq::Agent {
     ureq::Agent::config_builder().timeout_global(Some(limit)).proxy(None).build().into()
-}
-
-fn get(host: &str, port: u16, path: &str) -> Option<String> {
-    let mut answer = agent(Duration::from_millis(500)).get(format!("http://{host}:{port}{path}")).call().ok()?;
-    answer.body_mut().read_to_string().ok()
 }
 
 /// How an order ended.
@@ -541,7 +541,7 @@ impl Lab {
 
     /// A client that asks all nodes every 50 ms until it is dropped or asked for what it saw.
     pub fn client(&self, app: &App) -> Client {
-        Client::start(app.port)
+        Client::start(NODES.map(|node| socket(node, app.port)))
     }
 
     fn keep_logs(&self) {
@@ -793,68 +793,6 @@ impl App {
 
     pub fn read(&self, node: u8, key: &str) -> Option<String> {
         Node(node).answers(self.port, &format!("/{key}"))
-    }
-}
-
-/// Asks every node every 50 ms.
-pub struct Client {
-    end: Arc<AtomicBool>,
-    seen: Arc<Mutex<Vec<(Instant, u8)>>>,
-    start: Instant,
-}
-
-/// What a client saw.
-#[derive(Debug)]
-pub struct Seen {
-    /// The longest time without any answer.
-    pub outage: Duration,
-    /// Whether two nodes answered at the same time.
-    pub twice: bool,
-}
-
-impl Client {
-    fn start(port: u16) -> Client {
-        let client = Client { end: Arc::default(), seen: Arc::default(), start: Instant::now() };
-        for node in NODES {
-            let (end, seen) = (client.end.clone(), client.seen.clone());
-            thread::spawn(move || {
-                while !end.load(Ordering::Relaxed) {
-                    // Not one after the other: one that hangs until its time is up would hide the answers to those behind it.
-                    let seen = seen.clone();
-                    thread::spawn(move || {
-                        if get(&address(node), port, "/version").is_some()
-                            && let Ok(mut seen) = seen.lock()
-                        {
-                            seen.push((Instant::now(), node));
-                        }
-                    });
-                    sleep(Duration::from_millis(50));
-                }
-            });
-        }
-        client
-    }
-
-    pub fn stop(self) -> Seen {
-        self.end.store(true, Ordering::Relaxed);
-        let mut seen = self.seen.lock().unwrap().clone();
-        seen.sort();
-        let mut last = self.start;
-        let mut outage = Duration::ZERO;
-        for (at, _) in &seen {
-            outage = outage.max(*at - last);
-            last = *at;
-        }
-        outage = outage.max(last.elapsed());
-        // An answer of another node between two answers of one: both served.
-        let twice = seen.windows(3).any(|three| three[0].1 == three[2].1 && three[0].1 != three[1].1);
-        Seen { outage, twice }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
     }
 }
 

@@ -4,6 +4,8 @@
 #![cfg(feature = "lab")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)] // a scenario stops at the first surprise
 
+#[path = "../client/mod.rs"]
+mod client;
 mod harness;
 mod machine;
 
