@@ -12,14 +12,20 @@ mod machine;
 use std::thread;
 use std::time::Instant;
 
-use harness::{Lab, NODES, SOON, Variant, Want, name, secs, wait_until};
+use harness::{App, Lab, NODES, SOON, Variant, Want, name, secs, wait_until};
 use serde_json::json;
+
+/// The laboratory with an application on node1, replicated to node2.
+fn deployed(scenario: &str) -> (Lab, App) {
+    let lab = Lab::take(scenario);
+    let app = lab.app("app", 8080);
+    lab.deploy(&app, 1, Some(2)).done();
+    (lab, app)
+}
 
 #[test]
 fn deploy_with_a_slave() {
-    let lab = Lab::take("deploy_with_a_slave");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("deploy_with_a_slave");
     lab.expect(&app, &Want::on(1, Some(2)));
     app.store(1, "key", "value");
     // The volume plugin itself replicates, a few seconds after it was told to.
@@ -28,9 +34,7 @@ fn deploy_with_a_slave() {
 
 #[test]
 fn moves_and_comes_back_with_its_data() {
-    let lab = Lab::take("moves_and_comes_back_with_its_data");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("moves_and_comes_back_with_its_data");
     app.store(1, "first", "from node1");
     let client = lab.client(&app);
     lab.deploy(&app, 2, Some(1)).done();
@@ -59,9 +63,7 @@ fn moves_and_comes_back_with_its_data() {
 
 #[test]
 fn redeploys_in_place() {
-    let lab = Lab::take("redeploys_in_place");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("redeploys_in_place");
     app.store(1, "key", "value");
     app.commit("2", Variant::Good);
     let client = lab.client(&app);
@@ -121,9 +123,7 @@ fn a_failed_deploy_leaves_the_old_one_serving() {
 
 #[test]
 fn destroy_keeps_the_snapshots_only() {
-    let lab = Lab::take("destroy_keeps_the_snapshots_only");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("destroy_keeps_the_snapshots_only");
     lab.expect(&app, &Want::on(1, Some(2)));
     app.store(1, "key", "value");
     let output = lab.order(2, "destroy", &app.request());
@@ -181,9 +181,7 @@ fn migrate_copies_the_data() {
 
 #[test]
 fn takes_over_from_a_dead_master_which_then_returns() {
-    let lab = Lab::take("takes_over_from_a_dead_master_which_then_returns");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("takes_over_from_a_dead_master_which_then_returns");
     app.store(1, "key", "replicated");
     lab.replicate(&app, 1, 2);
     app.store(1, "late", "after the last replication");
@@ -239,9 +237,7 @@ fn starts_empty_only_when_told_to() {
 
 #[test]
 fn destroyed_while_its_old_master_was_dead() {
-    let lab = Lab::take("destroyed_while_its_old_master_was_dead");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("destroyed_while_its_old_master_was_dead");
     app.store(1, "key", "value");
     lab.replicate(&app, 1, 2);
     lab.node(1).kill();
@@ -255,9 +251,7 @@ fn destroyed_while_its_old_master_was_dead() {
 
 #[test]
 fn finds_its_way_back_after_a_cut() {
-    let lab = Lab::take("finds_its_way_back_after_a_cut");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("finds_its_way_back_after_a_cut");
     app.store(1, "key", "value");
     lab.replicate(&app, 1, 2);
     lab.cut(&[1], &[2, 3]);
@@ -320,9 +314,7 @@ fn two_applications_at_once() {
 
 #[test]
 fn a_reload_of_consul_does_nothing_twice() {
-    let lab = Lab::take("a_reload_of_consul_does_nothing_twice");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("a_reload_of_consul_does_nothing_twice");
     app.store(1, "key", "value");
     let id = lab.fire(3, "deploy", &app.deploy(2, Some(1)));
     wait_until("the order", SOON, || lab.kv(3, &format!("order/{id}")).ok_or("not there".into()));
@@ -345,9 +337,7 @@ fn a_reload_of_consul_does_nothing_twice() {
 
 #[test]
 fn a_killed_handler_is_taken_up_again() {
-    let lab = Lab::take("a_killed_handler_is_taken_up_again");
-    let app = lab.app("app", 8080);
-    lab.deploy(&app, 1, Some(2)).done();
+    let (lab, app) = deployed("a_killed_handler_is_taken_up_again");
     app.store(1, "key", "value");
     for (round, (state, killed)) in [("open", 1), ("ready", 1), ("ready", 2), ("sent", 1), ("sent", 2)].into_iter().enumerate() {
         let from = if round == 0 { 1 } else { lab.expect_one(&app, &[("key", "value")], SOON) };
