@@ -155,7 +155,7 @@ impl Drop for Agent {
         }
         // Checkouts belong to the agent's user. What is not there need not go: only what fails for another reason shows up as a leftover.
         run("docker", &["exec", "--user", "root", &self.name, "find", self.work.to_str().unwrap(), "-mindepth", "1", "-delete"]);
-        run("docker", &["rm", "-f", &self.name]);
+        run("docker", &["rm", "-f", "-v", &self.name]);
         if !self.project.is_empty() {
             for (list, remove) in
                 [(&["ps", "-a"][..], &["rm", "-f"][..]), (&["volume", "ls"], &["volume", "rm"]), (&["network", "ls"], &["network", "rm"])]
