@@ -56,8 +56,9 @@ impl Node {
         let context = |error: consul::Error| error.to_string();
         // Taken before the records are, so that what changes meanwhile makes it older, not newer, than they are. The index alone would not do:
         // it goes back when a deleted key is forgotten.
-        let version = if kept.exists() { format!("{:?}", self.consul.count("app/").map_err(context)?) } else { String::new() };
-        if let Some(records) = fs::read(&kept).ok().and_then(|bytes| All::kept(bytes, &version)) {
+        let bytes = fs::read(&kept).ok();
+        let version = if bytes.is_some() { format!("{:?}", self.consul.count("app/").map_err(context)?) } else { String::new() };
+        if let Some(records) = bytes.and_then(|bytes| All::kept(bytes, &version)) {
             return Ok(records);
         }
         let mut records = All::new(&version);

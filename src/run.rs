@@ -506,10 +506,10 @@ impl<'a> Run<'a> {
     }
 
     fn tool(&mut self) -> Result<Tool, Stop> {
-        if self.tool.is_none() {
-            self.tool = Some(docker::tool()?);
+        match &self.tool {
+            Some(tool) => Ok(tool.clone()),
+            None => Ok(self.tool.insert(docker::tool()?).clone()),
         }
-        self.tool.clone().ok_or_else(|| Stop::Failed("which compose is here is unknown".into()))
     }
 
     fn load(&mut self, folder: PathBuf) -> Result<Loaded, Stop> {
