@@ -41,7 +41,6 @@ mod upgrade;
 mod work;
 mod yaml;
 
-use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
@@ -102,14 +101,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     let log_file = args.log_file.clone().unwrap_or_else(|| settings.deploy_dir.join("handler.log"));
     // Asking changes nothing, not even the log file; what it has to say goes to standard error.
     let asks = matches!(args.verb, Verb::Plan { .. } | Verb::Status) && args.log_file.is_none();
-    let created = fs::create_dir_all(&settings.deploy_dir);
-    let logged = logger::init(args.level(), args.json_log, (!asks).then_some(&*log_file));
-    created.map_err(|error| format!("{}: {error}", settings.deploy_dir.display()))?;
+    let store = Store::open(&settings.deploy_dir);
+    let logged = logger::init(args.level(), args.json_log, (!asks && store.is_ok()).then_some(&*log_file));
+    let store = store?;
     if let Err(why) = logged {
         error!("{why}");
     }
     let consul = Consul::from_env(settings.timeouts.consul).map_err(Failure::Usage)?;
-    let store = Store::open(&settings.deploy_dir)?;
     let node = Node::new(settings, consul, store);
     match &args.verb {
         Verb::Events => events(&node),

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,17 @@ impl Store {
         let folder = deploy_dir.join(".handler");
         for folder in [folder.join("inbox"), folder.join("journal")] {
             fs::create_dir_all(&folder).map_err(context("cannot create", &folder))?;
+        }
+        // What another user has left can often be read but not replaced, and git refuses another's checkouts.
+        let user = |path: &Path| fs::metadata(path).map(|found| found.uid()).map_err(context("cannot read", path));
+        let (owner, me) = (user(&folder)?, user(Path::new("/proc/self"))?);
+        if owner != me {
+            return Err(format!(
+                "{} belongs to the user {owner}, this runs as {me}; run it as that user (docker exec --user {owner} …), or give this one \
+                 all of {} (chown -R {me})",
+                folder.display(),
+                deploy_dir.display()
+            ));
         }
         Ok(Store { folder })
     }

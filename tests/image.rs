@@ -81,7 +81,11 @@ impl Agent {
 
     /// The handler as a person runs it, as the agent's user.
     fn handler(&self, args: &[&str]) -> Output {
-        run("docker", &[&["exec", "--user", "consul", &self.name, "handler"], args].concat())
+        self.handler_of("consul", args)
+    }
+
+    fn handler_of(&self, user: &str, args: &[&str]) -> Output {
+        run("docker", &[&["exec", "--user", user, &self.name, "handler"], args].concat())
     }
 
     fn request(&self) -> Value {
@@ -283,6 +287,10 @@ fn orders_by_hand_by_key_and_told_again() {
     agent.commit("dies");
     assert_eq!(agent.handler(&["deploy", &request.to_string()]).status.code(), Some(1));
     assert_eq!(agent.handler(&["deploy", "{}"]).status.code(), Some(2));
+    let other = agent.handler_of("root", &["deploy", &request.to_string()]);
+    let why = String::from_utf8_lossy(&other.stderr);
+    assert!(other.status.code() == Some(1) && why.contains("docker exec --user "), "{other:?}");
+    assert_eq!(agent.consul(&["kv", "get", "-keys", "order/"]), "");
 
     // An order without its event: the watch on order/ finds it.
     agent.commit("v2");
