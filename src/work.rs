@@ -9,7 +9,7 @@ use crate::consul::{self, Member};
 use crate::journal::{Header, Journal};
 use crate::logger;
 use crate::node::Node;
-use crate::order::{NodeName, Order, Request, State};
+use crate::order::{Deploy, NodeName, Order, Request, State};
 use crate::plan::{self, Facts, Part};
 use crate::record::Record;
 use crate::run::{Outcome, Run, archive_failed, parse_order};
@@ -289,22 +289,26 @@ fn replicas(node: &Node, name: &NodeName, facts: &Facts) -> Result<Vec<String>, 
 /// Waits for the end of an order; how it ended. `told` gets each change of its progress.
 pub fn follow(node: &Node, order: &Order, mut told: impl FnMut(&str)) -> Result<Order, String> {
     let start = Instant::now();
-    let mut last = String::new();
+    let mut last = None;
     loop {
         let (entry, index) = node.consul.get_indexed(&order.key()).map_err(|error| error.to_string())?;
         let Some(entry) = entry else { break };
         let now = parse_order(&entry)?;
-        for (name, progress) in &now.progress {
-            let line = format!("{name}: step {} of {}: {}", progress.step, progress.of, progress.name);
-            if now.owner.as_deref() == Some(name) && line != last {
-                told(&line);
-                last = line;
+        let members = node.consul.members().map_err(|error| error.to_string())?;
+        let line = match (&now.owner, &now.request) {
+            (Some(owner), _) => now.progress.get(&**owner).map(|at| format!("{owner}: step {} of {}: {}", at.step, at.of, at.name)),
+            (None, Request::Deploy(Deploy { master, .. })) if !members.iter().any(|member| member.alive && member.name == **master) => {
+                Some(format!("{master} is dead; the order waits for it, {} s at most", node.settings.timeouts.order.as_secs()))
             }
+            _ => None,
+        };
+        if line.is_some() && line != last {
+            told(line.as_deref().unwrap_or_default());
+            last = line;
         }
         if start.elapsed() > node.settings.timeouts.handover * 4 {
             return Err(format!("the order {} has not ended; it goes on without being followed", order.id));
         }
-        let members = node.consul.members().map_err(|error| error.to_string())?;
         if let Some(reason) = lost(node, &now, &members).filter(|_| now.state != State::Failed) {
             archive_failed(node, &now.id, &reason)?;
         }

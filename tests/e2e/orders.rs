@@ -89,6 +89,16 @@ fn an_order_that_nobody_takes_fails() {
     assert_eq!(w.keys("order/"), [""; 0]);
 }
 
+#[test]
+fn a_command_says_that_it_waits_for_a_dead_node() {
+    let w = shop(&["node1", "node2"]);
+    w.die("node2");
+    let payload = json!({"repo": URL, "branch": "master", "master": "node2"}).to_string();
+    let run = w.handler("node1", &["deploy", &payload]).env("HANDLER_TIMEOUT_ORDER", "1").run();
+    run.exits(1).says("node2 is dead; the order waits for it, 1 s at most").says("not taken up by node2, which is dead, within 1 s");
+    assert_eq!((w.keys("order/").len(), w.keys("app/").len()), (0, 0));
+}
+
 fn killed(act: fn() -> Act, at: &str) -> (World, String) {
     let w = deployed(&["node1"], "node1", None);
     let second = push(&w, "");
