@@ -266,11 +266,14 @@ impl Lab {
         line.and_then(|line| line.split_whitespace().nth(2)).unwrap_or("gone").into()
     }
 
-    pub fn wait_dead(&self, by: u8, other: u8) {
-        wait_until(&format!("{} notices that {} is gone", name(by), name(other)), SOON, || match &*self.seen_by(by, other) {
-            "alive" => Err("alive".into()),
-            _ => Ok(()),
-        });
+    /// Each node hears of it by itself, up to a second later than another. Whoever is to act on it has to know.
+    pub fn wait_dead(&self, by: &[u8], other: u8) {
+        for by in by {
+            wait_until(&format!("{} notices that {} is gone", name(*by), name(other)), SOON, || match &*self.seen_by(*by, other) {
+                "alive" => Err("alive".into()),
+                _ => Ok(()),
+            });
+        }
     }
 
     /// No packet passes between the two groups of nodes. The host still reaches both. Dropped where they arrive: a sender whose

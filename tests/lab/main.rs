@@ -186,7 +186,7 @@ fn takes_over_from_a_dead_master_which_then_returns() {
     lab.replicate(&app, 1, 2);
     app.store(1, "late", "after the last replication");
     lab.node(1).kill();
-    lab.wait_dead(2, 1);
+    lab.wait_dead(&[2, 3], 1);
     lab.note("node1 is seen as dead");
 
     // A node without a replica must say so, and can be told to start empty; that is not done here.
@@ -223,7 +223,7 @@ fn starts_empty_only_when_told_to() {
     lab.deploy(&app, 1, None).done();
     app.store(1, "key", "value");
     lab.node(1).kill();
-    lab.wait_dead(3, 1);
+    lab.wait_dead(&[2, 3], 1);
     let mut request = app.deploy(3, None);
     assert_eq!(lab.order(3, "deploy", &request).code, Some(1));
     request["empty"] = json!(true);
@@ -241,7 +241,7 @@ fn destroyed_while_its_old_master_was_dead() {
     app.store(1, "key", "value");
     lab.replicate(&app, 1, 2);
     lab.node(1).kill();
-    lab.wait_dead(3, 1);
+    lab.wait_dead(&[2, 3], 1);
     let output = lab.order(3, "destroy", &app.request());
     assert_eq!(output.code, Some(0), "{}", output.err);
     lab.node(1).start();
@@ -255,11 +255,11 @@ fn finds_its_way_back_after_a_cut() {
     app.store(1, "key", "value");
     lab.replicate(&app, 1, 2);
     lab.cut(&[1], &[2, 3]);
-    lab.wait_dead(3, 1);
+    lab.wait_dead(&[2, 3], 1);
     lab.deploy(&app, 2, None).done();
     assert_eq!(app.read(2, "key").as_deref(), Some("value"));
     app.store(2, "key", "changed on node2");
-    lab.wait_dead(1, 2);
+    lab.wait_dead(&[1], 2);
     thread::sleep(secs(8));
     lab.heal();
     lab.note("network whole again");
@@ -451,7 +451,7 @@ fn split(scenario: &str, lonely: u8, moment: Moment) {
     let id = match moment {
         Moment::Before => {
             lab.cut(&[lonely], &others);
-            lab.wait_dead(3, lonely);
+            lab.wait_dead(&others, lonely);
             lab.fire(3, "deploy", &app.deploy(2, Some(1)))
         }
         Moment::During(state) => {
@@ -468,8 +468,8 @@ fn split(scenario: &str, lonely: u8, moment: Moment) {
         }
     };
     // Both sides have called the other dead, and had time to draw conclusions.
-    lab.wait_dead(others[0], lonely);
-    lab.wait_dead(lonely, others[0]);
+    lab.wait_dead(&others, lonely);
+    lab.wait_dead(&[lonely], others[0]);
     thread::sleep(secs(8));
     lab.heal();
     lab.note("network whole again");
