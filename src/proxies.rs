@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 use serde_json::Value;
 
-use crate::caddyfile::Version;
+use crate::caddyfile::{Version, site_addresses};
 use crate::clock::Time;
 use crate::command::{self, Cmd};
 use crate::consul::Entry;
@@ -200,8 +200,15 @@ fn pass(node: &Node, proxies: &mut Proxies) -> Result<Seen, String> {
     }
     sleep(BURST);
     seen = look(node, proxies)?;
-    // Caddy first: haproxy shall lead to nothing that is not served yet.
-    for proxy in [&proxies.caddy, &proxies.haproxy] {
+    // haproxy shall lead to nothing that Caddy does not serve yet, or not any more: what it does not know it may redirect for good.
+    let here: HashSet<&str> = seen.apps.iter().flat_map(App::sites).chain(site_addresses(&proxies.view.caddy_head)).collect();
+    let served = fs::read_to_string(proxies.folder.join(proxies.caddy.file)).unwrap_or_default();
+    let goes = |site: &str| !site.starts_with('(') && !here.contains(site);
+    let order = match site_addresses(&served).any(goes) {
+        true => [&proxies.haproxy, &proxies.caddy],
+        false => [&proxies.caddy, &proxies.haproxy],
+    };
+    for proxy in order {
         match proxy.update(&proxies.folder, &seen.apps, &proxies.view) {
             Ok(bad) => seen.bad += bad,
             // no reason to keep the other from its file

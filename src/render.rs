@@ -147,6 +147,11 @@ impl App {
         self.addresses.lines().filter_map(|text| Address::parse(text).ok())
     }
 
+    /// What Caddy serves of it here.
+    pub fn sites(&self) -> impl Iterator<Item = &str> {
+        self.caddyfile.iter().flat_map(|text| caddyfile::site_addresses(text))
+    }
+
     /// Whether Caddy's file has a part of it.
     pub fn in_caddyfile(&self) -> bool {
         self.caddyfile.as_ref().is_some_and(|text| !text.is_empty())

@@ -81,6 +81,8 @@ fn files_follow_the_records() {
     c.routes("node1").exits(0);
     assert!(!c.file("node1", "Caddyfile").contains("a.example.com"));
     assert!(c.file("node1", "haproxy.cfg").contains("server node2 10.0.0.2:80\n"));
+    // haproxy first, lest it leads to what Caddy does not serve any more
+    assert_eq!(c.reloads("node1"), "haproxy\ncaddy\n");
     c.routes("node2").exits(0);
     assert!(c.file("node2", "Caddyfile").contains("respond other"));
     let left: Vec<_> = fs::read_dir(c.folder("node1")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

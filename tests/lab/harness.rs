@@ -129,7 +129,7 @@ impl Node {
         let (from, words) = curl(self.0);
         // Ends when nothing more can come from its input.
         let script = format!(
-            "while read -t 0.05; [ $? -gt 128 ]; do {} -o /dev/null -w '%{{http_code}} %{{time_total}}\\n' {url} </dev/null & done; wait",
+            "while read -t 0.05; [ $? -gt 128 ]; do {} -o /dev/null -w '%{{http_code}} %{{size_download}} %{{time_total}}\\n' {url} </dev/null & done; wait",
             words.join(" ")
         );
         let mut command = Command::new("docker");
@@ -643,9 +643,9 @@ const ROUTES: &str = "      CADDYFILE: |
             reverse_proxy $CONTAINER:8080
         }
       HAPROXY: |
-        raw:
-          frontend: {mode: tcp, bind: ['*:2222'], options: [option tcplog]}
-          backends: [{name: raw, port: 8080, peer_port: 2222}]
+        raw-PORT:
+          frontend: {mode: tcp, bind: ['*:PORT'], options: [option tcplog]}
+          backends: [{name: raw-PORT, port: 8080, peer_port: PORT}]
     networks: [cluster_default]
 ";
 
@@ -657,7 +657,7 @@ pub struct App {
     pub volumes: Vec<String>,
     /// Volumes that migrate leaves alone.
     pub fixed: Vec<String>,
-    /// Under which the proxies lead to it: HTTP, HTTPS, and any TCP on port 2222.
+    /// Under which the proxies lead to it: HTTP, HTTPS, and any TCP, on port 2222 where its own is 8080.
     pub domain: Option<&'static str>,
 }
 
@@ -719,7 +719,10 @@ impl App {
             _ => "",
         };
         let (routes, networks) = match self.domain {
-            Some(domain) => (ROUTES.replace("DOMAIN", domain), "networks:\n  cluster_default:\n    external: true\n"),
+            Some(domain) => (
+                ROUTES.replace("DOMAIN", domain).replace("PORT", &(self.port - 5858).to_string()),
+                "networks:\n  cluster_default:\n    external: true\n",
+            ),
             None => Default::default(),
         };
         let port = self.port;
@@ -799,8 +802,8 @@ impl App {
     }
 }
 
-/// What a request was answered with, and how long that took. Status 0: not at all.
-pub type Answer = (u16, Duration);
+/// What a request was answered with, status and bytes, and how long that took. Status 0: not at all.
+pub type Answer = (u16, u64, Duration);
 
 /// Asks for one URL every 50 ms, whether earlier answers have come or not.
 pub struct Crowd(Child);
@@ -812,8 +815,8 @@ impl Crowd {
         let output = self.0.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let answers = text.lines().map(|line| {
-            let (status, secs) = line.split_once(' ').unwrap();
-            (status.parse().unwrap(), Duration::from_secs_f64(secs.parse().unwrap()))
+            let [status, size, secs] = *line.split(' ').collect::<Vec<_>>() else { panic!("{line:?}") };
+            (status.parse().unwrap(), size.parse().unwrap(), Duration::from_secs_f64(secs.parse().unwrap()))
         });
         answers.collect()
     }
