@@ -200,7 +200,7 @@ fn pass(node: &Node, proxies: &mut Proxies) -> Result<Seen, String> {
     }
     sleep(BURST);
     seen = look(node, proxies)?;
-    // haproxy shall lead to nothing that Caddy does not serve yet, or not any more: what it does not know it may redirect for good.
+    // haproxy shall lead to nothing that Caddy does not serve yet, or not any more: Caddy redirects names that it does not know, for good.
     let here: HashSet<&str> = seen.apps.iter().flat_map(App::sites).chain(site_addresses(&proxies.view.caddy_head)).collect();
     let served = fs::read_to_string(proxies.folder.join(proxies.caddy.file)).unwrap_or_default();
     let goes = |site: &str| !site.starts_with('(') && !here.contains(site);
