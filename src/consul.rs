@@ -88,6 +88,11 @@ pub struct Member {
     pub alive: bool,
 }
 
+/// Dead: reported as failed or left, or not listed.
+pub fn alive(members: &[Member], name: &str) -> bool {
+    members.iter().any(|member| member.name == name && member.alive)
+}
+
 /// One operation of a transaction.
 #[derive(Clone, Copy)]
 pub enum Op<'a> {

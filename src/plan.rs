@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::consul::Member;
+use crate::consul::{self, Member};
 use crate::order::{NodeName, Order, Request, State};
 use crate::record::Record;
 
@@ -138,9 +138,8 @@ impl Facts<'_> {
         self.members.iter().find(|member| member.name == name)
     }
 
-    /// Dead: reported as failed or left, or not listed.
     pub fn alive(&self, name: &str) -> bool {
-        self.member(name).is_some_and(|member| member.alive)
+        consul::alive(self.members, name)
     }
 }
 

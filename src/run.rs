@@ -474,8 +474,7 @@ impl<'a> Run<'a> {
             if !self.order.progress.contains_key(peer) && start.elapsed() > timeout {
                 return Err(Stop::Failed(format!("{peer} did not take its part within {} s; does its handler run?", timeout.as_secs())));
             }
-            let alive = self.node.consul.members()?.iter().any(|member| member.name == peer && member.alive);
-            if !alive {
+            if !consul::alive(&self.node.consul.members()?, peer) {
                 return Err(Stop::Failed(format!("{peer} has died before it could {what}")));
             }
             self.node.consul.wait(&self.order.key(), index)?;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::clock::{self, Time};
+use crate::consul;
 use crate::node::Node;
 use crate::record::Record;
 use crate::run::parse_order;
@@ -10,7 +11,7 @@ use crate::store::LocalRole;
 
 pub fn status(node: &Node) -> Result<String, String> {
     let members = node.consul.members().map_err(|error| error.to_string())?;
-    let dead = |name: &str| if members.iter().any(|m| m.name == name && m.alive) { "" } else { " (dead)" };
+    let dead = |name: &str| if consul::alive(&members, name) { "" } else { " (dead)" };
     let mut text = String::new();
     let mut line = |line: String| writeln!(text, "{line}").map_err(|error| error.to_string());
     let records = node.consul.list("app/").map_err(|error| error.to_string())?;

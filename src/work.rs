@@ -163,7 +163,7 @@ fn may_concern(order: &Order, earlier: &[&Open], records: &Records, me: &NodeNam
 
 /// Why nobody will bring the order to its end, if so.
 fn lost(node: &Node, order: &Order, members: &[Member]) -> Option<String> {
-    let alive = |name: &str| members.iter().any(|member| member.name == name && member.alive);
+    let alive = |name: &str| consul::alive(members, name);
     if let Some(owner) = order.owner.as_deref().filter(|owner| order.state != State::Failed && !alive(owner)) {
         // A source that lives knows better: it may have to start the application again.
         return order.source.as_deref().is_none_or(|source| !alive(source)).then(|| format!("{owner} has died while it carried it out"));
@@ -289,7 +289,7 @@ fn replicas(node: &Node, name: &NodeName, facts: &Facts) -> Result<Vec<String>, 
 /// Waits for the end of an order; how it ended. `told` gets each change of its progress.
 pub fn follow(node: &Node, order: &Order, mut told: impl FnMut(&str)) -> Result<Order, String> {
     let start = Instant::now();
-    let mut last = None;
+    let mut last = String::new();
     loop {
         let (entry, index) = node.consul.get_indexed(&order.key()).map_err(|error| error.to_string())?;
         let Some(entry) = entry else { break };
@@ -297,13 +297,13 @@ pub fn follow(node: &Node, order: &Order, mut told: impl FnMut(&str)) -> Result<
         let members = node.consul.members().map_err(|error| error.to_string())?;
         let line = match (&now.owner, &now.request) {
             (Some(owner), _) => now.progress.get(&**owner).map(|at| format!("{owner}: step {} of {}: {}", at.step, at.of, at.name)),
-            (None, Request::Deploy(Deploy { master, .. })) if !members.iter().any(|member| member.alive && member.name == **master) => {
+            (None, Request::Deploy(Deploy { master, .. })) if !consul::alive(&members, master) => {
                 Some(format!("{master} is dead; the order waits for it, {} s at most", node.settings.timeouts.order.as_secs()))
             }
             _ => None,
         };
-        if line.is_some() && line != last {
-            told(line.as_deref().unwrap_or_default());
+        if let Some(line) = line.filter(|line| *line != last) {
+            told(&line);
             last = line;
         }
         if start.elapsed() > node.settings.timeouts.handover * 4 {
