@@ -62,8 +62,8 @@ impl Client {
         client
     }
 
+    /// What it has seen; dropped with that, it ends.
     pub fn stop(self) -> Seen {
-        self.end.store(true, Ordering::Relaxed);
         let mut seen = self.seen.lock().unwrap().clone();
         seen.sort();
         let mut last = self.start;
