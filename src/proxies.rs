@@ -203,6 +203,7 @@ fn pass(node: &Node, proxies: &mut Proxies) -> Result<Seen, String> {
     // haproxy shall lead to nothing that Caddy does not serve yet, or not any more: Caddy redirects names that it does not know, for good.
     let here: HashSet<&str> = seen.apps.iter().flat_map(App::sites).chain(site_addresses(&proxies.view.caddy_head)).collect();
     let served = fs::read_to_string(proxies.folder.join(proxies.caddy.file)).unwrap_or_default();
+    // in parentheses: not a site, but what the maintenance pages share
     let goes = |site: &str| !site.starts_with('(') && !here.contains(site);
     let order = match site_addresses(&served).any(goes) {
         true => [&proxies.haproxy, &proxies.caddy],
