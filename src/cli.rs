@@ -102,7 +102,7 @@ where
     let mut words = words.into_iter();
     let verb = match words.next().as_deref() {
         None => Verb::Events,
-        Some(event) if crate::order::EVENTS.contains(&event) => {
+        Some(event) if crate::model::order::EVENTS.contains(&event) => {
             Verb::Request { event: event.into(), json: words.next().ok_or(format!("{event}: expected JSON after it"))? }
         }
         Some("plan") => match (words.next(), words.next()) {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use env_logger::{Builder, Env, Target};
 
-use crate::clock::Time;
+use crate::model::time::Time;
 
 /// The order at work. One at a time: orders run one after another.
 static ORDER: Mutex<Option<String>> = Mutex::new(None);

@@ -1,59 +1,27 @@
 //! The handler: a short-lived program on every node of a cluster, started by Consul, that carries out `deploy`, `destroy` and
 //! `migrate` for stateful docker-compose applications.
 //!
-//! One run: [`intake`] turns events into orders in Consul; under the node's lock, [`work`] takes this node's part in each open
-//! order: [`plan`] computes the steps from what is known, [`run`] carries them out, with a [`journal`] on disk and an undo for
-//! each; [`reconcile`] compares what this node has with what the records say.
-//!
-//! Pure: [`order`], [`event`], [`record`], [`compose`], [`caddyfile`], [`haproxy`], [`routes`], [`plan`], [`clock`], [`json`].
-//! The outside: [`command`] starts processes, for [`git`] and [`docker`]; [`http`] carries [`consul`] and [`buttervolume`];
-//! [`store`] keeps the handler's own files.
-
-mod buttervolume;
-mod caddyfile;
-mod cli;
-mod clock;
-mod command;
-mod compose;
-mod consul;
-mod docker;
-mod event;
-mod git;
-mod haproxy;
-mod http;
-mod intake;
-mod journal;
-mod json;
-mod logger;
-mod node;
-mod order;
-mod plan;
-mod proxies;
-mod reconcile;
-mod record;
-mod render;
-mod routes;
-mod run;
-mod settings;
-mod status;
-mod store;
-mod upgrade;
-mod work;
-mod yaml;
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use log::{debug, error, info};
 
-use cli::{Args, Verb};
-use clock::Time;
-use consul::Consul;
-use event::Asked;
-use node::Node;
-use order::{Order, OrderId, Request, State};
-use settings::Settings;
-use store::Store;
+use handler::cli::{self, Args, Verb};
+use handler::here::Node;
+use handler::inbox as intake;
+use handler::model::event;
+use handler::model::event::Asked;
+use handler::model::order::{Order, OrderId, Request, State};
+use handler::model::time::Time;
+use handler::node::reconcile;
+use handler::node::store::Store;
+use handler::outside::consul::Consul;
+use handler::proxies::apply as proxies;
+use handler::settings::Settings;
+use handler::show::status;
+use handler::steps::run;
+use handler::{logger, worker as work};
 
 /// Of standard input: 256 events of the largest payload.
 const MAX_INPUT: u64 = 64 << 20;

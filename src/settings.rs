@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::caddyfile::Version;
+use crate::routes::caddyfile::Version;
 
 /// How long each kind of outside work may take. Set by `HANDLER_TIMEOUT_<KIND>`, in seconds.
 #[derive(Clone, Debug)]

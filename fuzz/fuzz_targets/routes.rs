@@ -1,24 +1,11 @@
 //! What applications write, whatever they write: no panic, no hang, and what is written out reads back as the same.
 //! `cargo +nightly fuzz run routes -- -max_total_time=600 -timeout=10`
 #![no_main]
-#![allow(dead_code)]
 
-#[path = "../../src/caddyfile.rs"]
-mod caddyfile;
-#[path = "../../src/compose.rs"]
-mod compose;
-#[path = "../../src/haproxy.rs"]
-mod haproxy;
-#[path = "../../src/render.rs"]
-mod render;
-#[path = "../../src/routes.rs"]
-mod routes;
-#[path = "../../src/upgrade.rs"]
-mod upgrade;
-#[path = "../../src/yaml.rs"]
-mod yaml;
-
-use caddyfile::Version;
+use handler::outside::compose_file as compose;
+use handler::proxies::render;
+use handler::routes::caddyfile::{self, Version};
+use handler::routes::{caddy1, read as routes};
 use libfuzzer_sys::fuzz_target;
 
 /// The first byte chooses the reader.
@@ -63,7 +50,7 @@ fn read(data: &[u8]) -> Option<()> {
             let app = app.expect("what a deploy accepts can be served");
             if version == Version::Two {
                 let mut sites = caddyfile::parse(&routes.caddyfile).expect("what was written is read");
-                upgrade::complete_two(&mut sites).expect("what is Caddy 2's stays");
+                caddy1::complete_two(&mut sites).expect("what is Caddy 2's stays");
                 assert_eq!(caddyfile::dump(&sites), routes.caddyfile);
             }
             drop(app);

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Event;
-use crate::json;
+use crate::model::event::Event;
+use crate::model::json;
 
 /// How many event IDs are remembered.
 const SEEN: usize = 1000;

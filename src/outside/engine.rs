@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::command::{Cmd, Error, installed};
-use crate::compose::Dialect;
+use crate::outside::compose_file::Dialect;
+use crate::outside::process::{Cmd, Error, installed};
 use crate::settings::Timeouts;
 
 /// For commands that only ask the engine.

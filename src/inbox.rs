@@ -2,13 +2,13 @@
 
 use log::{error, info};
 
-use crate::clock::Time;
-use crate::consul::{self, Consul, Op};
-use crate::event::{Asked, Event};
-use crate::json;
+use crate::here::Node;
 use crate::logger;
-use crate::node::Node;
-use crate::order::{Order, OrderId, Request};
+use crate::model::event::{Asked, Event};
+use crate::model::json;
+use crate::model::order::{Order, OrderId, Request};
+use crate::model::time::Time;
+use crate::outside::consul::{self, Consul, Op};
 
 /// What came of a list of events.
 #[derive(Debug, Default, PartialEq)]

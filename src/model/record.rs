@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::order::{Branch, NodeName, RepoUrl};
+use crate::model::order::{Branch, NodeName, RepoUrl};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -60,7 +60,7 @@ pub fn plain(name: &str) -> bool {
 
 impl Record {
     pub fn parse(key: &str, value: &[u8]) -> Result<Record, String> {
-        crate::json::read(value).map_err(|error| format!("{key} in Consul is not a record: {error}"))
+        crate::model::json::read(value).map_err(|error| format!("{key} in Consul is not a record: {error}"))
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::clock::{self, Time};
-use crate::consul;
-use crate::node::Node;
-use crate::record::Record;
-use crate::run::parse_order;
-use crate::store::LocalRole;
+use crate::here::Node;
+use crate::model::record::Record;
+use crate::model::time::{self as clock, Time};
+use crate::node::store::LocalRole;
+use crate::outside::consul;
+use crate::steps::run::parse_order;
 
 pub fn status(node: &Node) -> Result<String, String> {
     let members = node.consul.members().map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::order::{OrderId, Request};
+use crate::model::order::{OrderId, Request};
 
 /// Of a decoded payload.
 const MAX_PAYLOAD: usize = 64 * 1024;
@@ -35,14 +35,14 @@ pub enum Asked {
 pub fn parse(input: &str) -> Result<Vec<Result<Event, String>>, String> {
     let list: Vec<Value> = serde_json::from_str(input).map_err(|error| format!("standard input is not a JSON list of events: {error}"))?;
     let count = list.len();
-    let event = |(at, value)| crate::json::from(value).map_err(|error| format!("event {} of {count}: {error}", at + 1));
+    let event = |(at, value)| crate::model::json::from(value).map_err(|error| format!("event {} of {count}: {error}", at + 1));
     Ok(list.into_iter().enumerate().map(event).collect())
 }
 
 impl Event {
     pub fn asked(&self) -> Result<Asked, String> {
-        if !crate::order::EVENTS.contains(&&*self.name) {
-            return Err(format!("unknown event {:?}: expected one of {}", self.name, crate::order::EVENTS.join(", ")));
+        if !crate::model::order::EVENTS.contains(&&*self.name) {
+            return Err(format!("unknown event {:?}: expected one of {}", self.name, crate::model::order::EVENTS.join(", ")));
         }
         let encoded = self.payload.as_deref().unwrap_or("");
         if encoded.is_empty() {
@@ -66,7 +66,7 @@ pub fn asked(name: &str, payload: &str) -> Result<Asked, String> {
     }
     match serde_json::from_str::<Value>(payload) {
         Ok(value) if value.get("order").is_some() => {
-            crate::json::from(value).map(|short: Short| Asked::Order(short.order)).map_err(|error| format!("payload: {error}"))
+            crate::model::json::from(value).map(|short: Short| Asked::Order(short.order)).map_err(|error| format!("payload: {error}"))
         }
         _ => Request::parse(name, payload).map(Asked::Request),
     }

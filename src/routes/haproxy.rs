@@ -2,7 +2,7 @@
 //!
 //! What is checked here is later written into a configuration file line by line, so no value may begin a line or a section of its own.
 
-use crate::yaml::{self, kind};
+use crate::outside::yaml::{self, kind};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use log::info;
 
-use crate::compose::{self, Compose};
-use crate::consul::{self, Consul};
-use crate::docker::{Project, Tool};
-use crate::order::{NodeName, OrderId};
-use crate::record::All;
-use crate::run::service_id;
+use crate::model::order::{NodeName, OrderId};
+use crate::model::record::All;
+use crate::node::store::{self, Store};
+use crate::outside::compose_file::{self as compose, Compose};
+use crate::outside::consul::{self, Consul};
+use crate::outside::engine::{Project, Tool};
 use crate::settings::Settings;
-use crate::store::{self, Store};
+use crate::steps::run::service_id;
 
 pub struct Node {
     pub settings: Settings,
@@ -120,7 +120,7 @@ impl Node {
 
     /// The ID of the application's Consul service, as the checkout's `service.json` may have it.
     pub fn service_id(&self, name: &str, folder: &Path) -> String {
-        let own = fs::read(folder.join("service.json")).ok().and_then(|text| crate::json::read(&text).ok());
+        let own = fs::read(folder.join("service.json")).ok().and_then(|text| crate::model::json::read(&text).ok());
         own.map(|service| service_id(&service)).filter(|id| !id.is_empty()).unwrap_or_else(|| name.into())
     }
 }

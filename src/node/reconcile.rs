@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, HashSet};
 
 use log::{error, info, warn};
 
-use crate::buttervolume::{self, Plugin};
-use crate::journal::Journal;
-use crate::node::Node;
-use crate::order::{App, Request, State, project_of};
-use crate::plan::{self, Role, Step};
-use crate::record::{Record, Roles};
-use crate::run::parse_order;
-use crate::store::{Local, LocalRole};
-use crate::{consul, docker, git};
+use crate::here::Node;
+use crate::model::order::{App, Request, State, project_of};
+use crate::model::record::{Record, Roles};
+use crate::node::store::{Local, LocalRole};
+use crate::outside::consul;
+use crate::outside::engine as docker;
+use crate::outside::git;
+use crate::outside::plugin::{self as buttervolume, Plugin};
+use crate::steps::journal::Journal;
+use crate::steps::plan::{self, Role, Step};
+use crate::steps::run::parse_order;
 
 /// The number of applications that could not be brought to what their record says.
 pub fn reconcile(node: &Node) -> Result<usize, String> {
@@ -130,7 +132,7 @@ fn leave_or_follow(node: &Node, name: &str, roles: Option<&Roles>, role: Role, l
 /// A record that is gone means a destroy only if the history has one: missing information is nothing to act on.
 fn destroyed(node: &Node, name: &str) -> Result<bool, String> {
     let history = node.consul.list(&format!("history/{name}/")).map_err(|error| error.to_string())?;
-    let is_destroy = |order: crate::order::Order| matches!(order.request, Request::Destroy(_)) && order.state == State::Done;
+    let is_destroy = |order: crate::model::order::Order| matches!(order.request, Request::Destroy(_)) && order.state == State::Done;
     Ok(history.iter().any(|entry| parse_order(entry).is_ok_and(is_destroy)))
 }
 
@@ -159,7 +161,7 @@ fn clone(node: &Node, name: &str, record: &Record) -> Result<(), String> {
     if folder.is_dir() && git::head(&folder, deadline).is_ok_and(|head| wanted.is_none_or(|wanted| wanted == head)) {
         return Ok(());
     }
-    crate::store::remove_folder(&folder)?;
+    crate::node::store::remove_folder(&folder)?;
     let app = App { repo: record.repo_url.clone(), branch: record.branch.clone() };
     let head = git::clone(&app, &folder, deadline).map_err(|error| error.to_string())?;
     match wanted {
@@ -197,7 +199,7 @@ fn remove_unused_checkouts(
         let known = records.contains_key(&name) || locals.contains_key(&name);
         if known && !used_here && !recorded && !keep.contains(&*id) && !busy.contains(&*name) && !unreadable.contains(&name) {
             info!("removing the checkout {name}-{id}, which nothing uses");
-            crate::store::remove_folder(&path)?;
+            crate::node::store::remove_folder(&path)?;
         }
     }
     Ok(())

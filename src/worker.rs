@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
-use crate::clock::Time;
-use crate::consul::{self, Member};
-use crate::journal::{Header, Journal};
+use crate::here::Node;
 use crate::logger;
-use crate::node::Node;
-use crate::order::{Deploy, NodeName, Order, Request, State};
-use crate::plan::{self, Facts, Part};
-use crate::record::Record;
-use crate::run::{Outcome, Run, archive_failed, parse_order};
+use crate::model::order::{Deploy, NodeName, Order, Request, State};
+use crate::model::record::Record;
+use crate::model::time::Time;
+use crate::outside::consul::{self, Member};
+use crate::steps::journal::{Header, Journal};
+use crate::steps::plan::{self, Facts, Part};
+use crate::steps::run::{Outcome, Run, archive_failed, parse_order};
 
 /// How this node's orders went.
 #[derive(Debug, Default, PartialEq)]
@@ -278,10 +278,10 @@ fn replicas(node: &Node, name: &NodeName, facts: &Facts) -> Result<Vec<String>, 
     if volumes.is_empty() {
         return Ok(Vec::new());
     }
-    let plugin = crate::buttervolume::Plugin::find(&node.settings)?;
+    let plugin = crate::outside::plugin::Plugin::find(&node.settings)?;
     let note = |volume: &String| {
         let newest = plugin.snapshots(volume)?.pop();
-        Ok(newest.map_or(format!("{volume}: no replica here"), |snapshot| crate::run::replica_note(volume, &snapshot)))
+        Ok(newest.map_or(format!("{volume}: no replica here"), |snapshot| crate::steps::run::replica_note(volume, &snapshot)))
     };
     volumes.iter().map(note).collect()
 }

@@ -1,9 +1,9 @@
 //! An application's routes: from its services' variables to what the record holds, and what two applications may not share. Pure.
 
-use crate::caddyfile::{self, Address, Position, Scheme, Site, Version, Word};
-use crate::compose::Service;
-use crate::haproxy::{self, Bind};
-use crate::upgrade;
+use crate::outside::compose_file::Service;
+use crate::routes::caddy1 as upgrade;
+use crate::routes::caddyfile::{self, Address, Position, Scheme, Site, Version, Word};
+use crate::routes::haproxy::{self, Bind};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -315,7 +315,7 @@ fn site_path<'a>(address: &Address<'a>) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::{Compose, Dialect};
+    use crate::outside::compose_file::{Compose, Dialect};
     use serde_json::json;
     use std::collections::BTreeSet;
 
@@ -331,26 +331,26 @@ mod tests {
             (
                 "anchors",
                 "anchorsmaster5bf1d",
-                include_str!("../tests/vectors/records/anchors.yml"),
-                include_str!("../tests/vectors/records/anchors.json"),
+                include_str!("../../tests/vectors/records/anchors.yml"),
+                include_str!("../../tests/vectors/records/anchors.json"),
             ),
             (
                 "blog",
                 "blogmaster03d9b",
-                include_str!("../tests/vectors/records/blog.yml"),
-                include_str!("../tests/vectors/records/blog.json"),
+                include_str!("../../tests/vectors/records/blog.yml"),
+                include_str!("../../tests/vectors/records/blog.json"),
             ),
             (
                 "forge",
                 "forgemastera7312",
-                include_str!("../tests/vectors/records/forge.yml"),
-                include_str!("../tests/vectors/records/forge.json"),
+                include_str!("../../tests/vectors/records/forge.yml"),
+                include_str!("../../tests/vectors/records/forge.json"),
             ),
             (
                 "plain",
                 "plainmaster00d08",
-                include_str!("../tests/vectors/records/plain.yml"),
-                include_str!("../tests/vectors/records/plain.json"),
+                include_str!("../../tests/vectors/records/plain.yml"),
+                include_str!("../../tests/vectors/records/plain.json"),
             ),
         ] {
             let expected: Value = serde_json::from_str(expected).unwrap();

@@ -11,20 +11,22 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 use serde_json::{Value, json};
 
-use crate::buttervolume::{self, Plugin};
-use crate::clock::{self, Time};
-use crate::compose::Compose;
-use crate::consul::{self, Op};
-use crate::docker::{self, Container, Project, Tool};
-use crate::journal::Journal;
-use crate::node::Node;
-use crate::order::{App, NodeName, Order, Progress, Request, State};
-use crate::plan::{Part, Role, Step, role_in};
-use crate::record::{Record, plain};
-use crate::render::Routed;
-use crate::routes::{self, Routes};
-use crate::store::{self, Local, LocalRole};
-use crate::{command, git, json};
+use crate::here::Node;
+use crate::model::json;
+use crate::model::order::{App, NodeName, Order, Progress, Request, State};
+use crate::model::record::{Record, plain};
+use crate::model::time::{self as clock, Time};
+use crate::node::store::{self, Local, LocalRole};
+use crate::outside::compose_file::Compose;
+use crate::outside::consul::{self, Op};
+use crate::outside::engine::{self as docker, Container, Project, Tool};
+use crate::outside::git;
+use crate::outside::plugin::{self as buttervolume, Plugin};
+use crate::outside::process as command;
+use crate::proxies::render::Routed;
+use crate::routes::read::{self as routes, Routes};
+use crate::steps::journal::Journal;
+use crate::steps::plan::{Part, Role, Step, role_in};
 
 /// Why the steps of a run end early.
 #[derive(Debug)]
@@ -628,7 +630,7 @@ impl<'a> Run<'a> {
             if name == self.name {
                 continue;
             }
-            if crate::order::project_of(name) == project {
+            if crate::model::order::project_of(name) == project {
                 return Err(Stop::Failed(format!(
                     "{} and the deployed {name} would have the same compose project, {project}; rename the branch",
                     self.name
@@ -1148,7 +1150,7 @@ impl<'a> Run<'a> {
 }
 
 pub fn parse_order(entry: &consul::Entry) -> Result<Order, String> {
-    crate::json::read(&entry.value).map_err(|error| format!("{} in Consul is not an order: {error}", entry.key))
+    crate::model::json::read(&entry.value).map_err(|error| format!("{} in Consul is not an order: {error}", entry.key))
 }
 
 /// Moves an order that is open or has failed into the history as failed. One that is finished already stays as it is.

@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::caddyfile::{self, Address, Directive, Position, Scheme, Site, Version};
-use crate::{haproxy, upgrade};
+use crate::routes::caddy1 as upgrade;
+use crate::routes::caddyfile::{self, Address, Directive, Position, Scheme, Site, Version};
+use crate::routes::haproxy;
 
 /// Shown while an application is away for long, unless the operator has a page of their own.
 pub const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Maintenance</title>\
@@ -654,7 +655,7 @@ pub(crate) mod tests {
     #[test]
     fn the_whole_file() {
         let (apps, view) = (apps(), view());
-        let expected = include_str!("../tests/vectors/haproxy.cfg");
+        let expected = include_str!("../../tests/vectors/haproxy.cfg");
         let now = haproxy_of(&apps, &view);
         let file = std::env::temp_dir().join("haproxy.cfg");
         if now != expected {
@@ -701,7 +702,7 @@ pub(crate) mod tests {
 
     #[test]
     fn caddy_one_records_are_upgraded() {
-        let record: Value = serde_json::from_str(include_str!("../tests/vectors/records/blog.json")).unwrap();
+        let record: Value = serde_json::from_str(include_str!("../../tests/vectors/records/blog.json")).unwrap();
         let blog = app("blog_master.03d9b", record["record"].clone());
         let text = caddyfile_of(&[blog], &view());
         assert!(text.contains("    reverse_proxy http://blogmaster03d9b_web_1:80 {\n"), "{text}");

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::consul::{self, Member};
-use crate::order::{NodeName, Order, Request, State};
-use crate::record::Record;
+use crate::model::order::{NodeName, Order, Request, State};
+use crate::model::record::Record;
+use crate::outside::consul::{self, Member};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
@@ -345,8 +345,8 @@ fn migrate_steps(part: Part, same_node: bool, update: bool) -> Vec<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Time;
-    use crate::order::OrderId;
+    use crate::model::order::OrderId;
+    use crate::model::time::Time;
 
     const REPO: &str = "/srv/shop";
     const COPY: &str = "/srv/copy";

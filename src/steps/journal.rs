@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::order::Order;
-use crate::plan::{Part, Step};
-use crate::record::Record;
-use crate::{json, store};
+use crate::model::json;
+use crate::model::order::Order;
+use crate::model::record::Record;
+use crate::node::store;
+use crate::steps::plan::{Part, Step};
 
 /// What does not change during a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]

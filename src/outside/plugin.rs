@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use crate::http;
+use crate::outside::http;
 use crate::settings::Settings;
 
 /// For the calls that do not move data.
@@ -102,7 +102,7 @@ impl Plugin {
     /// With the marks of what was sent last, `snapshot@address`.
     fn all_snapshots(&self, volume: &str) -> Result<Vec<String>, String> {
         let answer = self.call(&format!("Snapshot.List/{volume}"), None, QUICK)?;
-        crate::json::from(answer["Snapshots"].clone()).map_err(|error| format!("volume plugin: Snapshot.List/{volume}: {error}"))
+        crate::model::json::from(answer["Snapshots"].clone()).map_err(|error| format!("volume plugin: Snapshot.List/{volume}: {error}"))
     }
 
     /// Sends a snapshot of the volume, blocks until the node at `address` has it, and answers the name of what was sent: `snapshot`,
@@ -151,7 +151,7 @@ impl Plugin {
 
     pub fn schedules(&self) -> Result<Vec<Scheduled>, String> {
         let answer = self.call("Schedule.List", None, QUICK)?;
-        crate::json::from(answer["Schedule"].clone()).map_err(|error| format!("volume plugin: Schedule.List: {error}"))
+        crate::model::json::from(answer["Schedule"].clone()).map_err(|error| format!("volume plugin: Schedule.List: {error}"))
     }
 
     /// Makes `wanted` what is scheduled for the volume; looks first, so that it says and does nothing when nothing differs.

@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 use serde_json::Value;
 
-use crate::caddyfile::{Version, site_addresses};
-use crate::clock::Time;
-use crate::command::{self, Cmd};
-use crate::consul::Entry;
-use crate::node::Node;
-use crate::render::{self, App, Caddy, View};
+use crate::here::Node;
+use crate::model::time::Time;
+use crate::node::store;
+use crate::outside::consul::Entry;
+use crate::outside::process::{self as command, Cmd};
+use crate::proxies::render::{self, App, Caddy, View};
+use crate::routes::caddyfile::{Version, site_addresses};
 use crate::settings;
-use crate::store;
 
 /// The proxies' own commands.
 const QUICK: Duration = Duration::from_secs(120);
@@ -230,7 +230,7 @@ fn around(node: &Node, view: &mut View) -> Result<(), String> {
 
 /// Reads what the files depend on.
 fn look(node: &Node, proxies: &mut Proxies) -> Result<Seen, String> {
-    let context = |error: crate::consul::Error| error.to_string();
+    let context = |error: crate::outside::consul::Error| error.to_string();
     let consul = &node.consul;
     around(node, &mut proxies.view)?;
     let view = &mut proxies.view;

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::command::{Cmd, Error};
-use crate::order::App;
+use crate::model::order::App;
+use crate::outside::process::{Cmd, Error};
 
 fn git(deadline: Duration) -> Cmd {
     let cmd =

@@ -4,7 +4,7 @@
 //! both and mean different things. Differences that shape what is written: Caddy 1 matches paths by prefix, serves files without being told, and runs
 //! its directives in an order of its own; where that order matters, a `route` block keeps it. What has no counterpart is refused.
 
-use crate::caddyfile::{Address, Directive, Error, Position, Scheme, Site, Word};
+use crate::routes::caddyfile::{Address, Directive, Error, Position, Scheme, Site, Word};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -955,7 +955,7 @@ fn needs<T>(at: Position, what: &str) -> Result<T, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caddyfile::{dump, parse};
+    use crate::routes::caddyfile::{dump, parse};
 
     fn upgraded(text: &str) -> Result<String, String> {
         let mut sites = parse(text).map_err(|error| error.to_string())?;
@@ -965,7 +965,7 @@ mod tests {
 
     /// Name, sites as an application writes them, what becomes of them.
     fn cases() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-        include_str!("../tests/vectors/caddy2.txt").split("=== ").skip(1).map(|case| {
+        include_str!("../../tests/vectors/caddy2.txt").split("=== ").skip(1).map(|case| {
             let (name, case) = case.split_once('\n').unwrap();
             let (input, output) = case.split_once("\n---\n").unwrap();
             (name, input, output.trim_end())
@@ -999,6 +999,6 @@ mod tests {
         assert!(sites.len() > 40);
         let text = sites.join("\n").replace("/ca.pem", "/etc/ssl/certs/ca-certificates.crt");
         let text = format!("{{\n    admin off\n}}\n{text}\n");
-        crate::render::tests::accepted(&["caddy", "validate", "--adapter", "caddyfile", "--config"], &text);
+        crate::proxies::render::tests::accepted(&["caddy", "validate", "--adapter", "caddyfile", "--config"], &text);
     }
 }

@@ -585,7 +585,7 @@ mod tests {
 
     #[test]
     fn vectors() {
-        let vectors: Vec<Value> = serde_json::from_str(include_str!("../tests/vectors/caddyfile.json")).unwrap();
+        let vectors: Vec<Value> = serde_json::from_str(include_str!("../../tests/vectors/caddyfile.json")).unwrap();
         assert!(vectors.len() >= 12);
         for vector in vectors {
             let sites = parse(vector["input"].as_str().unwrap());

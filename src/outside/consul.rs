@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use ureq::http::{Request, Response};
 use ureq::{Agent, Body};
 
-use crate::http;
-use crate::order::NodeName;
+use crate::model::order::NodeName;
+use crate::outside::http;
 
 /// For a call that does not block.
 const QUICK: Duration = Duration::from_secs(20);

@@ -1,6 +1,6 @@
 //! Reading an application's compose file: what the handler needs of its services and volumes, and nothing else. Pure.
 
-use crate::yaml::{self, kind, scalar};
+use crate::outside::yaml::{self, kind, scalar};
 use serde_yaml::{Mapping, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

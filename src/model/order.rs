@@ -73,7 +73,7 @@ checked!(
 const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
 
 fn check_repo(text: String) -> Result<String, String> {
-    let bad = |rule: &str| Err(format!("{:?}: {rule}", crate::command::redacted(&text)));
+    let bad = |rule: &str| Err(format!("{:?}: {rule}", crate::outside::process::redacted(&text)));
     let url = text.trim_matches(' ');
     let url = url.strip_suffix(".git").unwrap_or(url);
     let word = |s: &str| !s.is_empty() && !s.starts_with('-') && s.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
@@ -317,11 +317,11 @@ fn members<T: serde::de::DeserializeOwned>(payload: &str) -> Result<T, String> {
         return Err(format!("payload: expected a JSON object, found {value}"));
     };
     // serde names no member when a value is wrong: without each in turn, the one that changes the error is the one.
-    crate::json::from(value.clone()).map_err(|error| {
+    crate::model::json::from(value.clone()).map_err(|error| {
         let error = error.to_string();
         let culprit = map.keys().find(|key| {
             let alone = serde_json::Value::Object([((*key).clone(), map[*key].clone())].into_iter().collect());
-            crate::json::from::<T>(alone).is_err_and(|alone| alone.to_string() == error)
+            crate::model::json::from::<T>(alone).is_err_and(|alone| alone.to_string() == error)
         });
         match culprit {
             Some(member) if !error.contains("missing field") && !error.contains(&format!("`{member}`")) => {
@@ -388,7 +388,7 @@ pub struct Order {
 }
 
 impl Order {
-    pub fn new(id: OrderId, request: Request, now: crate::clock::Time) -> Order {
+    pub fn new(id: OrderId, request: Request, now: crate::model::time::Time) -> Order {
         Order {
             id,
             name: request.app().name(),
@@ -439,7 +439,7 @@ mod tests {
             name: String,
             project: String,
         }
-        let names: Vec<Name> = serde_json::from_str(include_str!("../tests/vectors/names.json")).unwrap();
+        let names: Vec<Name> = serde_json::from_str(include_str!("../../tests/vectors/names.json")).unwrap();
         assert!(!names.is_empty());
         for vector in names {
             let app = app(&vector.repo, &vector.branch);
@@ -529,7 +529,7 @@ mod tests {
     #[test]
     fn an_order_survives_its_form_in_consul() {
         let request = Request::parse("deploy", r#"{"repo":"https://h/a.git","branch":"b","target":"n1"}"#).unwrap();
-        let order = Order::new(OrderId::new().unwrap(), request, crate::clock::Time::now());
+        let order = Order::new(OrderId::new().unwrap(), request, crate::model::time::Time::now());
         let text = serde_json::to_string(&order).unwrap();
         assert!(text.contains(r#""request":{"deploy":{"repo":"https://h/a","branch":"b","master":"n1""#), "{text}");
         assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order);

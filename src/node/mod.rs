@@ -1,0 +1,4 @@
+//! This node against the records.
+
+pub mod reconcile;
+pub mod store;

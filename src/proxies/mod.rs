@@ -1,0 +1,4 @@
+//! The proxies' files of this node.
+
+pub mod apply;
+pub mod render;
