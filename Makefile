@@ -3,7 +3,10 @@
 ARCH ?= x86_64
 DIST := dist$(if $(filter-out x86_64,$(ARCH)),/$(ARCH))
 # Those of the features that only say which tests may run.
-FEATURES := $(shell sed -n 's/^\(engine\|lab\) = \[\]$$/\1/p' Cargo.toml)
+FEATURES := $(shell sed -n 's/^\(engine\|lab\|static\) = \[\]$$/\1/p' Cargo.toml)
+
+# Bytes that dist/handler may have.
+BUDGET := 1572864
 
 .PHONY: all help handler check test bench image testapp demo clean
 all: handler
@@ -13,7 +16,7 @@ help: ## this list
 
 handler: ## dist/handler, static; ARCH=aarch64 for dist/aarch64/handler
 	@.ci/static $(ARCH) . handler $(DIST)/handler
-	@wc -c $(DIST)/handler | awk '{print $$2 ": " $$1 " bytes"} $$1 > 1048576 {print "over 1 MiB"; exit 1}' >&2
+	@wc -c $(DIST)/handler | awk '{print $$2 ": " $$1 " bytes"} $$1 > $(BUDGET) {print "over the budget of $(BUDGET)"; exit 1}' >&2
 
 check: ## format, lints, licences and bans
 	@.ci/check "$(FEATURES)"

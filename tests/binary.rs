@@ -1,0 +1,174 @@
+//! What `dist/handler` says of itself to the kernel that loads it: it runs as root and reads what others have written, so nothing in it
+//! may lie at a known address, be written after the start where that is not its purpose, or be written and executed.
+#![cfg(feature = "static")]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test stops at the first surprise
+
+use std::path::Path;
+
+// Of <elf.h>, for 64 bits.
+const ET_DYN: u16 = 3;
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_INTERP: u32 = 3;
+const PT_GNU_STACK: u32 = 0x6474_e551;
+const PT_GNU_RELRO: u32 = 0x6474_e552;
+const PF_X: u32 = 1;
+const PF_W: u32 = 2;
+const DT_NEEDED: u64 = 1;
+const DT_TEXTREL: u64 = 22;
+const DT_BIND_NOW: u64 = 24;
+const DT_FLAGS: u64 = 30;
+const DF_TEXTREL: u64 = 4;
+const DF_BIND_NOW: u64 = 8;
+const DT_FLAGS_1: u64 = 0x6fff_fffb;
+const DF_1_NOW: u64 = 1;
+const DF_1_PIE: u64 = 0x0800_0000;
+
+/// Where things stand in the file's head, in a segment's and in an entry of the dynamic section.
+const E_TYPE: usize = 16;
+const E_PHOFF: usize = 32;
+const E_PHENTSIZE: usize = 54;
+const E_PHNUM: usize = 56;
+const P_FLAGS: usize = 4;
+const P_OFFSET: usize = 8;
+const P_VADDR: usize = 16;
+const P_FILESZ: usize = 32;
+const P_MEMSZ: usize = 40;
+
+struct Elf(Vec<u8>);
+
+impl Elf {
+    /// `None` for a file that ends before that.
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.get(at..at.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn word(&self, at: usize) -> Option<u32> {
+        self.bytes(at).map(u32::from_le_bytes)
+    }
+
+    fn long(&self, at: usize) -> Option<u64> {
+        self.bytes(at).map(u64::from_le_bytes)
+    }
+
+    fn half(&self, at: usize) -> Option<u16> {
+        self.bytes(at).map(u16::from_le_bytes)
+    }
+
+    /// Where the headers of the segments of this kind are.
+    fn segments(&self, kind: u32) -> Option<Vec<usize>> {
+        let start = usize::try_from(self.long(E_PHOFF)?).ok()?;
+        let (size, count) = (usize::from(self.half(E_PHENTSIZE)?), usize::from(self.half(E_PHNUM)?));
+        let mut found = Vec::new();
+        for at in (0..count).map(|index| start + index * size) {
+            if self.word(at)? == kind {
+                found.push(at);
+            }
+        }
+        Some(found)
+    }
+
+    /// Where the entries of the dynamic section with this tag are.
+    fn dynamic(&self, tag: u64) -> Option<Vec<usize>> {
+        let mut found = Vec::new();
+        for segment in self.segments(PT_DYNAMIC)? {
+            let start = usize::try_from(self.long(segment + P_OFFSET)?).ok()?;
+            let size = usize::try_from(self.long(segment + P_FILESZ)?).ok()?;
+            for at in (start..start + size).step_by(16) {
+                match self.long(at)? {
+                    0 => break,
+                    is if is == tag => found.push(at),
+                    _ => {}
+                }
+            }
+        }
+        Some(found)
+    }
+
+    fn has(&self, tag: u64, flags: u64) -> Option<bool> {
+        let values: Option<Vec<u64>> = self.dynamic(tag)?.iter().map(|at| self.long(at + 8)).collect();
+        Some(values?.iter().any(|value| value & flags != 0))
+    }
+
+    /// `None` for what is no whole ELF file of 64 bits.
+    fn complaints(&self) -> Option<Vec<&'static str>> {
+        // 2: 64 bits; 1: the lowest byte first.
+        if self.0.get(..6)? != b"\x7fELF\x02\x01" {
+            return None;
+        }
+        let loaded = self.segments(PT_LOAD)?;
+        let flags = |segments: &[usize]| segments.iter().map(|at| self.word(at + P_FLAGS)).collect::<Option<Vec<u32>>>();
+        let stack = flags(&self.segments(PT_GNU_STACK)?)?;
+        let relro = self.segments(PT_GNU_RELRO)?;
+        let mut within = false;
+        for table in self.segments(PT_DYNAMIC)? {
+            for protected in &relro {
+                let (start, size) = (self.long(protected + P_VADDR)?, self.long(protected + P_MEMSZ)?);
+                within |= (start..start + size).contains(&self.long(table + P_VADDR)?);
+            }
+        }
+        let wrong = [
+            (self.half(E_TYPE)? != ET_DYN, "it lies at a fixed address"),
+            (!self.has(DT_FLAGS_1, DF_1_PIE)?, "it is not marked as a program that may lie anywhere (PIE)"),
+            (!self.segments(PT_INTERP)?.is_empty(), "it asks for a program that loads it: it is not static"),
+            (!self.dynamic(DT_NEEDED)?.is_empty(), "it asks for libraries: it is not static"),
+            (relro.len() != 1, "nothing is read-only after the start (RELRO)"),
+            (!within, "the dynamic section stays writable: RELRO does not cover it"),
+            (!self.has(DT_FLAGS, DF_BIND_NOW)? && self.dynamic(DT_BIND_NOW)?.is_empty(), "its tables stay writable: no BIND_NOW"),
+            (!self.has(DT_FLAGS_1, DF_1_NOW)?, "its tables stay writable: no NOW"),
+            // Without the header the kernel takes the stack to be executable.
+            (stack.is_empty() || stack.iter().any(|flags| flags & PF_X != 0), "its stack is executable"),
+            (loaded.is_empty(), "nothing is loaded"),
+            (flags(&loaded)?.iter().any(|flags| flags & PF_W != 0 && flags & PF_X != 0), "a segment is writable and executable"),
+            (self.has(DT_FLAGS, DF_TEXTREL)? || !self.dynamic(DT_TEXTREL)?.is_empty(), "its code is written to at the start (TEXTREL)"),
+        ];
+        Some(wrong.into_iter().filter(|(wrong, _)| *wrong).map(|(_, text)| text).collect())
+    }
+}
+
+/// `make` has put it there; another one can be named.
+fn binary() -> Elf {
+    let path = std::env::var_os("BINARY").unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/handler").into());
+    let path = Path::new(&path);
+    Elf(std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}: run make first", path.display())))
+}
+
+#[test]
+fn it_is_hard_to_abuse() {
+    assert_eq!(binary().complaints().expect("an ELF file of 64 bits"), Vec::<&str>::new());
+}
+
+/// Each property is taken from the same file, and missed.
+#[test]
+fn what_is_missing_is_seen() {
+    let good = binary();
+    let segment = |kind| good.segments(kind).unwrap()[0];
+    let entry = |tag| good.dynamic(tag).unwrap()[0];
+    let code = good.segments(PT_LOAD).unwrap().into_iter().find(|at| good.word(at + P_FLAGS).unwrap() & PF_X != 0).unwrap();
+    let flags_1 = good.long(entry(DT_FLAGS_1) + 8).unwrap();
+    let cases: [(&str, usize, &[u8]); 10] = [
+        ("fixed address", E_TYPE, &2u16.to_le_bytes()),
+        ("(PIE)", entry(DT_FLAGS_1) + 8, &(flags_1 & !DF_1_PIE).to_le_bytes()),
+        ("program that loads it", segment(PT_GNU_RELRO), &PT_INTERP.to_le_bytes()),
+        ("libraries", entry(DT_FLAGS), &DT_NEEDED.to_le_bytes()),
+        ("(RELRO)", segment(PT_GNU_RELRO), &4u32.to_le_bytes()),
+        ("does not cover", segment(PT_GNU_RELRO) + P_MEMSZ, &1u64.to_le_bytes()),
+        ("no BIND_NOW", entry(DT_FLAGS) + 8, &0u64.to_le_bytes()),
+        ("no NOW", entry(DT_FLAGS_1) + 8, &(flags_1 & !DF_1_NOW).to_le_bytes()),
+        ("stack is executable", segment(PT_GNU_STACK) + P_FLAGS, &7u32.to_le_bytes()),
+        ("writable and executable", code + P_FLAGS, &7u32.to_le_bytes()),
+    ];
+    let textrel = [
+        ("TEXTREL", entry(DT_FLAGS) + 8, &(DF_BIND_NOW | DF_TEXTREL).to_le_bytes()[..]),
+        ("TEXTREL", entry(DT_FLAGS), &DT_TEXTREL.to_le_bytes()[..]),
+        ("stack is executable", segment(PT_GNU_STACK), &4u32.to_le_bytes()[..]),
+    ];
+    for (part, at, bytes) in cases.into_iter().chain(textrel) {
+        let mut changed = good.0.clone();
+        changed[at..at + bytes.len()].copy_from_slice(bytes);
+        let complaints = Elf(changed).complaints().unwrap();
+        assert!(complaints.iter().any(|text| text.contains(part)), "{part}: {complaints:?}");
+    }
+    assert_eq!(Elf(good.0[..100].to_vec()).complaints(), None);
+    assert_eq!(Elf(b"#!/bin/sh\n".to_vec()).complaints(), None);
+}
