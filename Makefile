@@ -30,13 +30,13 @@ bench: ## speed, memory and size; prints, does not judge; LAB=1: outages in the 
 testapp: ## the test application's binary; testapp/repo makes git repositories of its variants
 	@.ci/static $(ARCH) testapp testapp target/testapp/testapp
 
-image: handler ## handler-consul: Consul's agent with the handler in it; COMPOSE=1 with docker-compose 1
-	@consul/image $(COMPOSE)
+image: handler ## handler-consul: Consul's agent with the handler in it
+	@consul/image
 
 demo: image testapp ## the main job, shown on this machine's Docker engine
 	@consul/demo
 
 clean: ## removes what was built; the std and the packages that were fetched are kept
-	rm -rf dist target/static target/testapp target/image-* target/test
+	rm -rf dist target/static target/testapp target/image target/image.log target/test
 
 -include tests/lab/lab.mk
