@@ -33,10 +33,10 @@ testapp: ## the test application's binary; testapp/repo makes git repositories o
 image: handler ## handler-consul: Consul's agent with the handler in it
 	@consul/image
 
-demo: image testapp ## the main job, shown on this machine's Docker engine
+demo: ## the main job, shown on this machine's Docker engine
 	@consul/demo
 
 clean: ## removes what was built; the std and the packages that were fetched are kept
-	rm -rf dist target/static target/testapp target/image target/image.log target/test
+	rm -rf dist target/static target/testapp target/image target/image.log target/demo.log target/test
 
 -include tests/lab/lab.mk
