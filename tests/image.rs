@@ -239,10 +239,11 @@ fn replaces_what_runs_or_leaves_it_serving() {
 
 /// What the handler itself calls, and what applications' scripts and operators do.
 #[test]
-fn compose_2_is_there_under_both_names() {
+fn compose_is_there_under_both_names() {
     for command in ["docker-compose version --short", "docker compose version --short"] {
         let version = ok("docker", &["run", "--rm", IMAGE, "sh", "-c", command]);
-        assert!(version.trim_start_matches('v').starts_with("2."), "{command}: {version}");
+        let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+        assert!(major.is_some_and(|major| major >= 2), "{command}: {version}");
     }
 }
 
