@@ -1,17 +1,26 @@
 //! Speed and memory of dist/handler against a real development agent of Consul, printed, not judged (`make bench`).
-//! Called as `git` or `docker` it is the stand-in that returns at once and notes how it was called.
+//! Called as `git` or `docker-compose` it is the stand-in that returns at once and notes how it was called; the engine's socket is answered
+//! by a thread of it. As `docker` it serves older handlers, to compare with.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::zombie_processes)] // wait4 reaps
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 const ADDRESS: &str = "127.0.0.1:18500";
 const COMMIT: &str = "1111111111111111111111111111111111111111";
+/// What the engine says of the only container there is.
+const CONTAINER: &str = r#"{"Id":"0123456789ab","Name":"/web","Image":"sha256:1","RestartCount":0,
+    "State":{"Status":"running","ExitCode":0,"StartedAt":"2020-01-01T00:00:00Z"},
+    "Config":{"Image":"web","Labels":{"com.docker.compose.service":"web"}}}"#;
+/// Requests to the engine.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 fn main() {
     let me = std::env::args().next().unwrap();
@@ -31,6 +40,7 @@ fn main() {
     for tool in ["git", "docker", "docker-compose"] {
         symlink(std::env::current_exe().unwrap(), work.join("bin").join(tool)).unwrap();
     }
+    engine(&work.join("docker.sock"));
     let agent = Agent::start(&consul, &work);
     let bench = Bench { handler, work: work.clone() };
     println!("{:44} {:>9} {:>10}", "", "ms", "peak KiB");
@@ -40,12 +50,11 @@ fn main() {
     bench.run(&[], &events, ""); // makes them known
     bench.median("256 known events", &events, 100);
     bench.redeploy();
-    agent.put_records(0..1000);
-    bench.median("idle with 1000 applications of other nodes", "[]", 100);
-    for (begin, all) in [(1000, 5000), (5000, 10_000)] {
+    for (begin, all) in [(0, 200), (200, 1000)] {
         agent.put_records(begin..all);
         bench.many(&agent, all);
     }
+    bench.median("idle with 1000 applications of other nodes", "[]", 100);
     drop(agent);
     fs::remove_dir_all(&work).unwrap();
 }
@@ -60,13 +69,65 @@ fn stand_in(words: &[String]) {
             fs::write(Path::new(folder).join("docker-compose.yml"), format!("services:\n  web:\n    build: .\n{more}")).unwrap();
         }
         ["info", ..] => println!("docker-compose"),
+        ["version", "--short"] => println!("2.26.1"),
         ["rev-parse", ..] => println!("{COMMIT}"),
         ["ps", ..] => println!("0123456789ab"),
-        ["inspect", ..] => println!(
-            r#"[{{"Id":"0123456789ab","Name":"/web","Image":"sha256:1","RestartCount":0,"State":{{"Status":"running","StartedAt":"2020-01-01T00:00:00Z"}},
-            "Config":{{"Image":"web","Labels":{{"com.docker.compose.service":"web"}}}}}}]"#
-        ),
+        ["inspect", ..] => println!("[{CONTAINER}]"),
         _ => {}
+    }
+}
+
+/// The engine's socket, until the process ends.
+fn engine(socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            // One that ends early is the handler's affair.
+            thread::spawn(move || stream.and_then(|stream| requests(&stream)));
+        }
+    });
+}
+
+/// One after another, until the handler hangs up.
+fn requests(mut stream: &UnixStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        if reader.read_line(&mut head)? == 0 {
+            return Ok(());
+        }
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            match line.split_once(':') {
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.trim().parse().unwrap_or(0),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink())?;
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        let (status, body) = answer(&head);
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+    }
+}
+
+/// What the engine answers where an application has one container and no data.
+fn answer(head: &str) -> (&'static str, &'static str) {
+    let mut words = head.split([' ', '?']);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    // The API's version may stand in front.
+    let parts: Vec<&str> = path.split('/').skip(1).skip_while(|part| part.starts_with("v1.")).collect();
+    match (method, parts.as_slice()) {
+        ("GET", ["containers", "json"]) => ("200 OK", r#"[{"Id":"0123456789ab","Names":["/web"],"State":"running"}]"#),
+        ("GET", ["containers", _, "json"]) => ("200 OK", CONTAINER),
+        ("GET", ["containers", _, "logs"] | ["_ping"]) => ("200 OK", ""),
+        ("GET", ["volumes"]) => ("200 OK", r#"{"Volumes":[],"Warnings":null}"#),
+        ("GET", ["images", .., "json"]) => ("200 OK", r#"{"Id":"sha256:1"}"#),
+        ("POST", ["images", .., "tag"]) => ("201 Created", ""),
+        ("POST", ["containers", _, "update"]) => ("200 OK", r#"{"Warnings":null}"#),
+        ("POST" | "DELETE", ["containers" | "volumes" | "images", ..]) => ("204 No Content", ""),
+        _ => ("404 Not Found", r#"{"message":"page not found"}"#),
     }
 }
 
@@ -83,9 +144,9 @@ fn deploy(at: usize) -> String {
     format!(r#"[{{"ID":"10000000-0000-0000-0000-{at:012}","Name":"deploy","Payload":"{payload}"}}]"#)
 }
 
-/// With three addresses.
-fn record(at: usize) -> String {
-    let domains = ["", "www.", "shop."].map(|sub| format!("{sub}app{at}.example.com"));
+/// With three addresses; another round, another address.
+fn record(at: usize, round: usize) -> String {
+    let domains = ["".into(), "www.".into(), format!("shop{round}.")].map(|sub| format!("{sub}app{at}.example.com"));
     let urls = domains.each_ref().map(|domain| format!("http://{domain}"));
     let sites = urls.each_ref().map(|url| format!("{url} {{\\n    reverse_proxy app{at}-web-1:80\\n}}")).join("\\n");
     let (domains, urls) = (domains.join(r#"",""#), urls.join(" "));
@@ -131,7 +192,7 @@ impl Agent {
 
     fn put_records(&self, which: std::ops::Range<usize>) {
         for batch in which.collect::<Vec<_>>().chunks(50) {
-            let records: Vec<String> = batch.iter().copied().map(record).collect();
+            let records: Vec<String> = batch.iter().map(|at| record(*at, 0)).collect();
             self.put("txn", &format!("[{}]", records.join(",")));
         }
     }
@@ -155,8 +216,8 @@ fn middle(all: impl Iterator<Item = f64>) -> f64 {
 }
 
 struct Bench {
-    handler: std::path::PathBuf,
-    work: std::path::PathBuf,
+    handler: PathBuf,
+    work: PathBuf,
 }
 
 impl Bench {
@@ -165,6 +226,7 @@ impl Bench {
         let path = format!("{}:{}", self.work.join("bin").display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(&self.handler);
         command.env("PATH", path).env("DEPLOY_DIR", self.work.join("deploy")).env("CONSUL_HTTP_ADDR", ADDRESS).env("HANDLER_SETTLE", "0");
+        command.env("DOCKER_HOST", format!("unix://{}", self.work.join("docker.sock").display()));
         command.env("BENCH_CALLS", self.work.join("calls")).env("BENCH_COMPOSE", compose);
         for proxy in ["CADDY", "HAPROXY"] {
             command.env(format!("HANDLER_{proxy}_CHECK"), r#"["true"]"#).env(format!("HANDLER_{proxy}_RELOAD"), r#"["true"]"#);
@@ -187,9 +249,10 @@ impl Bench {
 
     /// The second deploy and later ones, over what their commands take when they are run alone.
     fn redeploy(&self) {
-        let (mut over, mut commands, mut peak) = (Vec::new(), 0, 0);
+        let (mut over, mut commands, mut asked, mut peak) = (Vec::new(), 0, 0, 0);
         for at in 0..30 {
             fs::write(self.work.join("calls"), "").unwrap();
+            ASKED.store(0, Ordering::Relaxed);
             let (ms, memory, status) = self.run(&[], &deploy(at), "");
             assert_eq!(status, 0, "{}", fs::read_to_string(self.work.join("deploy/handler.log")).unwrap());
             let calls = fs::read_to_string(self.work.join("calls")).unwrap();
@@ -202,23 +265,34 @@ impl Bench {
             }
             if at > 0 {
                 over.push(ms - begun.elapsed().as_secs_f64() * 1000.0);
-                commands = calls.lines().count();
+                (commands, asked) = (calls.lines().count(), ASKED.load(Ordering::Relaxed));
                 peak = peak.max(memory);
             }
         }
         println!("{:44} {:9.2} {peak:10}", format!("redeploy, over its {commands} commands' own time"), middle(over.into_iter()));
+        println!("{:44} {asked:9}", "  requests to the engine in it");
     }
 
-    /// With `all` applications of other nodes.
+    /// With `all` applications of other nodes. Medians.
     fn many(&self, agent: &Agent, all: usize) {
-        let print = |what: &str, (ms, peak, status): (f64, i64, i32), wanted| {
-            assert_eq!(status, wanted, "{what}: {}", fs::read_to_string(self.work.join("deploy/handler.log")).unwrap());
-            println!("{:44} {ms:9.2} {peak:10}", format!("{all} applications: {what}"));
+        const RUNS: usize = 15;
+        let print = |what: &str, runs: Vec<(f64, i64)>| {
+            let peak = runs.iter().map(|run| run.1).max().unwrap();
+            println!("{:44} {:9.2} {peak:10}", format!("{all} applications: {what}"), middle(runs.iter().map(|run| run.0)));
         };
-        print("routes written", self.run(&["routes"], "", ""), 0);
-        print("routes, nothing changed", self.run(&["routes"], "", ""), 0);
-        agent.put("kv/other", &all.to_string());
-        print("routes, another key changed", self.run(&["routes"], "", ""), 0);
+        // Before each run something may have happened in Consul.
+        let routes = |before: &dyn Fn(usize)| -> Vec<(f64, i64)> {
+            let run = |round| {
+                before(round);
+                let (ms, peak, status) = self.run(&["routes"], "", "");
+                assert_eq!(status, 0, "{}", fs::read_to_string(self.work.join("deploy/handler.log")).unwrap());
+                (ms, peak)
+            };
+            (1..=RUNS).map(run).collect()
+        };
+        print("routes written", routes(&|round| agent.put("txn", &format!("[{}]", record(0, round)))));
+        print("routes, nothing changed", routes(&|_| {}));
+        print("routes, another key changed", routes(&|round| agent.put("kv/other", &format!("{all} {round}"))));
         // Refused before and after the others' addresses are read and compared.
         let label = |url: &str| format!("    environment:\n      CADDYFILE: \"{url} {{\\n proxy / $CONTAINER:80\\n}}\"\n");
         let refused = |url: &str, at: usize| {
@@ -228,27 +302,16 @@ impl Bench {
         };
         let taken = format!("http://app{}.example.com", all - 1);
         // in turns, so that whatever else slows the machine down slows both
-        let pair = |at: usize| {
-            let before = refused("nothing {", 2 * at);
-            if at == 0 {
-                fs::remove_file(self.work.join("deploy/.handler/records")).unwrap();
-            }
-            (before, refused(&taken, 2 * at + 1))
-        };
-        let pairs: Vec<_> = (0..15).map(pair).collect();
-        let peak = pairs.iter().map(|(_, after)| after.1).max().unwrap();
-        let answers = (0..9).map(|_| {
+        let pairs = (0..RUNS).map(|at| {
+            let (before, after) = (refused("nothing {", 2 * at), refused(&taken, 2 * at + 1));
+            (after.0 - before.0, after.1)
+        });
+        print("addresses checked", pairs.collect());
+        let answers = (0..RUNS).map(|_| {
             let begun = Instant::now();
             agent.call("GET", "kv/app/?recurse&consistent", "").unwrap();
-            begun.elapsed().as_secs_f64() * 1000.0
+            (begun.elapsed().as_secs_f64() * 1000.0, 0)
         });
-        print("Consul's answer with all of them", (middle(answers), 0, 0), 0);
-        let first = pairs[0].1.0 - pairs[0].0.0;
-        print("addresses checked, all records read", (first, 0, 0), 0);
-        print(
-            "addresses checked, with the records kept",
-            (middle(pairs.iter().skip(1).map(|(before, after)| after.0 - before.0)), peak, 0),
-            0,
-        );
+        print("of it Consul's answer", answers.collect());
     }
 }
