@@ -554,17 +554,20 @@ impl Lab {
             let folder = folder.join(name(node.0));
             fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
             let to = folder.display().to_string();
-            for from in ["/var/log/node/.", "/deploy/handler.log", "/deploy/.handler"] {
+            for from in ["/var/log/node/.", "/deploy/handler.log", "/deploy/.handler", "/deploy/.proxies"] {
                 run("docker", &["cp", &format!("{}:{from}", node.container()), &to]);
             }
             let state = node.exec(&[
                 "bash",
                 "-c",
                 "consul members; docker ps -a; ls -l /deploy /var/lib/buttervolume/volumes /var/lib/buttervolume/snapshots; \
-                 cat /etc/buttervolume/schedule.csv; consul kv export; \
-                 for proxy in haproxy caddy; do docker logs -t $proxy 2>&1 | tail -n 2000; done",
+                 cat /etc/buttervolume/schedule.csv; consul kv export",
             ]);
             drop(fs::write(folder.join("state"), state.out + &state.err));
+            for proxy in ["haproxy", "caddy"] {
+                let said = node.exec(&["docker", "logs", "-t", proxy]);
+                drop(fs::write(folder.join(format!("{proxy}.log")), said.out + &said.err));
+            }
         }
         println!("lab: logs of all nodes are in {}", folder.display());
     }
