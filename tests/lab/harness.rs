@@ -18,7 +18,8 @@ use crate::client::{self, Client};
 pub const NODES: [u8; 3] = [1, 2, 3];
 const HOME: &str = "/var/lib/handler-lab";
 const SOCKET: &str = "/run/docker/plugins/btrfs.sock";
-/// The certificate by which a client knows the application.
+const CROWD: &str = include_str!("crowd.py");
+/// The certificates by which a client knows the application.
 const ROOT: &str = "/tmp/root.crt";
 /// For whatever the cluster should reach by itself.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -126,14 +127,9 @@ impl Node {
     }
 
     pub fn crowd(self, url: &str) -> Crowd {
-        let (from, words) = curl(self.0);
-        // Ends when nothing more can come from its input.
-        let script = format!(
-            "while read -t 0.05; [ $? -gt 128 ]; do {} -o /dev/null -w '%{{http_code}} %{{size_download}} %{{time_total}}\\n' {url} </dev/null & done; wait",
-            words.join(" ")
-        );
+        let words = ["exec", "-i", &client_of(self.0).container(), "python3", "-c", CROWD, url, &address(self.0), ROOT];
         let mut command = Command::new("docker");
-        command.args(["exec", "-i", &from.container(), "bash", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
         Crowd(command.spawn().unwrap())
     }
 
@@ -328,17 +324,26 @@ impl Lab {
         self.note("the proxies are up");
     }
 
+    /// Clients trust every Caddy's own authority, those of these nodes in any case: after a move another one signs.
+    pub fn trust(&self, nodes: &[u8]) {
+        let root = "cat /var/lib/docker/volumes/*caddy-data/_data/caddy/pki/authorities/local/root.crt";
+        let roots = NODES.map(|node| {
+            wait_until(&format!("the authority of {}'s Caddy", name(node)), SOON, || match Node(node).exec(&["bash", "-c", root]) {
+                Output { code: Some(0), out, .. } => Ok(out),
+                _ if !nodes.contains(&node) => Ok(String::new()),
+                output => Err(output.err),
+            })
+        });
+        for node in NODES.map(Node) {
+            // Renamed into place: clients may be reading it.
+            node.sh(&format!("echo '{}' > {ROOT}.new && mv {ROOT}.new {ROOT}", roots.concat()));
+        }
+    }
+
     /// Every node leads to the application, which runs on the master: by name, encrypted by the master's Caddy, and by port.
     pub fn expect_routes(&self, app: &App, master: u8, version: &str) {
         let domain = app.domain.unwrap();
-        let root = "cat /var/lib/docker/volumes/*caddy-data/_data/caddy/pki/authorities/local/root.crt";
-        let root = wait_until("Caddy's own authority", SOON, || match Node(master).exec(&["bash", "-c", root]) {
-            Output { code: Some(0), out, .. } => Ok(out),
-            output => Err(output.err),
-        });
-        for node in NODES.map(Node) {
-            node.sh(&format!("echo '{root}' > {ROOT}"));
-        }
+        self.trust(&[master]);
         for node in NODES.map(Node) {
             for url in [format!("http://{domain}/version"), format!("https://{domain}/version")] {
                 wait_until(&format!("{url} by {}", name(node.0)), SOON, || match node.routed(&url)? {
@@ -627,13 +632,17 @@ pub enum Variant {
     Unhealthy,
 }
 
-/// curl with all that leads to this node, whatever the URL says, and trusts the Caddy of the master. On a node that is not asked, since
-/// engines treat their own clients differently.
+/// A node that is not asked itself, since engines treat their own clients differently.
+fn client_of(node: u8) -> Node {
+    Node(node % 3 + 1)
+}
+
+/// curl with all that leads to this node, whatever the URL says, and trusts every Caddy.
 fn curl(to: u8) -> (Node, Vec<String>) {
     let words = ["curl", "-s", "-m", "60", "--cacert", ROOT, "--connect-to"];
     let mut words = words.map(String::from).to_vec();
     words.push(format!("::{}:", address(to)));
-    (Node(to % 3 + 1), words)
+    (client_of(to), words)
 }
 
 /// Of a service, below its environment. Caddy signs for the domain itself: nobody else is there to do it.
@@ -805,8 +814,19 @@ impl App {
     }
 }
 
-/// What a request was answered with, status and bytes, and how long that took. Status 0: not at all.
-pub type Answer = (u16, u64, Duration);
+/// What became of a request.
+#[derive(Debug)]
+#[allow(dead_code, reason = "some of it is for the reader of a failure only")]
+pub struct Answer {
+    /// When it was sent, in seconds since 1970, as the proxies' logs have it.
+    pub at: f64,
+    /// 0: no whole answer.
+    pub status: u16,
+    pub bytes: u64,
+    pub time: Duration,
+    /// What the client complains of.
+    pub problem: String,
+}
 
 /// Asks for one URL every 50 ms, whether earlier answers have come or not.
 pub struct Crowd(Child);
@@ -818,8 +838,14 @@ impl Crowd {
         let output = self.0.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let answers = text.lines().map(|line| {
-            let [status, size, secs] = *line.split(' ').collect::<Vec<_>>() else { panic!("{line:?}") };
-            (status.parse().unwrap(), size.parse().unwrap(), Duration::from_secs_f64(secs.parse().unwrap()))
+            let [at, status, bytes, secs, problem] = *line.splitn(5, ' ').collect::<Vec<_>>() else { panic!("{line:?}") };
+            Answer {
+                at: at.parse().unwrap(),
+                status: status.parse().unwrap(),
+                bytes: bytes.parse().unwrap(),
+                time: Duration::from_secs_f64(secs.parse().unwrap()),
+                problem: problem.into(),
+            }
         });
         answers.collect()
     }
