@@ -400,6 +400,10 @@ fn extra_backend(
     }
     if mode == "tcp" {
         out.push_str("    option tcp-check\n");
+        // its own rules would not be asked any more
+        if !haproxy::list(backend, "options").filter_map(Value::as_str).any(|option| option.starts_with("tcp-request")) {
+            not_in_circles(out, away);
+        }
     }
     for option in haproxy::list(backend, "options").filter_map(Value::as_str) {
         let _infallible = writeln!(out, "    {option}");
@@ -432,6 +436,19 @@ impl Server<'_> {
         let resolved = if is_address { "" } else { " resolvers system init-addr last,libc,none" };
         let _infallible = writeln!(out, "    server {name} {host}:{port}{}{resolved}", options.trim_end());
     }
+}
+
+/// While two nodes differ about who is the master, each leads to the other. Unlike a request, a connection cannot be counted nor refused with
+/// words: one that came from the very node to which it should go rests first, until they agree. Without that it would be back in a
+/// millisecond, and each round is one more connection on both.
+fn not_in_circles(out: &mut String, away: Option<&str>) {
+    let Some(address) = away else { return };
+    let address = address.trim_matches(['[', ']']);
+    let _infallible = write!(
+        out,
+        "    tcp-request inspect-delay 2s\n    tcp-request content accept unless {{ src {address} }}\n    \
+         tcp-request content accept if WAIT_END\n"
+    );
 }
 
 fn unavailable(out: &mut String, page: &str) {
@@ -537,6 +554,7 @@ impl Web {
             }
             Scheme::Https => {
                 out.push_str("    mode tcp\n    option tcp-check\n");
+                not_in_circles(out, away);
                 server.write(out, CHECK);
             }
         }

@@ -422,12 +422,18 @@ fn requests_during_a_redeploy_and_a_move() {
         lab.deploy(&other, node, None).done();
     }
     lab.trust(&[1, 2]);
+    // Those of which haproxy knows nothing but where they go.
+    let connections = || -> usize {
+        let count = "docker logs haproxy 2>&1 | grep -c ' https-in https-shop\\| front-raw-2222 ' || true";
+        [1, 2].map(|node| lab.node(node).sh(count).trim().parse::<usize>().unwrap()).iter().sum()
+    };
     for (during, master, version) in [("a redeploy", 1, "2"), ("a move", 2, "3")] {
         let crowds = [(1, "http", ""), (2, "http", ""), (2, "https", ""), (2, "http", ":2222")].map(|(node, scheme, port)| {
             let url = format!("{scheme}://shop.example.com{port}/version");
             (node, lab.node(node).crowd(&url), url)
         });
         app.commit(version, Variant::Good);
+        let (before, mut asked) = (connections(), 0);
         lab.deploy(&app, master, Some(3 - master)).done();
         lab.expect_routes(&app, master, version);
         for (node, crowd, url) in crowds {
@@ -443,6 +449,7 @@ fn requests_during_a_redeploy_and_a_move() {
             // Behind a port of which nothing else is known, only the application can answer: nobody says that it is away, and what it has
             // accepted is closed when it is stopped. But haproxy takes every connection.
             let raw = url.contains(":2222");
+            asked += if raw || url.starts_with("https") { answers.len() } else { 0 };
             let allowed = |answer: &&&harness::Answer| match (answer.status, answer.bytes) {
                 (200, 1..) => true,
                 // Those who name the application wait for it; Caddy holds none for another node.
@@ -453,6 +460,9 @@ fn requests_during_a_redeploy_and_a_move() {
             let wrong: Vec<_> = answers.iter().filter(|answer| !allowed(&answer)).collect();
             assert!(wrong.is_empty(), "{url} by {}: {wrong:#?}", name(node));
         }
+        let connections = connections() - before;
+        lab.note(&format!("{asked} connections were {connections} between haproxys during {during}"));
+        assert!(connections < 6 * asked, "they went round in circles");
     }
 }
 
