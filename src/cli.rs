@@ -73,6 +73,22 @@ impl Args {
     }
 }
 
+impl Args {
+    /// The arguments of a handler that takes part in what is open, and logs as this one does.
+    pub fn of_worker(&self) -> Vec<String> {
+        let flag = if self.verbosity < 0 { "-q" } else { "-v" };
+        let mut args = vec![flag.to_string(); self.verbosity.unsigned_abs() as usize];
+        if let Some(file) = &self.log_file {
+            args.extend(["--log-file".into(), file.to_string_lossy().into_owned()]);
+        }
+        if self.json_log {
+            args.extend(["--log-format".into(), "json".into()]);
+        }
+        args.push("reconcile".into());
+        args
+    }
+}
+
 pub fn parse<I>(args: I) -> Result<Args, lexopt::Error>
 where
     I: IntoIterator + 'static,

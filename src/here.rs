@@ -1,30 +1,111 @@
-//! This node: its settings, its agent, its files, and where it keeps checkouts.
+//! This node: its settings, the doors to its world, its name, its files and its checkouts.
 
 use std::cell::OnceCell;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use log::info;
 
-use crate::model::order::{NodeName, OrderId};
-use crate::model::record::All;
-use crate::node::store::{self, Store};
-use crate::outside::compose_file::{self as compose, Compose};
+use crate::error::{Error, Fault};
+use crate::model::names::{AppName, DeployId, Host, NodeName, OrderId, Project};
+use crate::outside::compose::{Checkout, Tool};
+use crate::outside::compose_file::{self, Compose};
 use crate::outside::consul::{self, Consul};
-use crate::outside::engine::{Project, Tool};
+use crate::outside::doors::World;
+use crate::outside::engine::Engine;
+use crate::outside::git::Git;
+use crate::outside::plugin::Plugin;
 use crate::settings::Settings;
-use crate::steps::run::service_id;
 
-pub struct Node {
-    pub settings: Settings,
-    pub consul: Consul,
-    pub store: Store,
-    me: OnceCell<(NodeName, String)>,
+/// The handler's own files, below the deploy folder.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    pub deploy_dir: PathBuf,
+    /// `.handler`
+    own: PathBuf,
 }
 
-impl Node {
-    pub fn new(settings: Settings, consul: Consul, store: Store) -> Node {
-        Node { settings, consul, store, me: OnceCell::new() }
+impl Paths {
+    pub fn new(deploy_dir: &Path) -> Paths {
+        Paths { deploy_dir: deploy_dir.into(), own: deploy_dir.join(".handler") }
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.deploy_dir.join("handler.log")
+    }
+
+    /// Held by the run that is at work.
+    pub fn lock(&self) -> PathBuf {
+        self.own.join("lock")
+    }
+
+    /// One file for each order that this node is in the middle of.
+    pub fn journals(&self) -> PathBuf {
+        self.own.join("journal")
+    }
+
+    /// Events that have not become orders yet, a file each.
+    pub fn inbox(&self) -> PathBuf {
+        self.own.join("inbox")
+    }
+
+    /// The IDs of events that have been taken in, a line each.
+    pub fn seen(&self) -> PathBuf {
+        self.own.join("seen")
+    }
+
+    /// Consul's index at which there was nothing to do.
+    pub fn quiet(&self) -> PathBuf {
+        self.own.join("quiet")
+    }
+
+    /// What this node runs or keeps of each application.
+    pub fn state(&self) -> PathBuf {
+        self.own.join("state.json")
+    }
+
+    /// The proxies' files, unless the operator has them elsewhere.
+    pub fn proxies(&self) -> PathBuf {
+        self.own.join("proxies")
+    }
+
+    /// Held by the run that writes the proxies' files, and by the one that waits for it.
+    pub fn routes_locks(&self) -> (PathBuf, PathBuf) {
+        (self.own.join("routes.lock"), self.own.join("routes.next"))
+    }
+
+    pub fn checkout(&self, name: &AppName, id: &DeployId) -> PathBuf {
+        self.deploy_dir.join(format!("{name}-{id}"))
+    }
+
+    /// Makes the folders, and sees that they are this user's.
+    pub fn prepare(&self, world: &World) -> Result<(), Error> {
+        for folder in [self.inbox(), self.journals()] {
+            world.create_folder(&folder)?;
+        }
+        // What another user has left can often be read but not replaced, and git refuses another's checkouts.
+        let owner = world.look_at(&self.own)?.map_or(0, |found| found.owner);
+        let me = world.user()?;
+        if owner != me {
+            return Err(Fault::AnotherUser { folder: self.own.clone(), owner, me, deploy_dir: self.deploy_dir.clone() }.into());
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+pub struct Here {
+    pub settings: Settings,
+    pub world: World,
+    pub consul: Consul,
+    pub paths: Paths,
+    me: OnceCell<(NodeName, Host)>,
+}
+
+impl Here {
+    pub fn new(settings: Settings, world: World) -> Here {
+        let consul = Consul::new(&world, settings.timeouts.consul);
+        let paths = Paths::new(&settings.deploy_dir);
+        Here { settings, world, consul, paths, me: OnceCell::new() }
     }
 
     /// The name of this node; asked for once, and not at all by a run that has nothing to do.
@@ -32,7 +113,7 @@ impl Node {
         Ok(&self.itself()?.0)
     }
 
-    fn itself(&self) -> Result<&(NodeName, String), consul::Error> {
+    fn itself(&self) -> Result<&(NodeName, Host), consul::Error> {
         if let Some(itself) = self.me.get() {
             return Ok(itself);
         }
@@ -41,86 +122,70 @@ impl Node {
     }
 
     /// Of a member of the cluster.
-    pub fn address_of(&self, name: &str) -> Result<Option<String>, consul::Error> {
+    pub fn address_of(&self, name: &NodeName) -> Result<Host, Error> {
         let (me, address) = self.itself()?;
-        if **me == *name {
-            return Ok(Some(address.clone()));
+        if me == name {
+            return Ok(address.clone());
         }
-        Ok(self.consul.members()?.into_iter().find(|member| member.name == name).map(|member| member.address))
+        let member = self.consul.members()?.into_iter().find(|member| member.name == **name);
+        let address = member.and_then(|member| Host::try_from(member.address).ok());
+        Ok(address.ok_or_else(|| Fault::NoAddress { node: name.to_string() })?)
     }
 
-    /// All records. Where they are many they are kept, and read anew only when one has changed.
-    pub fn records(&self) -> Result<All, String> {
-        const MANY: usize = 1 << 20;
-        let kept = self.settings.deploy_dir.join(".handler/records");
-        let context = |error: consul::Error| error.to_string();
-        // Taken before the records are, so that what changes meanwhile makes it older, not newer, than they are. The index alone would not do:
-        // it goes back when a deleted key is forgotten.
-        let bytes = fs::read(&kept).ok();
-        let version = if bytes.is_some() { format!("{:?}", self.consul.count("app/").map_err(context)?) } else { String::new() };
-        if let Some(records) = bytes.and_then(|bytes| All::kept(bytes, &version)) {
-            return Ok(records);
-        }
-        let mut records = All::new(&version);
-        let listed = self.consul.each("app/", |entry| {
-            records.push(entry.key.trim_start_matches("app/").as_bytes());
-            records.push(&entry.value);
-        });
-        listed.map_err(context)?;
-        if records.bytes().len() > MANY {
-            store::write(&kept, records.bytes())?;
-        }
-        Ok(records)
+    /// The same node for one run: what it starts carries the mark, and its patience with Consul is its own.
+    pub fn marked(&self, mark: &str) -> Here {
+        Here { world: self.world.marked(mark), ..self.clone() }
     }
 
-    pub fn checkout(&self, name: &str, id: &str) -> PathBuf {
-        self.settings.deploy_dir.join(format!("{name}-{id}"))
+    pub fn git(&self) -> Git<'_> {
+        Git { world: &self.world, deadline: self.settings.timeouts.git, own_ssh: self.settings.own_ssh }
     }
 
-    /// The compose project of a checkout.
-    pub fn project(&self, project: &str, folder: PathBuf, tool: Tool) -> Result<(Project, Compose), String> {
-        let file = compose::FILES.iter().find(|file| folder.join(file).is_file());
-        let file = file.ok_or_else(|| format!("{}: has none of {}", folder.display(), compose::FILES.join(", ")))?;
-        let path = folder.join(file);
-        let size = fs::metadata(&path).map(|data| data.len()).unwrap_or(0);
-        if size > 1 << 20 {
-            return Err(format!("{file}: larger than 1 MiB"));
-        }
-        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let compose = Compose::parse(&text, project, tool.dialect, &self.settings.driver).map_err(|error| format!("{file}: {error}"))?;
-        Ok((Project { name: project.into(), folder, file: file.to_string(), tool }, compose))
+    pub fn plugin(&self) -> Plugin {
+        Plugin::new(&self.world, self.settings.timeouts.send)
+    }
+
+    pub fn engine(&self) -> Engine<'_> {
+        Engine { world: &self.world }
+    }
+
+    /// A checkout with its compose file read.
+    pub fn read_checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Result<(Checkout, Compose), Error> {
+        const MOST: u64 = 1 << 20;
+        let file = compose_file::FILES.iter().find(|file| self.world.is_file(&folder.join(file)));
+        let file = file.ok_or_else(|| Fault::NoComposeFile { folder: folder.clone() })?;
+        let bytes = self.world.read_file(&folder.join(file), MOST)?.unwrap_or_default();
+        let text = String::from_utf8(bytes).map_err(|_| Fault::NotUtf8 { path: folder.join(file) })?;
+        let compose = Compose::parse(&text, project, &self.settings.driver);
+        let compose = compose.map_err(|source| Error::ComposeFile { file, source })?;
+        Ok((Checkout { project: project.clone(), folder, file: file.to_string(), tool }, compose))
     }
 
     /// The checkouts on this node: application's name, id, folder.
-    pub fn checkouts(&self) -> Result<Vec<(String, OrderId, PathBuf)>, String> {
-        let folder = &self.settings.deploy_dir;
+    pub fn checkouts(&self) -> Result<Vec<(AppName, OrderId, PathBuf)>, Error> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))? {
-            let path = entry.map_err(|error| format!("{}: {error}", folder.display()))?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        for entry in self.world.list_folder(&self.paths.deploy_dir)? {
             // <name>-<UUID>
-            let Some((name, id)) = name.len().checked_sub(36).filter(|at| name.is_char_boundary(*at)).map(|at| name.split_at(at)) else {
+            let Some((name, id)) = entry.len().checked_sub(36).filter(|at| entry.is_char_boundary(*at)).map(|at| entry.split_at(at)) else {
                 continue;
             };
-            if let (Some(name), Ok(id)) = (name.strip_suffix('-'), OrderId::try_from(id.to_string())) {
-                found.push((name.to_string(), id, path));
+            let name = name.strip_suffix('-').map(AppName::try_from);
+            if let (Some(Ok(name)), Ok(id)) = (name, OrderId::try_from(id)) {
+                found.push((name, id, self.paths.deploy_dir.join(&entry)));
             }
         }
         Ok(found)
     }
 
     /// Removes the application's checkouts but the one to keep.
-    pub fn remove_checkouts(&self, name: &str, keep: Option<&str>) -> Result<(), String> {
-        for (_, id, path) in self.checkouts()?.into_iter().filter(|(app, id, _)| app == name && keep != Some(&**id)) {
+    pub fn remove_checkouts(&self, name: &AppName, keep: Option<&DeployId>) -> Result<(), Error> {
+        let mut old = self.checkouts()?;
+        old.retain(|(app, id, _)| app == name && keep.is_none_or(|keep| **keep != **id));
+        for (_, id, path) in &old {
             info!("removing the checkout {name}-{id}");
-            store::remove_folder(&path)?;
+            self.world.remove_folder(path)?;
         }
-        Ok(())
-    }
-
-    /// The ID of the application's Consul service, as the checkout's `service.json` may have it.
-    pub fn service_id(&self, name: &str, folder: &Path) -> String {
-        let own = fs::read(folder.join("service.json")).ok().and_then(|text| crate::model::json::read(&text).ok());
-        own.map(|service| service_id(&service)).filter(|id| !id.is_empty()).unwrap_or_else(|| name.into())
+        // Before anything is forgotten by which they would be found.
+        if old.is_empty() { Ok(()) } else { Ok(self.world.sync_folder(&self.paths.deploy_dir)?) }
     }
 }

@@ -1,79 +1,129 @@
 //! Events and requests become orders in Consul, each once, whichever node hears of it first.
 
+use std::collections::HashSet;
+
 use log::{error, info};
 
-use crate::here::Node;
+use crate::error::Error;
+use crate::here::Here;
 use crate::logger;
-use crate::model::event::{Asked, Event};
+use crate::model::event::{self, Asked, Event};
 use crate::model::json;
-use crate::model::order::{Order, OrderId, Request};
-use crate::model::time::Time;
-use crate::outside::consul::{self, Consul, Op};
+use crate::orders;
+use crate::outside::disk;
+use crate::outside::doors::Write;
+
+/// How many event IDs are remembered.
+const SEEN: usize = 1000;
+/// An ID and its line's end.
+const LINE: u64 = 37;
+/// Of one event as a file.
+const MOST: u64 = 1 << 20;
 
 /// What came of a list of events.
 #[derive(Debug, Default, PartialEq)]
-pub struct Tally {
+pub struct Taken {
     pub events: usize,
     pub new: usize,
     pub failed: usize,
 }
 
 /// Takes in the events that this node has not seen, and those that an earlier run could not take in.
-pub fn events(node: &Node, events: Vec<Result<Event, String>>) -> Result<Tally, String> {
-    let mut tally = Tally { events: events.len(), ..Tally::default() };
-    let mut seen = node.store.seen()?;
-    let mut new = node.store.inbox()?;
+pub fn take(here: &Here, events: Vec<Result<Event, event::Error>>) -> Result<Taken, Error> {
+    let mut taken = Taken { events: events.len(), ..Taken::default() };
+    let mut seen = seen(here)?;
+    let mut new = left(here)?;
     new.retain(|event| !seen.contains(&*event.id));
     for event in events {
         match event {
             Ok(event) if seen.insert(event.id.to_string()) && !new.contains(&event) => {
                 // Consul gives an event once; from here on it is not lost with this run.
-                node.store.put_inbox(&event, false)?;
+                keep(here, &event, false)?;
                 new.push(event);
             }
             Ok(_) => {} // known
             Err(why) => {
                 error!("{why}");
-                tally.failed += 1;
+                taken.failed += 1;
             }
         }
     }
-    tally.new = new.len();
+    taken.new = new.len();
     for event in new {
         let _order = logger::order(&event.id);
-        match event.asked() {
-            Ok(Asked::Order(id)) => info!("told of the order {id}"),
-            Ok(Asked::Request(request)) => match create(&node.consul, event.id.clone(), request) {
-                Ok(_) => {}
-                Err(consul::Error::Unreachable(why)) => {
-                    node.store.put_inbox(&event, true)?;
-                    return Err(format!("the event {} waits in the inbox for the next run: {why}", event.id));
-                }
-                Err(why) => {
-                    error!("{}: {why}", event.name);
-                    tally.failed += 1;
-                }
-            },
+        let asked = event.asked().map_err(|source| Error::Request { event: event.name.clone(), source });
+        let told = asked.and_then(|asked| match asked {
+            Asked::Order(id) => {
+                info!("told of the order {id}");
+                Ok(())
+            }
+            Asked::Request(request) => orders::create(here, event.id.clone(), request).map(drop),
+        });
+        match told {
+            Ok(()) => {}
+            Err(why) if why.is_out_of_reach() => {
+                keep(here, &event, true)?;
+                error!("the event {} waits in the inbox for the next run", event.id);
+                return Err(why);
+            }
             Err(why) => {
-                error!("{}: {why}", event.name);
-                tally.failed += 1;
+                error!("{why}");
+                taken.failed += 1;
             }
         }
-        node.store.add_seen(&event.id)?;
-        node.store.remove_inbox(&event)?;
+        let line = format!("{}\n", event.id);
+        here.world.write_file(&here.paths.seen(), line.as_bytes(), Write::Append, false)?;
+        here.world.remove_file(&here.paths.inbox().join(&*event.id))?;
     }
-    Ok(tally)
+    Ok(taken)
 }
 
-/// Writes the order, unless it is open or finished already.
-pub fn create(consul: &Consul, id: OrderId, request: Request) -> Result<Order, consul::Error> {
-    let order = Order::new(id, request, Time::now());
-    let text = json::write(&order).map_err(consul::Error::Refused)?;
-    let (key, history) = (order.key(), order.history_key());
-    if consul.transaction(&[Op::CheckAbsent(&history), Op::Cas(&key, &text, 0)])? {
-        info!("ordered: {} {}", order.request.event(), order.name);
-    } else {
-        info!("{} {} is ordered already", order.request.event(), order.name);
+/// The IDs of the events that have been taken in.
+fn seen(here: &Here) -> Result<HashSet<String>, disk::Error> {
+    let text = here.world.read_file(&here.paths.seen(), LINE * SEEN as u64 * 100)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&text).lines().map(String::from).collect())
+}
+
+/// Forgets the oldest IDs once there are twice as many as are to be kept. Under the lock.
+pub fn trim_seen(here: &Here) -> Result<(), disk::Error> {
+    let path = here.paths.seen();
+    if here.world.look_at(&path)?.map_or(0, |found| found.len) < 2 * SEEN as u64 * LINE {
+        return Ok(());
     }
-    Ok(order)
+    let text = here.world.read_file(&path, u64::MAX - 1)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() < 2 * SEEN {
+        return Ok(());
+    }
+    here.world.replace_file(&path, format!("{}\n", lines[lines.len() - SEEN..].join("\n")).as_bytes(), true)
+}
+
+/// Keeps an event until it has become an order, whatever happens to this run, or, if `synced`, to this node.
+fn keep(here: &Here, event: &Event, synced: bool) -> Result<(), Error> {
+    let path = here.paths.inbox().join(&*event.id);
+    let text = json::write(event).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+    Ok(here.world.replace_file(&path, &text, synced)?)
+}
+
+/// Events that an earlier run could not take in.
+fn left(here: &Here) -> Result<Vec<Event>, disk::Error> {
+    let folder = here.paths.inbox();
+    let mut events = Vec::new();
+    for name in here.world.list_folder(&folder)? {
+        if name.contains('.') {
+            continue; // written only half
+        }
+        let path = folder.join(name);
+        let text = here.world.read_file(&path, MOST)?.unwrap_or_default();
+        if text.is_empty() {
+            here.world.remove_file(&path)?; // the power failed before any of it was on the disk
+            continue;
+        }
+        match json::read(&text) {
+            Ok(event) => events.push(event),
+            Err(error) => error!("{}: {error}; remove it by hand", path.display()),
+        }
+    }
+    Ok(events)
 }

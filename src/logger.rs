@@ -1,31 +1,36 @@
 //! The log: to standard error and a file, as text or JSON lines; every line of an order carries its id.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Mutex;
 
 use env_logger::{Builder, Env, Target};
 
-use crate::model::time::Time;
+use crate::outside::clock::SystemClock;
+use crate::outside::disk;
+use crate::outside::doors::Clock;
 
-/// The order at work. One at a time: orders run one after another.
-static ORDER: Mutex<Option<String>> = Mutex::new(None);
-
-fn order_at_work() -> std::sync::MutexGuard<'static, Option<String>> {
-    ORDER.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+thread_local! {
+    /// The order at work in this thread.
+    static ORDER: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// While it lives, lines carry the order's id.
+/// While it lives, this thread's lines carry the order's id.
 pub struct OrderGuard(Option<String>);
 
 pub fn order(id: &str) -> OrderGuard {
-    OrderGuard(order_at_work().replace(id.into()))
+    OrderGuard(ORDER.replace(Some(id.into())))
+}
+
+/// The id that a line of this thread carries now.
+pub fn order_at_work() -> Option<String> {
+    ORDER.with_borrow(Clone::clone)
 }
 
 impl Drop for OrderGuard {
     fn drop(&mut self) {
-        *order_at_work() = self.0.take();
+        ORDER.set(self.0.take());
     }
 }
 
@@ -48,10 +53,11 @@ impl Write for Tee {
 }
 
 /// `level` holds unless `RUST_LOG` is set. An error names the file that cannot be written; the log goes to standard error then.
-pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), String> {
+pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), disk::Error> {
+    let clock = SystemClock::default();
     let opened = path.map(|path| {
         let file = OpenOptions::new().append(true).create(true).open(path);
-        file.map_err(|error| format!("{}: {error}; the log goes to standard error only", path.display()))
+        file.map_err(|source| disk::Error { doing: "write", path: path.into(), source })
     });
     let (file, error) = match opened.transpose() {
         Ok(file) => (file, None),
@@ -60,11 +66,10 @@ pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), String> 
     Builder::from_env(Env::default().default_filter_or(level))
         .target(Target::Pipe(Box::new(Tee(file))))
         .format(move |out, record| {
-            let time = Time::now().rfc3339();
+            let time = clock.now().rfc3339();
             let order = order_at_work();
             if json {
-                let order = order.as_deref();
-                let line = serde_json::json!({"time": time, "level": record.level().as_str(), "order": order, "message": record.args().to_string()});
+                                let line = serde_json::json!({"time": time, "level": record.level().as_str(), "order": order, "message": record.args().to_string()});
                 writeln!(out, "{line}")
             } else {
                 let order = order.as_ref().map(|id| format!("[{id}] ")).unwrap_or_default();

@@ -1,10 +1,60 @@
-//! The environment, read once and checked.
+//! The environment, read once and checked: the one place that names its variables.
 
 use std::env;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::routes::caddyfile::Version;
+#[cfg(feature = "tls")]
+pub use ureq::tls::TlsConfig as Tls;
+/// Without the feature there is none.
+#[cfg(not(feature = "tls"))]
+#[derive(Clone, Debug)]
+pub enum Tls {}
+
+/// What is wrong with a variable.
+#[derive(Debug, PartialEq)]
+pub enum Error {
+    NotUtf8 {
+        name: String,
+    },
+    Expected {
+        name: String,
+        value: String,
+        expected: &'static str,
+    },
+    /// A file that a variable names.
+    File {
+        name: &'static str,
+        path: String,
+        why: String,
+    },
+    NoTls,
+    Alone,
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::NotUtf8 { name } => write!(f, "{name}: not UTF-8"),
+            Error::Expected { name, value, expected } => write!(f, "{name}={value:?}: expected {expected}"),
+            Error::File { name, path, why } => write!(f, "{name}: {path}: {why}"),
+            Error::NoTls => {
+                write!(f, "CONSUL_HTTP_ADDR, CONSUL_HTTP_SSL: this handler was built without TLS; build it with `--features tls`")
+            }
+            Error::Alone => write!(f, "CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY: one needs the other"),
+        }
+    }
+}
+
+/// The words in which routes are written. Caddy 1 is for those who come from the older handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    One,
+    Two,
+}
 
 /// How long each kind of outside work may take. Set by `HANDLER_TIMEOUT_<KIND>`, in seconds.
 #[derive(Clone, Debug)]
@@ -29,6 +79,36 @@ pub struct Timeouts {
     pub proxy: Duration,
 }
 
+/// Where Consul's agent is, and how it is spoken to, as Consul's own command has it.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// `http://127.0.0.1:8500`
+    pub base: String,
+    pub socket: Option<PathBuf>,
+    pub token: Option<String>,
+    pub tls: Option<Tls>,
+}
+
+/// What `handler routes` needs besides; see the README for each.
+#[derive(Clone, Debug, Default)]
+pub struct Proxies {
+    /// `HANDLER_PROXIES_DIR`
+    pub folder: Option<PathBuf>,
+    /// `HANDLER_CADDY`: `host` or `host:http-port:https-port`
+    pub caddy: Option<String>,
+    /// `HANDLER_HOLD`: maintenance that is shorter is not shown.
+    pub hold: Duration,
+    /// `HANDLER_MAINTENANCE_PAGE`, `HANDLER_CADDY_HEAD`, `HANDLER_HAPROXY_HEAD`: the text of these files.
+    pub page: Option<String>,
+    pub caddy_head: Option<String>,
+    pub haproxy_head: Option<String>,
+    /// `HANDLER_CADDY_CHECK` …: commands, as JSON lists, since nothing is ever split on spaces.
+    pub caddy_check: Option<Vec<String>>,
+    pub caddy_reload: Option<Vec<String>>,
+    pub haproxy_check: Option<Vec<String>>,
+    pub haproxy_reload: Option<Vec<String>>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `DEPLOY_DIR`: checkouts, the log, and `.handler` with the handler's own files.
@@ -37,48 +117,116 @@ pub struct Settings {
     pub driver: String,
     /// `BUTTERVOLUME_SOCKET`
     pub plugin_socket: Option<PathBuf>,
-    /// `CADDY_VERSION`: the words in which routes are written.
+    /// `DOCKER_HOST`, a unix socket.
+    pub engine_socket: PathBuf,
+    pub agent: Address,
+    /// `CADDY_VERSION`
     pub caddy: Version,
     /// `HANDLER_SETTLE`: a container without HEALTHCHECK is healthy when it has run this long.
     pub settle: Duration,
+    /// Whether `GIT_SSH_COMMAND` is the operator's own.
+    pub own_ssh: bool,
     pub timeouts: Timeouts,
 }
 
-pub fn text(name: &str) -> Result<Option<String>, String> {
+fn text(name: &str) -> Result<Option<String>, Error> {
     match env::var(name) {
         Ok(value) if value.is_empty() => Ok(None),
         Ok(value) => Ok(Some(value)),
         Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => Err(format!("{name}: not UTF-8")),
+        Err(env::VarError::NotUnicode(_)) => Err(Error::NotUtf8 { name: name.into() }),
     }
 }
 
-pub fn seconds(name: &str, default: u64) -> Result<Duration, String> {
+fn seconds(name: &str, default: u64) -> Result<Duration, Error> {
     let Some(value) = text(name)? else { return Ok(Duration::from_secs(default)) };
     match value.parse::<f64>() {
         Ok(secs) if (0.0..1e9).contains(&secs) => Ok(Duration::from_secs_f64(secs)),
-        _ => Err(format!("{name}={value:?}: expected a number of seconds")),
+        _ => Err(Error::Expected { name: name.into(), value, expected: "a number of seconds" }),
+    }
+}
+
+fn command(name: &str) -> Result<Option<Vec<String>>, Error> {
+    let Some(value) = text(name)? else { return Ok(None) };
+    let expected = "a JSON list of the program and its arguments, such as [\"true\"]";
+    serde_json::from_str(&value).map(Some).map_err(|_| Error::Expected { name: name.into(), value, expected })
+}
+
+fn file(name: &'static str) -> Result<Option<String>, Error> {
+    let Some(path) = text(name)? else { return Ok(None) };
+    std::fs::read_to_string(&path).map(Some).map_err(|error| Error::File { name, path, why: error.to_string() })
+}
+
+impl Proxies {
+    pub fn from_env() -> Result<Proxies, Error> {
+        Ok(Proxies {
+            folder: text("HANDLER_PROXIES_DIR")?.map(PathBuf::from),
+            caddy: text("HANDLER_CADDY")?,
+            hold: seconds("HANDLER_HOLD", 30)?,
+            page: file("HANDLER_MAINTENANCE_PAGE")?,
+            caddy_head: file("HANDLER_CADDY_HEAD")?,
+            haproxy_head: file("HANDLER_HAPROXY_HEAD")?,
+            caddy_check: command("HANDLER_CADDY_CHECK")?,
+            caddy_reload: command("HANDLER_CADDY_RELOAD")?,
+            haproxy_check: command("HANDLER_HAPROXY_CHECK")?,
+            haproxy_reload: command("HANDLER_HAPROXY_RELOAD")?,
+        })
+    }
+}
+
+impl Address {
+    fn from_env() -> Result<Address, Error> {
+        const ADDRESS: &str = "CONSUL_HTTP_ADDR";
+        let address = text(ADDRESS)?.unwrap_or_else(|| "127.0.0.1:8500".into());
+        let token = match file("CONSUL_HTTP_TOKEN_FILE")? {
+            Some(token) => Some(token.trim().to_string()),
+            None => text("CONSUL_HTTP_TOKEN")?,
+        };
+        let ssl = text("CONSUL_HTTP_SSL")?.is_some_and(|value| ["1", "t", "true"].contains(&&*value.to_lowercase()));
+        let (base, socket, tls) = match address.split_once("://") {
+            Some(("unix", path)) => ("http://agent".into(), Some(PathBuf::from(path)), false),
+            Some(("https", host)) => (format!("https://{host}"), None, true),
+            Some(("http" | "tcp", host)) => (format!("{}://{host}", if ssl { "https" } else { "http" }), None, ssl),
+            Some(_) => {
+                return Err(Error::Expected {
+                    name: ADDRESS.into(),
+                    value: address,
+                    expected: "host:port, or one of http, https and unix",
+                });
+            }
+            None => (format!("{}://{address}", if ssl { "https" } else { "http" }), None, ssl),
+        };
+        let tls = if tls { Some(tls_config()?) } else { None };
+        Ok(Address { base: base.trim_end_matches('/').to_string(), socket, token, tls })
     }
 }
 
 impl Settings {
-    pub fn from_env() -> Result<Settings, String> {
+    pub fn from_env() -> Result<Settings, Error> {
+        let expected = |name: &str, value: &str, expected| Error::Expected { name: name.into(), value: value.into(), expected };
         let caddy = match text("CADDY_VERSION")?.as_deref() {
             Some("1") => Version::One,
             None | Some("2") => Version::Two,
-            Some(other) => return Err(format!("CADDY_VERSION={other:?}: expected 1 or 2")),
+            Some(other) => return Err(expected("CADDY_VERSION", other, "1 or 2")),
         };
         let deploy_dir = PathBuf::from(text("DEPLOY_DIR")?.unwrap_or_else(|| "/deploy".into()));
         if !deploy_dir.is_absolute() {
-            return Err(format!("DEPLOY_DIR={deploy_dir:?}: expected an absolute path"));
+            return Err(expected("DEPLOY_DIR", &deploy_dir.to_string_lossy(), "an absolute path"));
         }
+        let engine = text("DOCKER_HOST")?.unwrap_or_else(|| "unix:///var/run/docker.sock".into());
+        let Some(engine_socket) = engine.strip_prefix("unix://").map(PathBuf::from) else {
+            return Err(expected("DOCKER_HOST", &engine, "unix:///path of the engine's socket on this node"));
+        };
         let timeout = |kind: &str, default| seconds(&format!("HANDLER_TIMEOUT_{kind}"), default);
         Ok(Settings {
             deploy_dir,
             driver: text("BTRFSDRIVER")?.unwrap_or_else(|| "anybox/buttervolume:latest".into()),
             plugin_socket: text("BUTTERVOLUME_SOCKET")?.map(PathBuf::from),
+            engine_socket,
+            agent: Address::from_env()?,
             caddy,
             settle: seconds("HANDLER_SETTLE", 1)?,
+            own_ssh: env::var_os("GIT_SSH_COMMAND").is_some(),
             timeouts: Timeouts {
                 git: timeout("GIT", 600)?,
                 pull: timeout("PULL", 1800)?,
@@ -95,4 +243,41 @@ impl Settings {
             },
         })
     }
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls_config() -> Result<Tls, Error> {
+    Err(Error::NoTls)
+}
+
+#[cfg(feature = "tls")]
+fn tls_config() -> Result<Tls, Error> {
+    use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+    let pem_of = |name: &'static str| Ok(file(name)?.map(String::into_bytes));
+    let wrong = |name: &'static str, why: &dyn fmt::Display| Error::File {
+        name,
+        path: text(name).ok().flatten().unwrap_or_default(),
+        why: why.to_string(),
+    };
+    let certificates = |name: &'static str, pem: &[u8]| -> Result<Vec<Certificate<'static>>, Error> {
+        let items = parse_pem(pem).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+            Ok(_) => None,
+            Err(error) => Some(Err(wrong(name, &error))),
+        });
+        items.collect()
+    };
+    let mut config = TlsConfig::builder();
+    if let Some(pem) = pem_of("CONSUL_CACERT")? {
+        config = config.root_certs(RootCerts::new_with_certs(&certificates("CONSUL_CACERT", &pem)?));
+    }
+    match (pem_of("CONSUL_CLIENT_CERT")?, pem_of("CONSUL_CLIENT_KEY")?) {
+        (Some(cert), Some(key)) => {
+            let key = PrivateKey::from_pem(&key).map_err(|error| wrong("CONSUL_CLIENT_KEY", &error))?;
+            config = config.client_cert(Some(ClientCert::new_with_certs(&certificates("CONSUL_CLIENT_CERT", &cert)?, key)));
+        }
+        (None, None) => {}
+        _ => return Err(Error::Alone),
+    }
+    Ok(config.build())
 }

@@ -1,18 +1,28 @@
-//! Open orders, in the one order in which Consul has them: this node's part of each, until none is left for it.
+//! Whose turn it is: under the node's lock, what killed runs have left is taken up, then this node's part of each open order, in the one
+//! order in which Consul has them, until none is left for it.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 
-use crate::here::Node;
+use crate::error::{Error, Fault};
+use crate::here::Here;
+use crate::inbox;
 use crate::logger;
-use crate::model::order::{Deploy, NodeName, Order, Request, State};
+use crate::model::members::{self, Member};
+use crate::model::names::{Host, NodeName};
+use crate::model::order::{Order, Request, State, UNDERSTANDS};
 use crate::model::record::Record;
 use crate::model::time::Time;
-use crate::outside::consul::{self, Member};
-use crate::steps::journal::{Header, Journal};
-use crate::steps::plan::{self, Facts, Part};
-use crate::steps::run::{Outcome, Run, archive_failed, parse_order};
+use crate::model::{json, keys};
+use crate::node::{about, reconcile};
+use crate::orders::{self, Open};
+use crate::steps::journal::{Header, Journal, Part, Unreadable};
+use crate::steps::machine::Outcome;
+use crate::steps::plan::{self, Facts};
+use crate::steps::run::Run;
+use crate::steps::table::Step;
 
 /// How this node's orders went.
 #[derive(Debug, Default, PartialEq)]
@@ -21,8 +31,10 @@ pub struct Tally {
     pub failed: usize,
     /// Something could not be brought to its end; a later run has to.
     pub left: usize,
+    /// Applications that are not as their records say.
+    pub unreconciled: usize,
     /// An application went to another node, or data did.
-    pub handed_over: bool,
+    handed_over: bool,
 }
 
 impl Tally {
@@ -33,21 +45,69 @@ impl Tally {
             Outcome::Left => self.left += 1,
         }
     }
+
+    fn is_idle(&self) -> bool {
+        *self == Tally::default()
+    }
 }
 
-/// An open order and its indexes.
-struct Open {
-    order: Order,
-    create_index: u64,
-    modify_index: u64,
+/// Applications with a journal on this node.
+#[derive(Debug, Default)]
+struct Busy {
+    names: BTreeSet<String>,
+    /// Their orders, whose checkouts are still needed.
+    orders: BTreeSet<String>,
+}
+
+/// This node's part of everything that is to be done; `told` that there is something new. Waits until no other run is at work here.
+pub fn work(here: &Here, told: bool) -> Result<Tally, Error> {
+    let lock = here.paths.lock();
+    let _lock = match here.world.try_lock_file(&lock)? {
+        Some(lock) => lock,
+        None => {
+            debug!("another run of the handler is at work on this node; waiting for it");
+            here.world.lock_file(&lock)?
+        }
+    };
+    inbox::trim_seen(here)?;
+    let mut tally = Tally::default();
+    resume(here, &mut tally)?;
+    // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
+    let index = if told { 0 } else { here.consul.index("")? };
+    if tally.is_idle() && quiet_index(here) == Some(index) {
+        debug!("nothing has changed since there was nothing to do");
+        return Ok(tally);
+    }
+    about::tell(here)?;
+    // First of all: what must not run here any more.
+    let mut unreconciled = reconcile(here)?;
+    let none_open = carry_out(here, &mut tally);
+    let idle = tally.is_idle();
+    if tally.handed_over {
+        unreconciled = reconcile(here)?;
+    }
+    // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
+    if idle && none_open? && unreconciled == 0 && index > 1 {
+        here.world.replace_file(&here.paths.quiet(), index.to_string().as_bytes(), false)?;
+    }
+    tally.unreconciled = unreconciled;
+    debug!("{tally:?}");
+    Ok(tally)
+}
+
+/// Consul's index at which there was nothing to do here: as long as it stands, there is nothing.
+fn quiet_index(here: &Here) -> Option<u64> {
+    let text = here.world.read_file(&here.paths.quiet(), 64).ok()??;
+    std::str::from_utf8(&text).ok()?.parse().ok()
 }
 
 /// Finishes or undoes what killed runs have left.
-pub fn resume(node: &Node, tally: &mut Tally) -> Result<(), String> {
-    for journal in Journal::left(&node.store.journals())? {
+fn resume(here: &Here, tally: &mut Tally) -> Result<(), Error> {
+    let (journals, _) = left(here, Some(tally))?;
+    for journal in journals {
         let order = journal.header.order.clone();
         let _order = logger::order(&order.id);
-        let outcome = Run::new(node, journal, order, 0).resume();
+        let outcome = Run::new(here, journal, order, 0).resume();
         // What is brought to its end here has been counted by the run that began it, or is taken up again below.
         if outcome != Outcome::Done {
             tally.count(outcome);
@@ -56,51 +116,84 @@ pub fn resume(node: &Node, tally: &mut Tally) -> Result<(), String> {
     Ok(())
 }
 
+/// The journals that killed runs have left, and the applications that have one. One that cannot be read keeps its application alone from
+/// everything; a `tally` counts it, and it is told of then.
+fn left(here: &Here, tally: Option<&mut Tally>) -> Result<(Vec<Journal>, Busy), Error> {
+    let folder = here.paths.journals();
+    let (journals, unreadable) = Journal::left(&here.world, &folder, |step| Step::named(step).is_some())?;
+    let mut busy = Busy::default();
+    for journal in &journals {
+        busy.names.extend(journal.header.order.apps().iter().map(ToString::to_string));
+        busy.orders.insert(journal.header.order.id.to_string());
+    }
+    if let Some(tally) = tally {
+        for Unreadable { path, app, why, .. } in &unreadable {
+            let what = app
+                .as_ref()
+                .map_or("of an application that it does not name".into(), |app| format!("of {app}, which nothing is done about here"));
+            error!("the journal {}, {what}: {why}; start the handler that wrote it, or move the file away", path.display());
+        }
+        tally.left += unreadable.len();
+    }
+    for Unreadable { order, app, .. } in unreadable {
+        busy.names.extend(app);
+        busy.orders.insert(order);
+    }
+    Ok((journals, busy))
+}
+
+fn reconcile(here: &Here) -> Result<usize, Error> {
+    let (_, busy) = left(here, None)?;
+    reconcile::reconcile(here, &busy.names, &busy.orders)
+}
+
 /// Takes this node's part in open orders until none is left for it; whether none is left for anybody.
-pub fn orders(node: &Node, tally: &mut Tally) -> Result<bool, String> {
-    let text = |error: consul::Error| error.to_string();
+fn carry_out(here: &Here, tally: &mut Tally) -> Result<bool, Error> {
+    // What could not be brought to its end here, and what this node cannot read, stays as it is in this run.
+    let mut passed: BTreeSet<String> = BTreeSet::new();
     loop {
-        let open = open_orders(node).map_err(text)?;
+        let open = orders::open(&here.consul)?;
         if open.is_empty() {
             return Ok(true);
         }
-        let me = node.me().map_err(text)?.clone();
-        let members = node.consul.members().map_err(text)?;
+        let me = here.me()?.clone();
+        let members = here.consul.members()?;
+        let (_, busy) = left(here, None)?;
         let mut again = false;
-        for (at, next) in open.iter().enumerate() {
+        for (at, next) in open.iter().enumerate().filter(|(_, next)| !passed.contains(&*next.order.id)) {
             let order = &next.order;
             let _order = logger::order(&order.id);
-            if let Some(reason) = lost(node, order, &members) {
+            if let Some(reason) = lost(here, order, &members)? {
                 warn!("{} {}: {reason}", order.request.event(), order.name);
-                archive_failed(node, &order.id, &reason)?;
+                orders::archive_failed(here, &order.id, &reason)?;
                 again = true;
                 break;
             }
-            if order.state == State::Failed {
-                continue; // whoever failed it is undoing its part
+            // Whoever failed it is undoing its part; a newer handler carries out what this one does not understand.
+            let busy = busy.orders.contains(&*order.id) || order.apps().iter().any(|app| busy.names.contains(&**app));
+            if order.state == State::Failed || order.needs > UNDERSTANDS || busy {
+                continue;
             }
             let earlier: Vec<&Open> =
                 open[..at].iter().filter(|other| other.order.state != State::Failed && shares_app(&other.order, order)).collect();
-            let records = Records::of(node, order)?;
+            let records = Records::of(here, order)?;
             if let Some(first) = earlier.first() {
                 if may_concern(order, &earlier, &records, &me) {
                     info!("{} waits for the order {} of the same application", order.name, first.order.id);
-                    node.consul.wait(&first.order.key(), first.modify_index).map_err(text)?;
+                    here.consul.wait(&first.order.key(), first.modify_index)?;
                     again = true;
                     break;
                 }
                 continue;
             }
-            match take(node, next, &records, &members, &me, tally)? {
-                Some(outcome) => {
-                    tally.count(outcome);
-                    if outcome == Outcome::Left {
-                        return Err(format!("the order {} is not at its end; the next run takes it up", order.id));
-                    }
-                    again = true;
-                    break;
+            if let Some(outcome) = take(here, next, &records, &members, &me, tally)? {
+                tally.count(outcome);
+                if outcome == Outcome::Left {
+                    error!("the order {} is not at its end; the next run takes it up", order.id);
+                    passed.insert(order.id.to_string());
                 }
-                None => continue,
+                again = true;
+                break;
             }
         }
         if !again {
@@ -109,41 +202,31 @@ pub fn orders(node: &Node, tally: &mut Tally) -> Result<bool, String> {
     }
 }
 
-fn open_orders(node: &Node) -> Result<Vec<Open>, consul::Error> {
-    let mut open = Vec::new();
-    for entry in node.consul.list("order/")? {
-        match parse_order(&entry) {
-            Ok(order) => open.push(Open { order, create_index: entry.create_index, modify_index: entry.modify_index }),
-            Err(why) => error!("{why}; delete the key to get rid of it"),
-        }
-    }
-    open.sort_by_key(|open| open.create_index);
-    Ok(open)
-}
-
 fn shares_app(a: &Order, b: &Order) -> bool {
     let apps = a.apps();
     b.apps().iter().any(|app| apps.contains(app))
 }
 
 /// The records that an order is about, with the index of the first.
-struct Records {
-    record: Option<(Record, u64)>,
-    source: Option<Record>,
+pub struct Records {
+    pub record: Option<(Record, u64)>,
+    pub source: Option<Record>,
 }
 
 impl Records {
-    fn of(node: &Node, order: &Order) -> Result<Records, String> {
-        let get = |name: &str| -> Result<Option<(Record, u64)>, String> {
-            let key = format!("app/{name}");
-            let entry = node.consul.get(&key).map_err(|error| error.to_string())?;
-            entry.map(|entry| Ok((Record::parse(&key, &entry.value)?, entry.modify_index))).transpose()
+    pub fn of(here: &Here, order: &Order) -> Result<Records, Error> {
+        let get = |name: &_| -> Result<Option<(Record, u64)>, Error> {
+            let key = keys::app(name);
+            let Some(entry) = here.consul.get(&key)? else { return Ok(None) };
+            let record = json::read(&entry.value);
+            let record = record.map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "a record", source })?;
+            Ok(Some((record, entry.modify_index)))
         };
         let source = order.request.source_app().map(|app| get(&app.name())).transpose()?.flatten();
         Ok(Records { record: get(&order.name)?, source: source.map(|(record, _)| record) })
     }
 
-    fn facts<'a>(&'a self, members: &'a [Member]) -> Facts<'a> {
+    pub fn facts<'a>(&'a self, members: &'a [Member]) -> Facts<'a> {
         Facts { members, record: self.record.as_ref().map(|(record, _)| record), source_record: self.source.as_ref() }
     }
 }
@@ -162,33 +245,57 @@ fn may_concern(order: &Order, earlier: &[&Open], records: &Records, me: &NodeNam
 }
 
 /// Why nobody will bring the order to its end, if so.
-fn lost(node: &Node, order: &Order, members: &[Member]) -> Option<String> {
-    let alive = |name: &str| consul::alive(members, name);
+pub fn lost(here: &Here, order: &Order, members: &[Member]) -> Result<Option<String>, Error> {
+    let alive = |name: &str| members::alive(members, name);
+    if order.needs > 1
+        && order.state == State::Open
+        && let Some(why) = too_old(here, order)?
+    {
+        return Ok(Some(why.to_string()));
+    }
     if let Some(owner) = order.owner.as_deref().filter(|owner| order.state != State::Failed && !alive(owner)) {
         // A source that lives knows better: it may have to start the application again.
-        return order.source.as_deref().is_none_or(|source| !alive(source)).then(|| format!("{owner} has died while it carried it out"));
+        let nobody = order.source.as_deref().is_none_or(|source| !alive(source));
+        return Ok(nobody.then(|| format!("{owner} has died while it carried it out")));
     }
     // Nobody has taken it up in time, or whoever failed it did not come back to say so.
-    let age = Time::parse(&order.created).map_or(Duration::ZERO, |created| Time::now().since(created));
-    if (order.owner.is_some() && order.state != State::Failed) || age <= node.settings.timeouts.order {
-        return None;
+    let age = Time::parse(&order.created).map_or(Duration::ZERO, |created| here.world.clock.now().since(created));
+    if (order.owner.is_some() && order.state != State::Failed) || age <= here.settings.timeouts.order {
+        return Ok(None);
     }
     let (owner, state) = match &order.request {
         Request::Deploy(deploy) => (&*deploy.master, if alive(&deploy.master) { "" } else { ", which is dead," }),
         Request::Destroy(_) | Request::Migrate(_) => ("its node", ""),
     };
-    Some(format!("not taken up by {owner}{state} within {} s", node.settings.timeouts.order.as_secs()))
+    Ok(Some(format!("not taken up by {owner}{state} within {} s", here.settings.timeouts.order.as_secs())))
+}
+
+/// A node that would take part in the order and does not understand it.
+fn too_old(here: &Here, order: &Order) -> Result<Option<Fault>, Error> {
+    let records = Records::of(here, order)?;
+    let master = match &order.request {
+        Request::Deploy(deploy) => Some(deploy.master.clone()),
+        Request::Destroy(_) | Request::Migrate(_) => None,
+    };
+    let masters = [master, records.record.map(|(record, _)| record.master), records.source.map(|record| record.master)];
+    for node in masters.into_iter().flatten() {
+        let about = about::read(here, &node)?;
+        if about.understands < order.needs {
+            return Ok(Some(Fault::TooOld { node: node.to_string(), version: about.version, needs: order.needs }));
+        }
+    }
+    Ok(None)
 }
 
 /// This node's part of the order, if it has one.
 fn take(
-    node: &Node,
+    here: &Here,
     open: &Open,
     records: &Records,
     members: &[Member],
     me: &NodeName,
     tally: &mut Tally,
-) -> Result<Option<Outcome>, String> {
+) -> Result<Option<Outcome>, Error> {
     let order = &open.order;
     let facts = records.facts(members);
     let planned = plan::owner(order, &facts).and_then(|owner| Ok((plan::plan(order, &facts, me)?, owner)));
@@ -198,7 +305,7 @@ fn take(
         Err(_) if order.owner.as_ref().is_some_and(|owner| owner != me) => return Ok(None),
         Err(reason) => {
             // It may have come to its end since the orders were listed: then the records are those that it has left.
-            if !archive_failed(node, &order.id, &reason)? {
+            if !orders::archive_failed(here, &order.id, &reason.to_string())? {
                 return Ok(None);
             }
             error!("{} {} is refused: {reason}", order.request.event(), order.name);
@@ -212,110 +319,20 @@ fn take(
     tally.handed_over |= plan.part == Part::Source;
     let source = plan::source(order, &owner, &facts).filter(|source| facts.alive(source));
     let peer = if plan.part == Part::Owner { source.as_ref() } else { Some(&owner) };
-    let peer_address = peer.and_then(|peer| Some(members.iter().find(|member| member.name == **peer)?.address.clone()));
+    let address = peer.and_then(|peer| Some(members.iter().find(|member| member.name == **peer)?.address.clone()));
     info!("{} {}: {me} is its {}", order.request.event(), order.name, if plan.part == Part::Owner { "owner" } else { "source" });
     let header = Header {
+        format: 0, // set where it is written
         order: order.clone(),
         part: plan.part,
-        steps: plan.steps,
+        data: Some(plan.data),
+        steps: plan.steps.iter().map(|step| step.row().name.into()).collect(),
         old: records.record.clone(),
         source_record: records.source.clone(),
-        peer_address,
+        peer_address: address.and_then(|address| Host::try_from(address).ok()),
+        unknown: Default::default(),
     };
-    let journal = Journal::create(&node.store.journals(), header)?;
-    let run = Run::new(node, journal, order.clone(), open.modify_index);
+    let journal = Journal::create(&here.world, &here.paths.journals(), header)?;
+    let run = Run::new(here, journal, order.clone(), open.modify_index);
     Ok(Some(run.start(owner, source)))
-}
-
-/// What `order` would mean for each node concerned, as text for people. Changes nothing.
-pub fn describe(node: &Node, order: &Order) -> Result<String, String> {
-    use std::fmt::Write;
-    let members = node.consul.members().map_err(|error| error.to_string())?;
-    let records = Records::of(node, order)?;
-    let facts = records.facts(&members);
-    let owner = plan::owner(order, &facts).map_err(|reason| format!("refused: {reason}"))?;
-    let mut text = format!("{} {}\n", order.request.event(), order.name);
-    let mut line = |line: String| writeln!(text, "{line}").map_err(|error| error.to_string());
-    for member in &members {
-        let Ok(name) = NodeName::try_from(member.name.clone()) else { continue };
-        let plan = plan::plan(order, &facts, &name)?;
-        if plan.steps.is_empty() && plan.then.is_empty() {
-            continue;
-        }
-        let what = if name == owner { ", carries it out" } else { "" };
-        let alive = if member.alive { "" } else { ", dead: once it is back" };
-        line(format!("{name} ({}{what}{alive})", roles(order, &facts, &name)))?;
-        for (at, step) in plan.steps.iter().enumerate() {
-            line(format!("  {:2}  {:16} {step}", at + 1, step.name()))?;
-        }
-        for step in &plan.then {
-            line(format!("   -  {:16} {step}", step.name()))?;
-        }
-        if plan.steps.contains(&plan::Step::RestoreReplica) {
-            for note in replicas(node, &name, &facts)? {
-                line(format!("      {note}"))?;
-            }
-        }
-    }
-    Ok(text)
-}
-
-fn roles(order: &Order, facts: &Facts, name: &NodeName) -> String {
-    let old = plan::role_in(facts.record, name);
-    match &order.request {
-        Request::Deploy(deploy) => format!("{old} -> {}", plan::role(name, &deploy.master, deploy.slave.as_deref())),
-        Request::Destroy(_) => format!("{old} -> none"),
-        Request::Migrate(_) => format!("{old}"),
-    }
-}
-
-/// How old the data is that a takeover would start with; known on the node itself only.
-fn replicas(node: &Node, name: &NodeName, facts: &Facts) -> Result<Vec<String>, String> {
-    let volumes = facts.record.map(|record| record.volumes.clone()).unwrap_or_default();
-    if node.me().map_err(|error| error.to_string())? != name {
-        return Ok(vec![format!("how old its replicas are, `handler plan` says on {name}")]);
-    }
-    if volumes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let plugin = crate::outside::plugin::Plugin::find(&node.settings)?;
-    let note = |volume: &String| {
-        let newest = plugin.snapshots(volume)?.pop();
-        Ok(newest.map_or(format!("{volume}: no replica here"), |snapshot| crate::steps::run::replica_note(volume, &snapshot)))
-    };
-    volumes.iter().map(note).collect()
-}
-
-/// Waits for the end of an order; how it ended. `told` gets each change of its progress.
-pub fn follow(node: &Node, order: &Order, mut told: impl FnMut(&str)) -> Result<Order, String> {
-    let start = Instant::now();
-    let mut last = String::new();
-    loop {
-        let (entry, index) = node.consul.get_indexed(&order.key()).map_err(|error| error.to_string())?;
-        let Some(entry) = entry else { break };
-        let now = parse_order(&entry)?;
-        let members = node.consul.members().map_err(|error| error.to_string())?;
-        let line = match (&now.owner, &now.request) {
-            (Some(owner), _) => now.progress.get(&**owner).map(|at| format!("{owner}: step {} of {}: {}", at.step, at.of, at.name)),
-            (None, Request::Deploy(Deploy { master, .. })) if !consul::alive(&members, master) => {
-                Some(format!("{master} is dead; the order waits for it, {} s at most", node.settings.timeouts.order.as_secs()))
-            }
-            _ => None,
-        };
-        if let Some(line) = line.filter(|line| *line != last) {
-            told(&line);
-            last = line;
-        }
-        if start.elapsed() > node.settings.timeouts.handover * 4 {
-            return Err(format!("the order {} has not ended; it goes on without being followed", order.id));
-        }
-        if let Some(reason) = lost(node, &now, &members).filter(|_| now.state != State::Failed) {
-            archive_failed(node, &now.id, &reason)?;
-        }
-        node.consul.wait(&order.key(), index).map_err(|error| error.to_string())?;
-    }
-    match node.consul.get(&order.history_key()).map_err(|error| error.to_string())? {
-        Some(entry) => parse_order(&entry),
-        None => Err(format!("the order {} is neither open nor in the history", order.id)),
-    }
 }

@@ -1,9 +1,12 @@
 //! What `dist/handler` says of itself to the kernel that loads it: it runs as root and reads what others have written, so nothing in it
 //! may lie at a known address, be written after the start where that is not its purpose, or be written and executed.
 #![cfg(feature = "static")]
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test stops at the first surprise
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)] // a test stops at the first surprise
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 // Of <elf.h>, for 64 bits.
 const ET_DYN: u16 = 3;
@@ -182,4 +185,43 @@ fn what_is_missing_is_seen() {
     }
     assert_eq!(Elf(good.0[..100].to_vec()).complaints(), None);
     assert_eq!(Elf(b"#!/bin/sh\n".to_vec()).complaints(), None);
+}
+
+/// Where the process has memory, whether it may write there, and whether the program's file is what stands there.
+#[cfg(target_arch = "x86_64")]
+fn memory(process: u32) -> Vec<(std::ops::Range<u64>, bool, bool)> {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let address = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    let line = |line: &str| {
+        let [from, to, rights] = *line.splitn(4, ['-', ' ']).take(3).collect::<Vec<_>>() else { panic!("{line}") };
+        (address(from)..address(to), rights.contains('w'), line.ends_with("/handler"))
+    };
+    maps.lines().map(line).collect()
+}
+
+/// That the file asks for it is not enough: musl does not read that of a static program.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn what_is_read_only_after_the_start_is_so() {
+    let path = &binaries()[0];
+    let elf = read(path);
+    let relro = elf.segments(PT_GNU_RELRO).unwrap()[0];
+    let (from, size) = (elf.long(relro + P_VADDR).unwrap(), elf.long(relro + P_MEMSZ).unwrap());
+    let mut command = Command::new(path);
+    command.env("DEPLOY_DIR", env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut handler = command.spawn().unwrap(); // waits for events
+    let mut writable = None;
+    for _ in 0..100 {
+        sleep(Duration::from_millis(50));
+        let memory = memory(handler.id());
+        // It is not there yet, or starts where the first of it is.
+        let Some((place, ..)) = memory.iter().find(|(.., ours)| *ours) else { continue };
+        let (start, end) = (place.start + from, (place.start + from + size) / 4096 * 4096);
+        writable = Some(memory.iter().filter(|(place, writable, _)| *writable && place.start < end && start < place.end).count());
+        if writable == Some(0) {
+            break;
+        }
+    }
+    handler.kill().and_then(|()| handler.wait()).unwrap();
+    assert_eq!(writable, Some(0), "what should be read-only is not");
 }

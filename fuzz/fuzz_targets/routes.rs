@@ -2,10 +2,12 @@
 //! `cargo +nightly fuzz run routes -- -max_total_time=600 -timeout=10`
 #![no_main]
 
-use handler::outside::compose_file as compose;
-use handler::proxies::render;
-use handler::routes::caddyfile::{self, Version};
-use handler::routes::{caddy1, read as routes};
+use handler::model::names::Project;
+use handler::outside::compose_file::{Compose, Service};
+use handler::proxies::view::Routed;
+use handler::routes::address::{SiteAddress, site_addresses};
+use handler::routes::{self, caddy2, caddyfile};
+use handler::settings::Version;
 use libfuzzer_sys::fuzz_target;
 
 /// The first byte chooses the reader.
@@ -17,15 +19,15 @@ fn read(data: &[u8]) -> Option<()> {
             let sites = caddyfile::parse(text).ok()?;
             let words: Vec<&str> = sites.iter().flat_map(|site| &site.addresses).map(|word| &*word.text).collect();
             // others are refused before anything is written
-            if words.iter().all(|word| caddyfile::Address::parse(word).is_ok()) {
+            if words.iter().all(|word| SiteAddress::parse(word).is_ok()) {
                 let out = caddyfile::dump(&sites);
                 let again = caddyfile::parse(&out).expect("what was written is read");
                 assert_eq!(caddyfile::dump(&again), out);
-                let addresses: Vec<&str> = caddyfile::site_addresses(&out).collect();
+                let addresses: Vec<&str> = site_addresses(&out).collect();
                 assert_eq!(addresses, words, "{out}");
             }
         }
-        1 => drop(compose::Compose::parse(text, "project", compose::Dialect::Two, "driver")),
+        1 => drop(Compose::parse(text, &Project::try_from("project").ok()?, "driver")),
         2 | 3 => {
             let (variable, version) = match kind & 0x0c {
                 0 => ("CADDYFILE", Version::One),
@@ -33,7 +35,7 @@ fn read(data: &[u8]) -> Option<()> {
                 0x08 => ("CONSUL_CHECK_URLS", Version::Two),
                 _ => ("CADDYFILE", Version::Two),
             };
-            let service = compose::Service {
+            let service = Service {
                 name: "web".into(),
                 container: "web".into(),
                 image: None,
@@ -46,14 +48,12 @@ fn read(data: &[u8]) -> Option<()> {
             let others = [("other", "node2", routes.caddyfile.as_str(), &routes.haproxy), ("x", "node1", "", &none)];
             drop(routes::conflicts("mine", "node1", &routes, others));
             let record = serde_json::json!({"master": "node1", "caddyfile": routes.caddyfile, "haproxy": routes.haproxy});
-            let app = render::App::of_record("mine", record.to_string().as_bytes(), "node1", version);
-            let app = app.expect("what a deploy accepts can be served");
+            drop(Routed::of("mine", record.to_string().as_bytes(), "node1", version).expect("what a deploy accepts can be served"));
             if version == Version::Two {
                 let mut sites = caddyfile::parse(&routes.caddyfile).expect("what was written is read");
-                caddy1::complete_two(&mut sites).expect("what is Caddy 2's stays");
+                caddy2::complete(&mut sites).expect("what is Caddy 2's stays");
                 assert_eq!(caddyfile::dump(&sites), routes.caddyfile);
             }
-            drop(app);
         }
         _ => unreachable!(),
     }

@@ -12,6 +12,6 @@ pub fn from<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     serde_json::from_value(value)
 }
 
-pub fn write(value: &impl Serialize) -> Result<Vec<u8>, String> {
-    serde_json::to_vec(value).map_err(|error| error.to_string())
+pub fn write(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value)
 }

@@ -1,7 +1,12 @@
-//! What all speak of; no effects.
+//! What all speak of: names, orders, records, keys, times. No effects.
 
 pub mod event;
 pub mod json;
+pub mod keys;
+pub mod members;
+pub mod names;
 pub mod order;
 pub mod record;
+pub mod roles;
+pub mod text;
 pub mod time;

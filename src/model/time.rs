@@ -1,6 +1,6 @@
-//! UTC times as text, from the system clock. No time zones, no leap seconds.
+//! UTC times as text. No time zones, no leap seconds.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Seconds and microseconds since 1970, UTC.
 #[derive(Clone, Copy, PartialEq, PartialOrd, Debug)]
@@ -10,11 +10,6 @@ pub struct Time {
 }
 
 impl Time {
-    pub fn now() -> Time {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Time { secs: since.as_secs() as i64, micros: since.subsec_micros() }
-    }
-
     fn civil(self) -> (i64, i64, i64, i64, i64, i64) {
         // Days to a date of the proleptic Gregorian calendar, counted from 0000-03-01 in eras of 400 years.
         let (days, secs) = (self.secs.div_euclid(86_400), self.secs.rem_euclid(86_400));

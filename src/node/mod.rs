@@ -1,4 +1,6 @@
 //! This node against the records.
 
+pub mod about;
+pub mod fence;
+pub mod local;
 pub mod reconcile;
-pub mod store;

@@ -1,206 +1,242 @@
 //! What this node has, compared with what the records say it should have, so that a node that was away finds its way back.
+//!
+//! [`tasks`] says what is to be done about an application; it is asked for printing and for doing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 
 use log::{error, info, warn};
 
-use crate::here::Node;
-use crate::model::order::{App, Request, State, project_of};
-use crate::model::record::{Record, Roles};
-use crate::node::store::{Local, LocalRole};
-use crate::outside::consul;
-use crate::outside::engine as docker;
-use crate::outside::git;
-use crate::outside::plugin::{self as buttervolume, Plugin};
-use crate::steps::journal::Journal;
-use crate::steps::plan::{self, Role, Step};
-use crate::steps::run::parse_order;
+use super::fence::fence;
+use super::local::{self, Local, LocalRole};
+use crate::data::schedules;
+use crate::error::Error;
+use crate::here::Here;
+use crate::model::keys;
+use crate::model::names::{App, AppName};
+use crate::model::record::Record;
+use crate::model::roles::{Role, Roles};
+use crate::{model::json, orders};
 
-/// The number of applications that could not be brought to what their record says.
-pub fn reconcile(node: &Node) -> Result<usize, String> {
-    let mut records: BTreeMap<String, Roles> = BTreeMap::new();
-    let mut unreadable: HashSet<String> = HashSet::new();
-    let listed = node.consul.each("app/", |entry| {
-        let name = entry.key.trim_start_matches("app/").to_string();
-        match serde_json::from_slice(&entry.value) {
-            Ok(roles) => drop(records.insert(name, roles)),
-            Err(why) => {
-                error!("{} in Consul is not a record: {why}", entry.key);
-                unreadable.insert(name);
-            }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Remember what the record says: the older handler deployed it, or this node's files were lost.
+    Adopt,
+    Fence,
+    CloneSlave,
+    SchedulePurge,
+    Unschedule,
+    RemoveCheckouts,
+}
+
+impl Task {
+    fn row(self) -> (&'static str, &'static str) {
+        match self {
+            Task::Adopt => ("adopt", "remember that the application runs here"),
+            Task::Fence => ("fence", "stop the containers, end schedules, deregister, snapshot the volumes and keep them"),
+            Task::CloneSlave => ("clone-slave", "clone the deployed commit"),
+            Task::SchedulePurge => ("schedule-purge", "schedule the purge of replicated snapshots"),
+            Task::Unschedule => ("unschedule", "end the volumes' schedules"),
+            Task::RemoveCheckouts => ("remove-checkouts", "remove checkouts that are no longer used"),
         }
-    });
-    listed.map_err(|error| error.to_string())?;
-    let locals = node.store.locals()?;
+    }
+
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.row().1)
+    }
+}
+
+/// What `me` has to do about an application of which it has `local`, and whose record says `roles`. Without a record: it was destroyed.
+pub fn tasks(local: Option<&Local>, roles: Option<&Roles>, me: &str) -> Vec<Task> {
+    let (had, has) = (Local::role(local), roles.map_or(Role::None, |roles| roles.of(me)));
+    let same_deployment = local.zip(roles).is_some_and(|(local, roles)| local.deploy_id == roles.deploy_id);
+    let fence = if had == Role::Master && has != Role::Master { &[Task::Fence][..] } else { &[] };
+    let follow: &[Task] = match (had, has) {
+        (Role::Master, Role::Master) | (Role::Slave, Role::Slave) if same_deployment => &[],
+        (Role::None, Role::None) => &[],
+        (_, Role::Master) => &[Task::Adopt],
+        (_, Role::Slave) => &[Task::CloneSlave, Task::SchedulePurge, Task::RemoveCheckouts],
+        // What is remembered goes last: nobody would look for the checkout afterwards.
+        (Role::Slave, Role::None) => &[Task::RemoveCheckouts, Task::Unschedule],
+        (Role::Master, Role::None) => &[Task::RemoveCheckouts],
+    };
+    [fence, follow].concat()
+}
+
+/// The number of applications that could not be brought to what their record says. Those that are `busy` have a journal here, which knows
+/// better; `keep` are the orders whose checkouts it still needs.
+pub fn reconcile(here: &Here, busy: &BTreeSet<String>, keep: &BTreeSet<String>) -> Result<usize, Error> {
+    let mut records: BTreeMap<AppName, Roles> = BTreeMap::new();
+    let mut unreadable: HashSet<String> = HashSet::new();
+    here.consul.each(keys::APPS, |entry| {
+        let name = entry.key.trim_start_matches(keys::APPS).to_string();
+        let why = match (AppName::try_from(name.clone()), serde_json::from_slice(&entry.value)) {
+            (Ok(name), Ok(roles)) => return drop(records.insert(name, roles)),
+            (Err(why), _) => why.to_string(),
+            (_, Err(why)) => why.to_string(),
+        };
+        error!("{} in Consul is not a record: {why}", entry.key);
+        unreadable.insert(name);
+    })?;
+    let locals = local::all(here)?;
     if records.is_empty() && locals.is_empty() && unreadable.is_empty() {
         return Ok(0);
     }
-    let me = node.me().map_err(|error| error.to_string())?;
-    let unfinished = Journal::left(&node.store.journals())?;
-    let busy: HashSet<&str> = unfinished.iter().map(|journal| &*journal.header.order.name).collect();
+    let me = here.me()?;
     let mut failed = unreadable.len();
-
-    let names: HashSet<&String> = records.keys().chain(locals.keys()).collect();
-    let mut names: Vec<&String> = names.into_iter().filter(|name| !unreadable.contains(*name) && !busy.contains(&***name)).collect();
-    names.sort();
-    for name in names {
-        let record = records.get(name);
-        let role = record.map_or(Role::None, |record| plan::role(me, &record.master, record.slave.as_deref()));
-        let local = locals.get(name);
-        let result = match (role, local) {
-            (Role::Master, Some(Local { role: LocalRole::Master, deploy_id, .. })) if record.is_some_and(|r| r.deploy_id == *deploy_id) => {
-                Ok(())
-            }
-            (Role::Slave, Some(Local { role: LocalRole::Slave, deploy_id, .. })) if record.is_some_and(|r| r.deploy_id == *deploy_id) => {
-                Ok(())
-            }
-            (Role::None, None | Some(Local { role: LocalRole::Fenced, .. })) => Ok(()),
-            (Role::Master, _) => adopt(node, name),
-            (_, local) => leave_or_follow(node, name, record, role, local),
-        };
-        if let Err(why) = result {
+    let names: BTreeSet<&AppName> = records.keys().chain(locals.keys()).collect();
+    for name in names.into_iter().filter(|name| !unreadable.contains(&***name) && !busy.contains(&***name)) {
+        let (local, roles) = (locals.get(name), records.get(name));
+        let tasks = tasks(local, roles, me);
+        if let Err(why) = carry_out(here, name, local, roles, &tasks) {
             error!("{name}: {why}");
             failed += 1;
         }
     }
-    let keep: HashSet<String> = unfinished.iter().map(|journal| journal.header.order.id.to_string()).collect();
-    remove_unused_checkouts(node, &records, &unreadable, &busy, &keep)?;
+    remove_unused_checkouts(here, &records, &unreadable, busy, keep)?;
     Ok(failed)
 }
 
-fn record(node: &Node, name: &str) -> Result<Option<Record>, String> {
-    let key = format!("app/{name}");
-    let entry = node.consul.get(&key).map_err(|error: consul::Error| error.to_string())?;
-    entry.map(|entry| Record::parse(&key, &entry.value)).transpose()
-}
-
-/// This node is the master by the record, but does not remember it: the older handler deployed it, or the files were lost.
-fn adopt(node: &Node, name: &str) -> Result<(), String> {
-    let Some(record) = record(node, name)? else { return Ok(()) };
-    if !node.checkout(name, &record.deploy_id).is_dir() {
-        warn!("{name}: this node is its master by the record but has no checkout of it; deploy it again");
+fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&Roles>, tasks: &[Task]) -> Result<(), Error> {
+    if tasks.is_empty() {
         return Ok(());
     }
-    info!("{name}: this node is its master by the record; taking it on");
-    let local = Local { role: LocalRole::Master, deploy_id: record.deploy_id, volumes: record.volumes };
-    node.store.set_local(name, Some(local))
-}
-
-/// This node is not the master (any more): fence what runs here, then take the role that the record gives.
-fn leave_or_follow(node: &Node, name: &str, roles: Option<&Roles>, role: Role, local: Option<&Local>) -> Result<(), String> {
-    let old = match local {
-        Some(Local { role: LocalRole::Master, .. }) => Role::Master,
-        Some(Local { role: LocalRole::Slave, .. }) => Role::Slave,
-        _ => Role::None,
-    };
-    if roles.is_none() && !destroyed(node, name)? {
+    // A record that is gone means a destroy only if the history has one: missing information is nothing to act on.
+    if roles.is_none() && !orders::was_destroyed(&here.consul, name)? {
         warn!("{name}: its record is gone, but no destroy of it is in the history; nothing is touched, deploy it again to keep it");
         return Ok(());
     }
-    if let Some(local) = local.filter(|_| old == Role::Master) {
-        match roles {
-            Some(roles) => warn!("{name}: this node ran it, but {} is its master now; fencing it here", roles.master),
-            None => warn!("{name}: this node ran it, but it has been destroyed; fencing it here"),
+    let (volumes, mut record) = (local.map(|local| local.volumes.clone()).unwrap_or_default(), None);
+    for task in tasks {
+        // Fencing waits for nothing, so the record is read in full only by what needs it.
+        if *task != Task::Fence && record.is_none() && roles.is_some() {
+            record = self::record(here, name)?;
+            if record.is_none() {
+                return Ok(()); // gone meanwhile: the next run finds out what that means
+            }
         }
-        fence(node, name, local)?;
-    }
-    let record = record(node, name)?;
-    for step in plan::reconcile_steps(old, role) {
-        info!("{name}: {step}");
-        match (step, &record) {
-            (Step::CloneSlave, Some(record)) => clone(node, name, record)?,
-            (Step::SchedulePurge, Some(record)) => {
-                let gone = local.map(|local| local.volumes.clone()).unwrap_or_default();
-                schedule(node, &record.volumes, &gone)?;
-                let local = Local { role: LocalRole::Slave, deploy_id: record.deploy_id.clone(), volumes: record.volumes.clone() };
-                node.store.set_local(name, Some(local))?;
+        info!("{name}: {task}");
+        match (task, &record) {
+            (Task::Fence, _) => fence(here, name, local, roles.map(|roles| &roles.master))?,
+            (Task::Adopt, Some(record)) => adopt(here, name, record)?,
+            (Task::CloneSlave, Some(record)) => clone(here, name, record)?,
+            (Task::SchedulePurge, Some(record)) => {
+                schedules::set(&here.plugin(), &schedules::of_slave(), &record.volumes, &volumes)?;
+                let local = Local::new(LocalRole::Slave, record.deploy_id.clone(), record.volumes.clone());
+                local::set(here, name, Some(local))?;
             }
-            (Step::Unschedule, _) => {
-                schedule(node, &[], local.map_or(&[], |local| &local.volumes))?;
-                node.store.set_local(name, None)?;
+            (Task::Unschedule, _) => {
+                schedules::set(&here.plugin(), &Vec::new(), &[], &volumes)?;
+                local::set(here, name, None)?;
             }
-            (Step::RemoveCheckouts, _) => {
-                let keep = record.as_ref().filter(|_| role == Role::Slave).map(|record| &*record.deploy_id);
-                node.remove_checkouts(name, keep)?;
+            (Task::RemoveCheckouts, record) => {
+                let me = here.me()?;
+                let keep = record.as_ref().filter(|record| Roles::from(*record).of(me) == Role::Slave).map(|record| &record.deploy_id);
+                here.remove_checkouts(name, keep)?;
             }
-            _ => {}
+            (Task::Adopt | Task::CloneSlave | Task::SchedulePurge, None) => {
+                return Err(crate::error::Fault::Impossible { what: "a role without a record" }.into());
+            }
         }
     }
     Ok(())
 }
 
-/// A record that is gone means a destroy only if the history has one: missing information is nothing to act on.
-fn destroyed(node: &Node, name: &str) -> Result<bool, String> {
-    let history = node.consul.list(&format!("history/{name}/")).map_err(|error| error.to_string())?;
-    let is_destroy = |order: crate::model::order::Order| matches!(order.request, Request::Destroy(_)) && order.state == State::Done;
-    Ok(history.iter().any(|entry| parse_order(entry).is_ok_and(is_destroy)))
+fn record(here: &Here, name: &AppName) -> Result<Option<Record>, Error> {
+    let key = keys::app(name);
+    let entry = here.consul.get(&key)?;
+    let read = entry.map(|entry| json::read(&entry.value)).transpose();
+    read.map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "a record", source })
 }
 
-/// Stops what runs here and keeps what it holds. Nothing is deleted.
-fn fence(node: &Node, name: &str, local: &Local) -> Result<(), String> {
-    docker::stop_for_good(&project_of(name), node.settings.timeouts.stop)?;
-    schedule(node, &[], &local.volumes)?;
-    let service = node.service_id(name, &node.checkout(name, &local.deploy_id));
-    node.consul.deregister(&service).map_err(|error| error.to_string())?;
-    if !local.volumes.is_empty() {
-        let plugin = Plugin::find(&node.settings)?;
-        for volume in &local.volumes {
-            if plugin.exists(volume)? {
-                let snapshot = plugin.snapshot(volume)?;
-                warn!("{name}: fenced; {volume} as it was here is kept as {snapshot}");
-            }
-        }
-    }
-    node.store.set_local(name, Some(Local { role: LocalRole::Fenced, ..local.clone() }))
-}
-
-fn clone(node: &Node, name: &str, record: &Record) -> Result<(), String> {
-    let folder = node.checkout(name, &record.deploy_id);
-    let deadline = node.settings.timeouts.git;
-    let wanted = record.commit.as_deref();
-    if folder.is_dir() && git::head(&folder, deadline).is_ok_and(|head| wanted.is_none_or(|wanted| wanted == head)) {
+/// This node is the master by the record, but does not remember it.
+fn adopt(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
+    if !here.world.is_folder(&here.paths.checkout(name, &record.deploy_id)) {
+        warn!("{name}: this node is its master by the record but has no checkout of it; deploy it again");
         return Ok(());
     }
-    crate::node::store::remove_folder(&folder)?;
+    local::set(here, name, Some(Local::new(LocalRole::Master, record.deploy_id.clone(), record.volumes.clone())))
+}
+
+fn clone(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
+    let folder = here.paths.checkout(name, &record.deploy_id);
+    let (git, wanted) = (here.git(), record.commit.as_deref());
+    if here.world.is_folder(&folder) && git.head(&folder).is_ok_and(|head| wanted.is_none_or(|wanted| wanted == head)) {
+        return Ok(());
+    }
+    here.world.remove_folder(&folder)?;
     let app = App { repo: record.repo_url.clone(), branch: record.branch.clone() };
-    let head = git::clone(&app, &folder, deadline).map_err(|error| error.to_string())?;
-    match wanted {
-        Some(wanted) if wanted != head => git::checkout(&folder, wanted, deadline).map_err(|error| error.to_string()),
-        _ => Ok(()),
+    let head = git.clone(&app, &folder)?;
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != head) {
+        git.checkout(&folder, wanted)?;
     }
-}
-
-/// A slave's schedule for `volumes`, none for those of `gone` that are not among them.
-fn schedule(node: &Node, volumes: &[String], gone: &[String]) -> Result<(), String> {
-    if volumes.is_empty() && gone.is_empty() {
-        return Ok(());
-    }
-    let plugin = Plugin::find(&node.settings)?;
-    let present = plugin.schedules()?;
-    for volume in volumes {
-        plugin.schedule(volume, &buttervolume::slave_schedule(), &present)?;
-    }
-    gone.iter().filter(|volume| !volumes.contains(volume)).try_for_each(|volume| plugin.schedule(volume, &[], &present))
+    // Before it is remembered to be there.
+    Ok(here.world.sync_disk(&folder)?)
 }
 
 /// Old checkouts that no deployment uses.
 fn remove_unused_checkouts(
-    node: &Node,
-    records: &BTreeMap<String, Roles>,
+    here: &Here,
+    records: &BTreeMap<AppName, Roles>,
     unreadable: &HashSet<String>,
-    busy: &HashSet<&str>,
-    keep: &HashSet<String>,
-) -> Result<(), String> {
-    let locals = node.store.locals()?;
-    for (name, id, path) in node.checkouts()? {
-        let used_here = locals.get(&name).is_some_and(|local| local.role != LocalRole::Fenced && local.deploy_id == *id);
-        let recorded = records.get(&name).is_some_and(|record| record.deploy_id == *id);
+    busy: &BTreeSet<String>,
+    keep: &BTreeSet<String>,
+) -> Result<(), Error> {
+    let locals = local::all(here)?;
+    for (name, id, path) in here.checkouts()? {
+        let used_here = locals.get(&name).is_some_and(|local| local.role != LocalRole::Fenced && *local.deploy_id == *id);
+        let recorded = records.get(&name).is_some_and(|record| *record.deploy_id == *id);
         // Whatever has never been an application of this cluster is somebody else's.
         let known = records.contains_key(&name) || locals.contains_key(&name);
-        if known && !used_here && !recorded && !keep.contains(&*id) && !busy.contains(&*name) && !unreadable.contains(&name) {
+        if known && !used_here && !recorded && !keep.contains(&*id) && !busy.contains(&*name) && !unreadable.contains(&*name) {
             info!("removing the checkout {name}-{id}, which nothing uses");
-            crate::node::store::remove_folder(&path)?;
+            here.world.remove_folder(&path)?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::{DeployId, NodeName};
+
+    #[test]
+    fn what_a_node_has_to_do_follows_from_what_it_has_and_what_the_record_says() {
+        let id = |id: &str| DeployId::try_from(id).unwrap();
+        let node = |name: &str| NodeName::try_from(name).unwrap();
+        let local = |role, deploy: &str| Some(Local::new(role, id(deploy), Vec::new()));
+        let roles = |master: &str, slave: Option<&str>| Some(Roles { master: node(master), slave: slave.map(node), deploy_id: id("2") });
+        let slave = "clone-slave schedule-purge remove-checkouts";
+        use LocalRole::{Fenced, Master, Slave};
+        for (local, roles, expected) in [
+            (local(Master, "2"), roles("n", None), ""),
+            (local(Slave, "2"), roles("a", Some("n")), ""),
+            (None, roles("a", Some("b")), ""),
+            (local(Fenced, "1"), roles("a", None), ""),
+            (None, roles("n", None), "adopt"),
+            (local(Master, "1"), roles("n", None), "adopt"),
+            (local(Fenced, "1"), roles("n", None), "adopt"),
+            (None, roles("a", Some("n")), slave),
+            (local(Slave, "1"), roles("a", Some("n")), slave),
+            (local(Fenced, "1"), roles("a", Some("n")), slave),
+            (local(Master, "2"), roles("a", Some("n")), &format!("fence {slave}")),
+            (local(Master, "1"), roles("a", None), "fence remove-checkouts"),
+            (local(Slave, "1"), roles("a", Some("b")), "remove-checkouts unschedule"),
+            (local(Slave, "1"), roles("n", None), "adopt"),
+            (local(Master, "1"), None, "fence remove-checkouts"),
+            (local(Slave, "1"), None, "remove-checkouts unschedule"),
+            (local(Fenced, "1"), None, ""),
+            (None, None, ""),
+        ] {
+            let names: Vec<&str> = tasks(local.as_ref(), roles.as_ref(), "n").iter().map(|task| task.name()).collect();
+            assert_eq!(names.join(" "), expected, "{local:?} {roles:?}");
+        }
+    }
 }

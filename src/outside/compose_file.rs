@@ -1,6 +1,7 @@
 //! Reading an application's compose file: what the handler needs of its services and volumes, and nothing else. Pure.
 
-use crate::outside::yaml::{self, kind, scalar};
+use super::yaml::{self, kind, scalar};
+use crate::model::names::{Project, Volume as VolumeName};
 use serde_yaml::{Mapping, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,15 +11,6 @@ pub const FILES: [&str; 4] = ["docker-compose.yml", "docker-compose.yaml", "comp
 
 /// A volume with this label is not overwritten by migrate.
 const NONMIGRABLE: &str = "com.github.mlfmonde.cluster.nonmigrable";
-
-/// The generation of compose, which decides how it names containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// `project_service_1`
-    One,
-    /// `project-service-1`
-    Two,
-}
 
 /// Services and volumes, both in the file's order.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +38,7 @@ pub struct Volume {
     /// Under `volumes:`.
     pub key: String,
     /// The name that the engine and the volume plugin know.
-    pub name: String,
+    pub name: VolumeName,
     /// Its driver is the one that replicates.
     pub data: bool,
     pub migrable: bool,
@@ -81,14 +73,13 @@ impl std::error::Error for Error {}
 
 impl Compose {
     /// Reads `text`, the compose file of `project`; `driver` is the volume driver that replicates.
-    pub fn parse(text: &str, project: &str, dialect: Dialect, driver: &str) -> Result<Compose, Error> {
+    pub fn parse(text: &str, project: &Project, driver: &str) -> Result<Compose, Error> {
         let root = yaml::read(text).map_err(Error::Yaml)?;
         let root = mapping(&root, "the file")?;
         let services = root.get("services").ok_or_else(|| Error::Missing { at: "services".into() })?;
         let services = mapping(services, "services")?;
         let oneshots = oneshots(services)?;
-        let services =
-            services.iter().map(|(key, value)| service(key, value, project, dialect, &oneshots)).collect::<Result<Vec<_>, _>>()?;
+        let services = services.iter().map(|(key, value)| service(key, value, project, &oneshots)).collect::<Result<Vec<_>, _>>()?;
         let mut containers = BTreeMap::new();
         for service in &services {
             if let Some(first) = containers.insert(&service.container, &service.name) {
@@ -103,16 +94,13 @@ impl Compose {
     }
 }
 
-fn service(key: &Value, value: &Value, project: &str, dialect: Dialect, oneshots: &BTreeSet<String>) -> Result<Service, Error> {
+fn service(key: &Value, value: &Value, project: &Project, oneshots: &BTreeSet<String>) -> Result<Service, Error> {
     let name = name_of(key, "services")?;
     let at = format!("services.{name}");
     let map = mapping(value, &at)?;
     let container = match present(map, "container_name") {
         Some(own) => name_of(own, &format!("{at}.container_name"))?,
-        None => match dialect {
-            Dialect::One => format!("{project}_{name}_1"),
-            Dialect::Two => format!("{project}-{name}-1"),
-        },
+        None => format!("{project}-{name}-1"),
     };
     let image = match present(map, "image") {
         None => None,
@@ -153,7 +141,7 @@ fn oneshots(services: &Mapping) -> Result<BTreeSet<String>, Error> {
 }
 
 /// `None` for an external volume.
-fn volume(key: &Value, value: &Value, project: &str, driver: &str) -> Result<Option<Volume>, Error> {
+fn volume(key: &Value, value: &Value, project: &Project, driver: &str) -> Result<Option<Volume>, Error> {
     let key = name_of(key, "volumes")?;
     let at = format!("volumes.{key}");
     let map = optional_mapping(Some(value), &at)?;
@@ -171,6 +159,7 @@ fn volume(key: &Value, value: &Value, project: &str, driver: &str) -> Result<Opt
         Some(own) => name_of(own, &format!("{at}.name"))?,
         None => format!("{project}_{key}"),
     };
+    let name = VolumeName::try_from(name).map_err(|_| Error::Name { at: at.clone(), name: key.clone() })?;
     let migrable = !pairs(map.get("labels"), &format!("{at}.labels"))?
         .into_iter()
         .any(|(label, value)| label == NONMIGRABLE && value.is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true")));
@@ -245,7 +234,7 @@ mod tests {
     const DRIVER: &str = "anybox/buttervolume:latest";
 
     fn parse(text: &str) -> Result<Compose, Error> {
-        Compose::parse(text, "p", Dialect::Two, DRIVER)
+        Compose::parse(text, &Project::try_from("p").unwrap(), DRIVER)
     }
 
     fn error(text: &str) -> String {
@@ -298,8 +287,6 @@ mod tests {
                 },
             ]
         );
-        let one = Compose::parse("services: {a: {}}", "p", Dialect::One, DRIVER).unwrap();
-        assert_eq!(one.services[0].container, "p_a_1");
     }
 
     #[test]
@@ -320,7 +307,7 @@ volumes:
 ",
         )
         .unwrap();
-        let volumes: Vec<_> = compose.volumes.iter().map(|v| (v.key.as_str(), v.name.as_str(), v.data, v.migrable)).collect();
+        let volumes: Vec<_> = compose.volumes.iter().map(|v| (v.key.as_str(), &*v.name, v.data, v.migrable)).collect();
         assert_eq!(
             volumes,
             [

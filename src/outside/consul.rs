@@ -2,33 +2,68 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::PathBuf;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use log::{debug, warn};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ureq::http::{Request, Response};
-use ureq::{Agent, Body};
 
-use crate::model::order::NodeName;
-use crate::outside::http;
+use super::doors::{Request, Service, Unanswered, World};
+use crate::model::members::Member;
+use crate::model::names::{Host, NodeName};
 
 /// For a call that does not block.
 const QUICK: Duration = Duration::from_secs(20);
 /// How long one blocking query waits; Consul adds up to a sixteenth.
 const BLOCK: Duration = Duration::from_secs(10);
-const MAX_ANSWER: u64 = 256 << 20;
+
+/// Of an answer that is quoted.
+const QUOTED: usize = 500;
 
 #[derive(Debug)]
 pub enum Error {
     /// No agent, no leader, no answer: nothing is known of what was asked, it may even have been done.
-    Unreachable(String),
+    OutOfReach {
+        asked: String,
+        why: Absence,
+    },
     /// An answer that will not get better by asking again.
-    Refused(String),
+    Refused {
+        asked: String,
+        status: u16,
+        says: String,
+    },
+    /// An answer that is not what it should be.
+    Unexpected {
+        asked: String,
+        source: serde_json::Error,
+    },
+    NotBase64 {
+        key: String,
+        source: base64::DecodeError,
+    },
+}
+
+/// Why Consul is out of reach.
+#[derive(Debug)]
+pub enum Absence {
+    Unanswered(Unanswered),
+    /// The agent answers, the cluster does not.
+    NoCluster {
+        status: u16,
+        says: String,
+    },
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Absence::Unanswered(why) => why.fmt(f),
+            Absence::NoCluster { status, says } => write!(f, "status {status}: {says}"),
+        }
+    }
 }
 
 impl std::error::Error for Error {}
@@ -36,18 +71,44 @@ impl std::error::Error for Error {}
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Error::Unreachable(why) => write!(f, "Consul cannot be reached: {why}"),
-            Error::Refused(why) => write!(f, "Consul refused: {why}"),
+            Error::OutOfReach { asked, why } => write!(f, "Consul cannot be reached: {asked}: {why}"),
+            Error::Refused { asked, status, says } => write!(f, "Consul refused: {asked}: status {status}: {says}"),
+            Error::Unexpected { asked, source } => write!(f, "Consul: {asked}: unexpected answer: {source}"),
+            Error::NotBase64 { key, source } => write!(f, "Consul: {key}: value is not base64: {source}"),
         }
     }
 }
 
+/// Whether an answer of this status says that nothing can be known now. Consul answers 500 for all kinds of things: those that its agent
+/// or the cluster cannot do at the moment are known by what is said ("No cluster leader", "rpc error: …", "failed to find …"); anything else
+/// is a refusal with a reason of its own ("Scripts are disabled on this agent", an event that is too large).
+fn is_absence(status: u16, says: &str) -> bool {
+    const PASSING: [&str; 10] = [
+        "no cluster leader",
+        "no leader",
+        "not the leader",
+        "rpc error",
+        "rpc failed",
+        "no known consul servers",
+        "leadership lost",
+        "connection",
+        "timeout",
+        "timed out",
+    ];
+    let says = says.to_lowercase();
+    match status {
+        429 | 502..=504 => true,
+        500 => says.is_empty() || says == "eof" || PASSING.iter().any(|passing| says.contains(passing)),
+        _ => false,
+    }
+}
+
+/// The agent, with how long a call is tried again while Consul is out of reach: a copy with another patience is another value, so that none
+/// stays raised.
+#[derive(Clone)]
 pub struct Consul {
-    agent: Agent,
-    base: String,
-    token: Option<String>,
-    /// How long a call is tried again while Consul is unreachable.
-    patience: std::cell::Cell<Duration>,
+    world: World,
+    patience: Duration,
 }
 
 /// A key of the store with its value, decoded.
@@ -75,22 +136,9 @@ impl TryFrom<RawEntry<'_>> for Entry {
     type Error = Error;
     fn try_from(raw: RawEntry) -> Result<Entry, Error> {
         let value = STANDARD.decode(raw.value.as_deref().unwrap_or_default());
-        let value = value.map_err(|error| Error::Refused(format!("{}: value is not base64: {error}", raw.key)))?;
+        let value = value.map_err(|source| Error::NotBase64 { key: raw.key.to_string(), source })?;
         Ok(Entry { key: raw.key.into(), value, create_index: raw.create_index, modify_index: raw.modify_index })
     }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Member {
-    pub name: String,
-    pub address: String,
-    /// Neither failed nor left.
-    pub alive: bool,
-}
-
-/// Dead: reported as failed or left, or not listed.
-pub fn alive(members: &[Member], name: &str) -> bool {
-    members.iter().any(|member| member.name == name && member.alive)
 }
 
 /// One operation of a transaction.
@@ -136,65 +184,29 @@ fn cas_body(key: &str, value: &[u8], index: u64) -> Vec<u8> {
     Value::Array(vec![Op::Cas(key, value, index).json()]).to_string().into_bytes()
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 impl Consul {
-    /// From `CONSUL_HTTP_ADDR` and its kin, as Consul's own command reads them.
-    pub fn from_env(patience: Duration) -> Result<Consul, String> {
-        let address = variable("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".into());
-        let token = match variable("CONSUL_HTTP_TOKEN_FILE") {
-            Some(path) => {
-                let text = std::fs::read_to_string(&path).map_err(|error| format!("CONSUL_HTTP_TOKEN_FILE: {path}: {error}"))?;
-                Some(text.trim().to_string())
-            }
-            None => variable("CONSUL_HTTP_TOKEN"),
-        };
-        let ssl = variable("CONSUL_HTTP_SSL").is_some_and(|value| ["1", "t", "true"].contains(&&*value.to_lowercase()));
-        let (base, socket, tls) = match address.split_once("://") {
-            Some(("unix", path)) => ("http://agent".into(), Some(PathBuf::from(path)), false),
-            Some(("https", host)) => (format!("https://{host}"), None, true),
-            Some(("http" | "tcp", host)) => (format!("{}://{host}", if ssl { "https" } else { "http" }), None, ssl),
-            Some((other, _)) => return Err(format!("CONSUL_HTTP_ADDR: {other:?} is none of http, https and unix")),
-            None => (format!("{}://{address}", if ssl { "https" } else { "http" }), None, ssl),
-        };
-        let tls = if tls { Some(tls_config()?) } else { None };
-        let base = base.trim_end_matches('/').to_string();
-        Ok(Consul { agent: http::agent(QUICK, tls, socket), base, token, patience: patience.into() })
+    pub fn new(world: &World, patience: Duration) -> Consul {
+        Consul { world: world.clone(), patience }
     }
 
-    /// From now on calls are tried again for this long while Consul is unreachable.
-    pub fn set_patience(&self, patience: Duration) {
-        self.patience.set(patience);
+    /// The same agent, whose calls are tried again for this long while Consul is out of reach.
+    pub fn patient(&self, patience: Duration) -> Consul {
+        Consul { patience, ..self.clone() }
     }
 
-    /// One request. `Ok` holds any status below 500 but 403.
+    /// One request. `Ok` holds any status below 500 but 403 and 429.
     fn once(&self, method: &str, path: &str, body: &[u8], timeout: Duration) -> Result<(u16, Option<u64>, Vec<u8>), Error> {
-        let about = format!("{method} {path}");
-        let unreachable = |error: &dyn fmt::Display| Error::Unreachable(format!("{} {about}: {error}", self.base));
-        let mut request = Request::builder().method(method).uri(format!("{}/v1/{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header("X-Consul-Token", token);
-        }
-        let broken = |error: ureq::http::Error| Error::Refused(format!("{about}: {error}"));
-        let sent = if method == "GET" {
-            let request = request.body(()).map_err(broken)?;
-            self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
-        } else {
-            let request = request.body(body.to_vec()).map_err(broken)?;
-            self.agent.run(self.agent.configure_request(request).timeout_global(Some(timeout)).build())
-        };
-        let mut response: Response<Body> = sent.map_err(|error| unreachable(&error))?;
-        let status = response.status().as_u16();
-        let index = response.headers().get("x-consul-index").and_then(|value| value.to_str().ok()?.parse().ok());
-        let bytes = http::body(&mut response, MAX_ANSWER).map_err(|error| unreachable(&error))?;
-        let text = || String::from_utf8_lossy(&bytes[..bytes.len().min(500)]).trim().to_string();
-        match status {
-            // An event that is too large is a 500 too, and will not get smaller.
-            500.. if !path.starts_with("event/") => Err(unreachable(&format!("status {status}: {}", text()))),
-            403 | 500.. => Err(Error::Refused(format!("{about}: status {status}: {}", text()))),
-            _ => Ok((status, index, bytes)),
+        let asked = || format!("{method} {path}");
+        let request = Request { method, path: &format!("/v1/{path}"), body, timeout };
+        let sent = self.world.net.send(Service::Consul, request);
+        let answer = sent.map_err(|why| Error::OutOfReach { asked: asked(), why: Absence::Unanswered(why) })?;
+        let says = || String::from_utf8_lossy(&answer.body[..answer.body.len().min(QUOTED)]).trim().to_string();
+        match answer.status {
+            status @ (403 | 429 | 500..) => match says() {
+                says if is_absence(status, &says) => Err(Error::OutOfReach { asked: asked(), why: Absence::NoCluster { status, says } }),
+                says => Err(Error::Refused { asked: asked(), status, says }),
+            },
+            status => Ok((status, answer.index, answer.body)),
         }
     }
 
@@ -204,21 +216,22 @@ impl Consul {
 
     /// An agent that accepts and says nothing is not waited for much longer than the patience.
     fn grace(&self) -> Duration {
-        self.patience.get().clamp(Duration::from_secs(2), QUICK)
+        self.patience.clamp(Duration::from_secs(2), QUICK)
     }
 
     fn call_for(&self, method: &str, path: &str, body: &[u8], timeout: Duration) -> Result<(u16, Option<u64>, Vec<u8>), Error> {
-        let start = Instant::now();
+        let clock = &self.world.clock;
+        let start = clock.uptime();
         let mut pause = Duration::from_millis(50);
         let mut told = false;
         loop {
             match self.once(method, path, body, timeout) {
-                Err(Error::Unreachable(why)) if start.elapsed() + pause < self.patience.get() => {
+                Err(error @ Error::OutOfReach { .. }) if clock.uptime().saturating_sub(start) + pause < self.patience => {
                     if !told {
-                        warn!("Consul cannot be reached, trying for {} s: {why}", self.patience.get().as_secs());
+                        warn!("{error}; trying for {} s", self.patience.as_secs());
                         told = true;
                     }
-                    sleep(pause);
+                    clock.sleep(pause);
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
                 answer => return answer,
@@ -235,7 +248,7 @@ impl Consul {
     }
 
     /// The name of this node, and its address as the others know it.
-    pub fn me(&self) -> Result<(NodeName, String), Error> {
+    pub fn me(&self) -> Result<(NodeName, Host), Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Itself {
@@ -245,7 +258,7 @@ impl Consul {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Address {
-            addr: String,
+            addr: Host,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -404,48 +417,45 @@ impl Consul {
 }
 
 fn parsed<'a, T: Deserialize<'a>>(path: &str, bytes: &'a [u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|error| unexpected(path, &error))
-}
-
-fn unexpected(path: &str, error: &serde_json::Error) -> Error {
-    Error::Refused(format!("{path}: unexpected answer: {error}"))
+    serde_json::from_slice(bytes).map_err(|source| Error::Unexpected { asked: path.into(), source })
 }
 
 fn refused(path: &str, status: u16, bytes: &[u8]) -> Error {
-    Error::Refused(format!("{path}: status {status}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(500)]).trim()))
+    Error::Refused { asked: path.into(), status, says: String::from_utf8_lossy(&bytes[..bytes.len().min(QUOTED)]).trim().into() }
 }
 
-#[cfg(not(feature = "tls"))]
-fn tls_config() -> Result<http::Tls, String> {
-    Err("CONSUL_HTTP_ADDR, CONSUL_HTTP_SSL: this handler was built without TLS; build it with `--features tls`".into())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[cfg(feature = "tls")]
-fn tls_config() -> Result<http::Tls, String> {
-    use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-    let file = |name: &str| {
-        let Some(path) = variable(name) else { return Ok(None) };
-        std::fs::read(&path).map(Some).map_err(|error| format!("{name}: {path}: {error}"))
-    };
-    let certificates = |name: &str, pem: &[u8]| -> Result<Vec<Certificate<'static>>, String> {
-        let items = parse_pem(pem).filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-            Ok(_) => None,
-            Err(error) => Some(Err(format!("{name}: {error}"))),
-        });
-        items.collect()
-    };
-    let mut config = TlsConfig::builder();
-    if let Some(pem) = file("CONSUL_CACERT")? {
-        config = config.root_certs(RootCerts::new_with_certs(&certificates("CONSUL_CACERT", &pem)?));
-    }
-    match (file("CONSUL_CLIENT_CERT")?, file("CONSUL_CLIENT_KEY")?) {
-        (Some(cert), Some(key)) => {
-            let key = PrivateKey::from_pem(&key).map_err(|error| format!("CONSUL_CLIENT_KEY: {error}"))?;
-            config = config.client_cert(Some(ClientCert::new_with_certs(&certificates("CONSUL_CLIENT_CERT", &cert)?, key)));
+    /// As agents of Consul 1.8 and 1.22 have said it.
+    #[test]
+    fn what_passes_is_told_from_what_is_refused() {
+        for (status, says) in [
+            (500, "No cluster leader"),
+            (500, "rpc error making call: No cluster leader"),
+            (500, "No known Consul servers"),
+            (500, "rpc error getting client: failed to get conn: dial tcp 10.0.0.1:0->10.0.0.1:8300: connect: connection refused"),
+            (500, "rpc error making call: EOF"),
+            (500, "leadership lost while committing log"),
+            (500, "raft is not the leader"),
+            (503, ""),
+            (504, "timeout"),
+            (429, "Your IP is issuing too many concurrent connections, please rate limit your calls"),
+        ] {
+            assert!(is_absence(status, says), "{says}");
         }
-        (None, None) => {}
-        _ => return Err("CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY: one needs the other".into()),
+        for (status, says) in [
+            (
+                500,
+                "Scripts are disabled on this agent; to enable, configure 'enable_script_checks' or 'enable_local_script_checks' to true",
+            ),
+            (500, "user event exceeds configured limit of 512 bytes before encoding"),
+            (500, "Invalid check: TTL must be > 0 for TTL checks"),
+            (403, "Permission denied"),
+            (403, "rpc error making call: Permission denied"),
+        ] {
+            assert!(!is_absence(status, says), "{says}");
+        }
     }
-    Ok(config.build())
 }

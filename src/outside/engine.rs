@@ -1,35 +1,48 @@
-//! Docker and compose, 1 or 2: the containers, images and volumes of one compose project.
+//! Docker's engine, over its socket: the containers, images and volumes of one compose project.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::outside::compose_file::Dialect;
-use crate::outside::process::{Cmd, Error, installed};
-use crate::settings::Timeouts;
+use super::doors::{Request, Service, Unanswered, World};
+use crate::model::names::Project;
 
-/// For commands that only ask the engine.
+/// For calls that only ask.
 const QUICK: Duration = Duration::from_secs(60);
 
-/// A compose project in one of its checkouts.
-#[derive(Clone, Debug)]
-pub struct Project {
-    pub name: String,
-    pub folder: PathBuf,
-    /// The compose file's name in the folder.
-    pub file: String,
-    pub tool: Tool,
+#[derive(Debug)]
+pub enum Error {
+    /// It does not run on this node, or did not answer: what was asked may have been done.
+    Unanswered {
+        asked: String,
+        why: Unanswered,
+    },
+    Refused {
+        asked: String,
+        status: u16,
+        says: String,
+    },
+    Unexpected {
+        asked: String,
+        body: String,
+    },
 }
 
-/// The compose of this node.
-#[derive(Clone, Debug)]
-pub struct Tool {
-    pub dialect: Dialect,
-    program: String,
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Unanswered { asked, why } => write!(f, "Docker's engine does not answer: {asked}: {why}"),
+            Error::Refused { asked, status, says } => write!(f, "Docker's engine refused: {asked}: status {status}: {says}"),
+            Error::Unexpected { asked, body } => write!(f, "Docker's engine: {asked}: unexpected answer: {body}"),
+        }
+    }
 }
 
-/// What `docker inspect` says of a container.
+/// What the engine says of a container.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Container {
     pub id: String,
     pub name: String,
@@ -45,10 +58,12 @@ pub struct Container {
     pub started_at: String,
     /// `starting`, `healthy` or `unhealthy`, and what the last check printed; `None` without a HEALTHCHECK.
     pub health: Option<(String, String)>,
+    /// One of `compose run`'s, which is none of the services.
+    pub oneoff: bool,
 }
 
 impl Container {
-    /// `None` for what is none.
+    /// From `GET /containers/<id>/json`. `None` for what is none.
     fn of(value: &Value) -> Option<Container> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
         let (state, config) = (&value["State"], &value["Config"]);
@@ -67,148 +82,208 @@ impl Container {
             restarts: value["RestartCount"].as_u64().unwrap_or_default(),
             started_at: text(&state["StartedAt"]),
             health: state.get("Health").filter(|health| health.is_object()).map(health),
+            oneoff: config["Labels"]["com.docker.compose.oneoff"] == "True",
         })
     }
 }
 
-/// Compose 2 where docker has it as a plugin, else 1. The plugin is started itself: by way of docker each of its commands takes three
-/// times as long to begin.
-pub fn tool() -> Result<Tool, String> {
-    let format = r#"{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Path}}{{end}}{{end}}"#;
-    let plugin = docker(QUICK).args(["info", "--format", format]).read().map_err(|error| error.to_string())?;
-    match plugin.trim() {
-        "" if installed("docker-compose") => Ok(Tool { dialect: Dialect::One, program: "docker-compose".into() }),
-        "" => Err("neither docker's plugin compose nor docker-compose is installed on this node".into()),
-        plugin => Ok(Tool { dialect: Dialect::Two, program: plugin.into() }),
+/// The engine of this node.
+pub struct Engine<'a> {
+    pub world: &'a World,
+}
+
+impl Engine<'_> {
+    fn call(&self, method: &str, path: &str, body: &[u8], timeout: Duration) -> Result<(u16, Vec<u8>), Error> {
+        let sent = self.world.net.send(Service::Engine, Request { method, path, body, timeout });
+        let answer = sent.map_err(|why| Error::Unanswered { asked: format!("{method} {path}"), why })?;
+        Ok((answer.status, answer.body))
+    }
+
+    /// `fine`: the statuses that are no failure besides 2xx.
+    fn act(&self, method: &str, path: &str, body: &Value, timeout: Duration, fine: &[u16]) -> Result<(), Error> {
+        log::info!("engine: {method} {path}");
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        match self.call(method, path, text.as_bytes(), timeout)? {
+            (200..=299, _) => Ok(()),
+            (status, _) if fine.contains(&status) => Ok(()),
+            (status, body) => Err(refused(method, path, status, &body)),
+        }
+    }
+
+    /// `None`: there is no such thing.
+    fn read(&self, path: &str) -> Result<Option<Value>, Error> {
+        match self.call("GET", path, b"", QUICK)? {
+            (200, body) => match serde_json::from_slice(&body) {
+                Ok(value) => Ok(Some(value)),
+                Err(_) => Err(unexpected(path, &body)),
+            },
+            (404, _) => Ok(None),
+            (status, body) => Err(refused("GET", path, status, &body)),
+        }
+    }
+
+    /// All containers of the project, running or not, but those of `compose run`.
+    pub fn containers(&self, project: &Project) -> Result<Vec<Container>, Error> {
+        let path = format!("/containers/json?all=1&filters={}", project_filter(project));
+        let listed = self.read(&path)?.unwrap_or_default();
+        let mut containers = Vec::new();
+        for listed in listed.as_array().ok_or_else(|| unexpected(&path, listed.to_string().as_bytes()))? {
+            let path = format!("/containers/{}/json", listed["Id"].as_str().unwrap_or_default());
+            // One of them may have gone in between.
+            let Some(value) = self.read(&path)? else { continue };
+            containers.push(Container::of(&value).ok_or_else(|| unexpected(&path, value.to_string().as_bytes()))?);
+        }
+        containers.retain(|container| !container.oneoff);
+        Ok(containers)
+    }
+
+    /// The last lines that a container printed.
+    pub fn logs(&self, container: &str) -> String {
+        let path = format!("/containers/{container}/logs?stdout=1&stderr=1&tail=10");
+        match self.call("GET", &path, b"", QUICK) {
+            Ok((200, body)) => lines_of(&body),
+            Ok((status, body)) => refused("GET", &path, status, &body).to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn each(&self, project: &Project, act: impl Fn(&str) -> Result<(), Error>) -> Result<(), Error> {
+        self.containers(project)?.iter().try_for_each(|container| act(&container.id))
+    }
+
+    /// Stops the project's containers, and keeps them from coming back with the engine.
+    pub fn stop_for_good(&self, project: &Project, deadline: Duration) -> Result<(), Error> {
+        let never = json!({ "RestartPolicy": { "Name": "no" } });
+        self.each(project, |id| self.act("POST", &format!("/containers/{id}/update"), &never, QUICK, &[404]))?;
+        self.stop(project, deadline)
+    }
+
+    /// Wherever their checkout is.
+    pub fn stop(&self, project: &Project, deadline: Duration) -> Result<(), Error> {
+        self.each(project, |id| self.act("POST", &format!("/containers/{id}/stop"), &Value::Null, deadline, &[304, 404]))
+    }
+
+    pub fn start(&self, project: &Project, deadline: Duration) -> Result<(), Error> {
+        self.each(project, |id| self.act("POST", &format!("/containers/{id}/start"), &Value::Null, deadline, &[304]))
+    }
+
+    /// Removes the project's containers, running or not.
+    pub fn remove(&self, project: &Project, deadline: Duration) -> Result<(), Error> {
+        self.each(project, |id| self.act("DELETE", &format!("/containers/{id}?force=1"), &Value::Null, deadline, &[404]))
+    }
+
+    pub fn remove_volume(&self, volume: &str) -> Result<(), Error> {
+        self.act("DELETE", &format!("/volumes/{volume}"), &Value::Null, QUICK, &[])
+    }
+
+    /// The volumes that compose has made for the project.
+    pub fn volumes(&self, project: &Project) -> Result<Vec<String>, Error> {
+        let path = format!("/volumes?filters={}", project_filter(project));
+        let listed = self.read(&path)?.unwrap_or_default();
+        let names = listed["Volumes"].as_array().into_iter().flatten();
+        Ok(names.filter_map(|volume| volume["Name"].as_str().map(String::from)).collect())
+    }
+
+    /// Whether the node has all of these images.
+    pub fn has_images(&self, names: &[String]) -> bool {
+        names.iter().all(|name| matches!(self.read(&format!("/images/{}/json", escaped(name))), Ok(Some(_))))
+    }
+
+    /// Gives an image its name back.
+    pub fn tag(&self, id: &str, name: &str) -> Result<(), Error> {
+        let (repo, tag) = split_tag(name);
+        let path = format!("/images/{}/tag?repo={}&tag={}", escaped(id), escaped(repo), escaped(tag));
+        self.act("POST", &path, &Value::Null, QUICK, &[])
     }
 }
 
-fn docker(deadline: Duration) -> Cmd {
-    Cmd::new("docker", deadline)
+fn refused(method: &str, path: &str, status: u16, body: &[u8]) -> Error {
+    let message = serde_json::from_slice::<Value>(body).ok().and_then(|value| Some(value["message"].as_str()?.to_string()));
+    let says = message.unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(500)]).trim().into());
+    Error::Refused { asked: format!("{method} {path}"), status, says }
 }
 
-fn project_filter(project: &str) -> String {
-    format!("label=com.docker.compose.project={project}")
+fn unexpected(path: &str, body: &[u8]) -> Error {
+    Error::Unexpected { asked: format!("GET {path}"), body: String::from_utf8_lossy(&body[..body.len().min(500)]).into() }
 }
 
-fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+fn project_filter(project: &Project) -> String {
+    escaped(&json!({ "label": [format!("com.docker.compose.project={project}")] }).to_string())
 }
 
-/// All containers of the project, running or not, but those of `compose run`.
-pub fn containers(project: &str) -> Result<Vec<Container>, String> {
-    let ids = docker(QUICK).args(["ps", "-aq", "--no-trunc", "--filter", &project_filter(project)]).read();
-    let ids = lines(&ids.map_err(|error| error.to_string())?);
-    if ids.is_empty() {
-        return Ok(Vec::new());
+/// As a part of a path or query; slashes stay, as the engine's API wants them in names of images.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-~:".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// `registry:5000/a/b:tag`; without a tag it is the latest.
+fn split_tag(name: &str) -> (&str, &str) {
+    match name.rsplit_once(':') {
+        Some((repo, tag)) if !tag.contains('/') => (repo, tag),
+        _ => (name, "latest"),
     }
-    let text = match docker(QUICK).arg("inspect").args(&ids).read() {
-        Ok(text) => text,
-        // One of them may have gone in between.
-        Err(Error::Exit { tail, .. }) if tail.contains("No such object") => return containers_again(project),
-        Err(error) => return Err(error.to_string()),
-    };
-    let all: Value = serde_json::from_str(&text).map_err(|error| format!("docker inspect: unexpected answer: {error}"))?;
-    let lasting = |value: &&Value| value["Config"]["Labels"]["com.docker.compose.oneoff"] != "True";
-    let all = all.as_array().into_iter().flatten().filter(lasting).map(Container::of).collect::<Option<_>>();
-    all.ok_or_else(|| format!("docker inspect: unexpected answer: {text}"))
 }
 
-fn containers_again(project: &str) -> Result<Vec<Container>, String> {
-    std::thread::sleep(Duration::from_millis(100));
-    containers(project)
-}
-
-/// The last lines that a container printed.
-pub fn logs(container: &str) -> String {
-    let read = docker(QUICK).args(["logs", "--tail", "10", container]).both();
-    read.unwrap_or_else(|error| error.to_string())
-}
-
-/// Stops the project's containers, and keeps them from coming back with the engine.
-pub fn stop_for_good(project: &str, deadline: Duration) -> Result<(), String> {
-    on_containers(project, &["update", "--restart=no"], QUICK)?;
-    on_containers(project, &["stop"], deadline)
-}
-
-/// Runs `docker <verb>` on all of the project's containers, wherever their checkout is.
-fn on_containers(project: &str, verb: &[&str], deadline: Duration) -> Result<(), String> {
-    let ids: Vec<String> = containers(project)?.into_iter().map(|container| container.id).collect();
-    if ids.is_empty() {
-        return Ok(());
+/// What a container's log says. Without a terminal each piece stands behind a head of eight bytes: the stream (0 to 2), three zeros, the
+/// length.
+fn lines_of(log: &[u8]) -> String {
+    let (mut text, mut rest) = (Vec::new(), log);
+    while let Some(([0..=2, 0, 0, 0, length @ ..], after)) = rest.split_first_chunk::<8>() {
+        let Some((piece, after)) = after.split_at_checked(u32::from_be_bytes(*length) as usize) else { break };
+        text.extend_from_slice(piece);
+        rest = after;
     }
-    docker(deadline).args(verb).args(&ids).run().map_err(|error| error.to_string())
+    text.extend_from_slice(rest);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
-pub fn stop(project: &str, deadline: Duration) -> Result<(), String> {
-    on_containers(project, &["stop"], deadline)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub fn start(project: &str, deadline: Duration) -> Result<(), String> {
-    on_containers(project, &["start"], deadline)
-}
+    /// As engine 20.10 has answered, shortened.
+    const CONTAINER: &str = r#"{"Id": "299f648cd7f0", "Created": "2026-11-24T17:45:28.569313704Z",
+        "State": {"Status": "running", "Running": true, "Restarting": false, "ExitCode": 0, "StartedAt": "2026-11-24T17:45:28.898032971Z",
+            "Health": {"Status": "unhealthy", "FailingStreak": 3, "Log": [{"ExitCode": 1, "Output": "first\n"}, {"ExitCode": 1, "Output": "not yet\n"}]}},
+        "Image": "sha256:de0f704f1cad", "Name": "/rec1", "RestartCount": 0,
+        "Config": {"Image": "cache:1", "Labels": {"com.docker.compose.oneoff": "False", "com.docker.compose.project": "rec",
+            "com.docker.compose.service": "web"}},
+        "HostConfig": {"RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}}}"#;
 
-/// Removes the project's containers and, if asked, the volumes that compose has made for it.
-pub fn remove(project: &str, with_volumes: bool, deadline: Duration) -> Result<(), String> {
-    on_containers(project, &["rm", "--force"], deadline)?;
-    let volumes = if with_volumes { volumes(project)? } else { Vec::new() };
-    volumes.iter().try_for_each(|volume| remove_volume(volume))
-}
-
-pub fn remove_volume(volume: &str) -> Result<(), String> {
-    docker(QUICK).args(["volume", "rm", volume]).run().map_err(|error| error.to_string())
-}
-
-/// The volumes that compose has made for the project.
-pub fn volumes(project: &str) -> Result<Vec<String>, String> {
-    let names = docker(QUICK).args(["volume", "ls", "-q", "--filter", &project_filter(project)]).read();
-    names.map(|names| lines(&names)).map_err(|error| error.to_string())
-}
-
-/// Whether the node has all of these images.
-pub fn has_images(names: &[String]) -> bool {
-    docker(QUICK).args(["image", "inspect", "--format", "{{.Id}}"]).args(names).read().is_ok()
-}
-
-/// Gives an image its name back.
-pub fn tag(id: &str, name: &str) -> Result<(), Error> {
-    docker(QUICK).args(["tag", id, name]).run()
-}
-
-impl Project {
-    fn compose(&self, deadline: Duration) -> Cmd {
-        Cmd::new(&self.tool.program, deadline).args(["-p", &self.name, "-f"]).args([self.folder.join(&self.file)]).cwd(&self.folder)
+    #[test]
+    fn a_container_is_read() {
+        let container = Container::of(&serde_json::from_str(CONTAINER).unwrap()).unwrap();
+        assert_eq!((&*container.name, &*container.service, &*container.image_name), ("rec1", "web", "cache:1"));
+        assert_eq!((&*container.status, container.restarts, container.oneoff), ("running", 0, false));
+        assert_eq!(container.health, Some(("unhealthy".into(), "not yet\n".into())));
+        assert_eq!(Container::of(&json!({"message": "No such container: nope"})), None);
     }
 
-    pub fn pull(&self, services: &[String], timeouts: &Timeouts) -> Result<(), Error> {
-        self.compose(timeouts.pull).arg("pull").args(services).run()
+    #[test]
+    fn a_log_is_read_with_and_without_heads() {
+        assert_eq!(lines_of(b"\x01\0\0\0\0\0\0\x04out\n\x02\0\0\0\0\0\0\x04err\n"), "out\nerr\n");
+        assert_eq!(lines_of(b"a terminal's line\n"), "a terminal's line\n");
+        assert_eq!(lines_of(b"\x01\0\0\0\0\0\0\x09torn"), "\x01\0\0\0\0\0\0\x09torn");
+        assert_eq!(lines_of(b""), "");
     }
 
-    pub fn build(&self, timeouts: &Timeouts) -> Result<(), Error> {
-        self.compose(timeouts.build).arg("build").run()
+    #[test]
+    fn a_refusal_says_why() {
+        let error = refused("DELETE", "/volumes/x", 409, br#"{"message":"remove x: volume is in use - [299f648cd7f0]"}"#);
+        assert_eq!(
+            error.to_string(),
+            "Docker's engine refused: DELETE /volumes/x: status 409: remove x: volume is in use - [299f648cd7f0]"
+        );
+        assert_eq!(refused("GET", "/x", 500, b"oops\n").to_string(), "Docker's engine refused: GET /x: status 500: oops");
     }
 
-    /// Containers whose service is gone go, too; `anew`: none that is there is kept as it is.
-    pub fn up(&self, anew: bool, timeouts: &Timeouts) -> Result<(), Error> {
-        let more: &[&str] = if anew { &["--force-recreate"] } else { &[] };
-        self.compose(timeouts.up).args(["up", "-d", "--no-build", "--remove-orphans"]).args(more).run()
-    }
-
-    pub fn stop(&self, timeouts: &Timeouts) -> Result<(), Error> {
-        self.compose(timeouts.stop).arg("stop").run()
-    }
-
-    pub fn down(&self, with_volumes: bool, timeouts: &Timeouts) -> Result<(), Error> {
-        let options: &[&str] = if with_volumes { &["-v"] } else { &[] };
-        self.compose(timeouts.stop).args(["down", "--remove-orphans"]).args(options).run()
-    }
-
-    /// One of the application's own scripts.
-    pub fn script(&self, script: &str, args: &[&str], timeouts: &Timeouts) -> Result<(), Error> {
-        Cmd::new("sh", timeouts.script).arg(script).args(args).cwd(&self.folder).run()
-    }
-
-    pub fn has(&self, file: &str) -> bool {
-        Path::new(&self.folder).join(file).is_file()
+    #[test]
+    fn names_of_images() {
+        assert_eq!(split_tag("registry:5000/a/b"), ("registry:5000/a/b", "latest"));
+        assert_eq!(split_tag("registry:5000/a/b:1"), ("registry:5000/a/b", "1"));
+        assert_eq!(escaped("a/b:1?x"), "a/b:1%3Fx");
+        let project = Project::try_from("shop").unwrap();
+        assert_eq!(project_filter(&project), "%7B%22label%22:%5B%22com.docker.compose.project%3Dshop%22%5D%7D");
     }
 }

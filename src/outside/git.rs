@@ -3,29 +3,39 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::model::order::App;
-use crate::outside::process::{Cmd, Error};
+use super::cmd::{Cmd, Error};
+use super::doors::World;
+use crate::model::names::App;
 
-fn git(deadline: Duration) -> Cmd {
-    let cmd =
-        Cmd::new("git", deadline).env("GIT_TERMINAL_PROMPT", "0").env("GIT_ALLOW_PROTOCOL", "https:http:ssh:git:file").env("LC_ALL", "C");
-    // An operator's own ssh command is expected not to ask either.
-    if std::env::var_os("GIT_SSH_COMMAND").is_none() { cmd.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes") } else { cmd }
+/// git on this node, with a deadline for each of its commands.
+pub struct Git<'a> {
+    pub world: &'a World,
+    pub deadline: Duration,
+    /// An operator's own ssh command is expected not to ask for anything either.
+    pub own_ssh: bool,
 }
 
-/// Clones the branch's newest commit into `folder`, which must not exist; answers the commit.
-pub fn clone(app: &App, folder: &Path, deadline: Duration) -> Result<String, Error> {
-    let options = ["clone", "--quiet", "--depth", "1", "--single-branch", "--branch", &*app.branch, "--", &*app.repo];
-    git(deadline).args(options).args([folder]).run()?;
-    head(folder, deadline)
-}
+impl Git<'_> {
+    fn cmd(&self) -> Cmd {
+        let cmd = Cmd::new("git", self.deadline).env("GIT_TERMINAL_PROMPT", "0");
+        let cmd = cmd.env("GIT_ALLOW_PROTOCOL", "https:http:ssh:git:file").env("LC_ALL", "C");
+        if self.own_ssh { cmd } else { cmd.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes") }
+    }
 
-pub fn head(folder: &Path, deadline: Duration) -> Result<String, Error> {
-    Ok(git(deadline).args(["rev-parse", "HEAD"]).cwd(folder).read()?.trim().to_string())
-}
+    /// Clones the branch's newest commit into `folder`, which must not exist; answers the commit.
+    pub fn clone(&self, app: &App, folder: &Path) -> Result<String, Error> {
+        let options = ["clone", "--quiet", "--depth", "1", "--single-branch", "--branch", &*app.branch, "--", &*app.repo];
+        self.cmd().args(options).args([folder]).run(self.world)?;
+        self.head(folder)
+    }
 
-/// Moves a fresh clone to `commit`, for when the branch has moved on since the commit was deployed.
-pub fn checkout(folder: &Path, commit: &str, deadline: Duration) -> Result<(), Error> {
-    git(deadline).args(["fetch", "--quiet", "--depth", "1", "origin", commit]).cwd(folder).run()?;
-    git(deadline).args(["checkout", "--quiet", "--detach", commit]).cwd(folder).run()
+    pub fn head(&self, folder: &Path) -> Result<String, Error> {
+        Ok(self.cmd().args(["rev-parse", "HEAD"]).cwd(folder).read(self.world)?.trim().to_string())
+    }
+
+    /// Moves a fresh clone to `commit`, for when the branch has moved on since the commit was deployed.
+    pub fn checkout(&self, folder: &Path, commit: &str) -> Result<(), Error> {
+        self.cmd().args(["fetch", "--quiet", "--depth", "1", "origin", commit]).cwd(folder).run(self.world)?;
+        self.cmd().args(["checkout", "--quiet", "--detach", commit]).cwd(folder).run(self.world)
+    }
 }

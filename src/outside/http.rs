@@ -1,9 +1,12 @@
-//! HTTP to the two services of this node, over TCP or a unix socket.
+//! HTTP to the services of this node, over TCP or a unix socket.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::config::Config;
@@ -11,19 +14,100 @@ use ureq::unversioned::resolver::{ArrayVec, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
 use ureq::{Agent, Error};
 
-#[cfg(feature = "tls")]
-pub use ureq::tls::TlsConfig as Tls;
-/// Without the feature there is none.
-#[cfg(not(feature = "tls"))]
-pub enum Tls {}
+use super::doors::{Answer, Net, Request, Service, Unanswered};
+use crate::settings::{Address, Settings, Tls};
 
 /// One of the host's addresses may not answer at all.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Of an answer.
+const MAX_ANSWER: u64 = 256 << 20;
+const PLUGINS: &str = "/run/docker/plugins";
 
-/// An agent for plain requests: every status is an answer, nothing is redirected or sent through a proxy.
-pub fn agent(timeout: Duration, tls: Option<Tls>, socket: Option<PathBuf>) -> Agent {
-    let config =
-        Config::builder().timeout_global(Some(timeout)).proxy(None).http_status_as_error(false).max_redirects(0).user_agent("handler");
+/// This node's services as they are.
+pub struct RealNet {
+    consul: Agent,
+    address: Address,
+    plugin: Option<PathBuf>,
+    engine: PathBuf,
+    /// Made when they are first asked.
+    sockets: RefCell<BTreeMap<PathBuf, Agent>>,
+}
+
+impl RealNet {
+    pub fn new(settings: &Settings) -> RealNet {
+        let address = settings.agent.clone();
+        let consul = agent(address.tls.clone(), address.socket.clone());
+        RealNet {
+            consul,
+            address,
+            plugin: settings.plugin_socket.clone(),
+            engine: settings.engine_socket.clone(),
+            sockets: RefCell::default(),
+        }
+    }
+
+    fn plugin_socket(&self) -> Result<PathBuf, Unanswered> {
+        match &self.plugin {
+            Some(socket) if socket.exists() => Ok(socket.clone()),
+            Some(socket) => Err(Unanswered::NoSocket { place: socket.display().to_string() }),
+            None => find_socket(Path::new(PLUGINS)).ok_or_else(|| Unanswered::NoSocket { place: format!("btrfs.sock under {PLUGINS}") }),
+        }
+    }
+
+    /// The base of the service's URLs, and who carries requests to it.
+    fn way(&self, to: Service) -> Result<(&str, Agent), Unanswered> {
+        let socket = match to {
+            Service::Consul => return Ok((&self.address.base, self.consul.clone())),
+            Service::Plugin => self.plugin_socket()?,
+            Service::Engine if self.engine.exists() => self.engine.clone(),
+            Service::Engine => return Err(Unanswered::NoSocket { place: self.engine.display().to_string() }),
+        };
+        let base = if to == Service::Plugin { "http://plugin" } else { "http://engine" };
+        Ok((base, self.sockets.borrow_mut().entry(socket).or_insert_with_key(|socket| agent(None, Some(socket.clone()))).clone()))
+    }
+}
+
+impl Net for RealNet {
+    fn send(&self, to: Service, request: Request) -> Result<Answer, Unanswered> {
+        let (base, agent) = self.way(to)?;
+        let failed = |why: &dyn std::fmt::Display| Unanswered::Failed { place: base.into(), why: why.to_string() };
+        let mut built = ureq::http::Request::builder().method(request.method).uri(format!("{base}{}", request.path));
+        if let (Service::Consul, Some(token)) = (to, &self.address.token) {
+            built = built.header("X-Consul-Token", token);
+        }
+        if to == Service::Engine {
+            built = built.header("Content-Type", "application/json");
+        }
+        let sent = if request.method == "GET" {
+            let request_ = built.body(()).map_err(|error| failed(&error))?;
+            agent.run(agent.configure_request(request_).timeout_global(Some(request.timeout)).build())
+        } else {
+            let request_ = built.body(request.body.to_vec()).map_err(|error| failed(&error))?;
+            agent.run(agent.configure_request(request_).timeout_global(Some(request.timeout)).build())
+        };
+        let mut response = sent.map_err(|error| failed(&error))?;
+        let index = response.headers().get("x-consul-index").and_then(|value| value.to_str().ok()?.parse().ok());
+        // A body that ends early is an error.
+        let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(|error| failed(&error))?;
+        Ok(Answer { status: response.status().as_u16(), index, body })
+    }
+}
+
+/// `btrfs.sock` in this folder or one folder down.
+fn find_socket(folder: &Path) -> Option<PathBuf> {
+    let direct = folder.join("btrfs.sock");
+    if direct.exists() {
+        return Some(direct);
+    }
+    let mut below: Vec<PathBuf> =
+        fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path().join("btrfs.sock"))).filter(|path| path.exists()).collect();
+    below.sort();
+    below.into_iter().next()
+}
+
+/// For plain requests: every status is an answer, nothing is redirected or sent through a proxy.
+fn agent(tls: Option<Tls>, socket: Option<PathBuf>) -> Agent {
+    let config = Config::builder().proxy(None).http_status_as_error(false).max_redirects(0).user_agent("handler");
     // The library clears 256 KiB for each connection; most answers have less than one.
     let config = config.input_buffer_size(16 << 10).output_buffer_size(16 << 10);
     let encrypted = tls.is_some();
@@ -37,11 +121,6 @@ pub fn agent(timeout: Duration, tls: Option<Tls>, socket: Option<PathBuf>) -> Ag
         (true, None) => config.build().new_agent(),
         (_, socket) => Agent::with_parts(config.build(), Plain(socket), NoResolver),
     }
-}
-
-/// The body of an answer, at most `limit` bytes. A body that ends early is an error.
-pub fn body(response: &mut ureq::http::Response<ureq::Body>, limit: u64) -> Result<Vec<u8>, Error> {
-    response.body_mut().with_config().limit(limit).read_to_vec()
 }
 
 /// The connector looks the host up itself.

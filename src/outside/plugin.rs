@@ -1,30 +1,62 @@
 //! The volume plugin, over its unix socket: snapshots of btrfs volumes, sent, restored and scheduled.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fmt;
 use std::time::Duration;
 
 use log::{debug, info, warn};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ureq::Agent;
 
-use crate::outside::http;
-use crate::settings::Settings;
+use super::doors::{Request, Service, Unanswered, World};
+use crate::model::names::{Host, Invalid, Snapshot, Volume};
 
 /// For the calls that do not move data.
 const QUICK: Duration = Duration::from_secs(60);
-const MAX_ANSWER: u64 = 64 << 20;
-const PLUGINS: &str = "/run/docker/plugins";
 
-/// Every 60 minutes a snapshot, on a master replicated to its slave if there is one; old ones are purged once a day.
-const SNAPSHOT_MINUTES: &str = "60";
-const PURGE_MINUTES: &str = "1440";
-pub const PURGE: &str = "purge:1h:1d:1w:4w:1y";
+#[derive(Debug)]
+pub enum Error {
+    /// It does not run on this node, or did not answer: what was asked may have been done.
+    Unanswered {
+        asked: String,
+        why: Unanswered,
+    },
+    /// Its answer is an error.
+    Refused {
+        asked: String,
+        says: String,
+    },
+    Unexpected {
+        asked: String,
+        status: u16,
+        body: String,
+    },
+    Name {
+        asked: String,
+        source: Invalid,
+    },
+}
 
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Unanswered { why: why @ Unanswered::NoSocket { .. }, .. } => {
+                write!(f, "the volume plugin is not running on this node: {why}")
+            }
+            Error::Unanswered { asked, why: Unanswered::Failed { why, .. } } => write!(f, "volume plugin: {asked}: {why}"),
+            Error::Refused { asked, says } => write!(f, "volume plugin: {asked}: {says}"),
+            Error::Unexpected { asked, status, body } => write!(f, "volume plugin: {asked}: status {status}: {body}"),
+            Error::Name { asked, source } => write!(f, "volume plugin: {asked}: {source}"),
+        }
+    }
+}
+
+/// The plugin of this node.
 pub struct Plugin {
-    agent: Agent,
-    send_timeout: Duration,
+    world: World,
+    /// For what moves data.
+    patience: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -34,75 +66,49 @@ pub struct Scheduled {
     pub action: String,
 }
 
-/// The actions, with their minutes, that a volume of a master has.
-pub fn master_schedule(slave_address: Option<&str>) -> Vec<(String, &'static str)> {
-    let copy = slave_address.map_or("snapshot".into(), |address| format!("replicate:{address}"));
-    vec![(copy, SNAPSHOT_MINUTES), (PURGE.into(), PURGE_MINUTES)]
-}
-
-pub fn slave_schedule() -> Vec<(String, &'static str)> {
-    vec![(PURGE.into(), PURGE_MINUTES)]
-}
-
 impl Plugin {
-    /// The plugin of this node; an error says where it was looked for.
-    pub fn find(settings: &Settings) -> Result<Plugin, String> {
-        let socket = match &settings.plugin_socket {
-            Some(socket) if socket.exists() => Some(socket.clone()),
-            Some(_) => None,
-            None => find_socket(Path::new(PLUGINS)),
-        };
-        let socket = socket.ok_or_else(|| {
-            let place = settings.plugin_socket.as_ref().map_or(format!("btrfs.sock under {PLUGINS}"), |path| path.display().to_string());
-            format!("the volume plugin is not running on this node: no socket {place}")
-        })?;
-        Ok(Plugin { agent: http::agent(QUICK, None, Some(socket)), send_timeout: settings.timeouts.send })
+    /// `patience`: how long one snapshot may take to be sent.
+    pub fn new(world: &World, patience: Duration) -> Plugin {
+        Plugin { world: world.clone(), patience }
     }
 
-    fn call(&self, method: &str, body: Option<Value>, timeout: Duration) -> Result<Value, String> {
-        let about = || format!("volume plugin: {method} {}", body.as_ref().map(Value::to_string).unwrap_or_default());
-        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", about().trim_end());
-        let url = format!("http://plugin/VolumeDriver.{method}");
-        let sent = match &body {
-            None => self.agent.get(url).config().timeout_global(Some(timeout)).build().call(),
-            Some(body) => self.agent.post(url).config().timeout_global(Some(timeout)).build().send(body.to_string()),
-        };
-        let mut response = sent.map_err(|error| failed(&error))?;
-        let status = response.status();
-        let bytes = http::body(&mut response, MAX_ANSWER).map_err(|error| failed(&error))?;
-        let answer: Value = serde_json::from_slice(&bytes)
-            .map_err(|_| failed(&format!("status {status}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(500)]))))?;
-        match answer["Err"].as_str().unwrap_or_default().trim_end() {
-            "" => Ok(answer),
-            error => Err(failed(&error)),
-        }
+    fn call(&self, method: &str, body: Option<Value>, timeout: Duration) -> Result<Value, Error> {
+        let text = body.as_ref().map(Value::to_string).unwrap_or_default();
+        let asked = || format!("{method} {text}").trim_end().to_string();
+        let path = format!("/VolumeDriver.{method}");
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let request = Request { method, path: &path, body: text.as_bytes(), timeout };
+        let sent = self.world.net.send(Service::Plugin, request).map_err(|why| Error::Unanswered { asked: asked(), why })?;
+        said(sent.status, &sent.body, asked)
     }
 
-    fn act(&self, method: &str, body: Value, timeout: Duration) -> Result<Value, String> {
+    fn act(&self, method: &str, body: Value, timeout: Duration) -> Result<Value, Error> {
         info!("volume plugin: {method} {body}");
         self.call(method, Some(body), timeout)
     }
 
-    /// The new snapshot's name: `volume@2026-11-22T17:59:22.841943`.
-    pub fn snapshot(&self, volume: &str) -> Result<String, String> {
+    /// Takes one.
+    pub fn snapshot(&self, volume: &Volume) -> Result<Snapshot, Error> {
         let answer = self.act("Snapshot", json!({ "Name": volume }), QUICK)?;
-        let name = answer["Snapshot"].as_str().ok_or_else(|| format!("volume plugin: Snapshot {volume}: no name in {answer}"))?;
-        info!("snapshot {name}");
-        Ok(name.into())
+        let name = answer["Snapshot"].as_str().unwrap_or_default();
+        let snapshot = Snapshot::try_from(name).map_err(|source| Error::Name { asked: format!("Snapshot {volume}"), source })?;
+        info!("snapshot {snapshot}");
+        Ok(snapshot)
     }
 
     /// The volume's snapshots on this node, oldest first.
-    pub fn snapshots(&self, volume: &str) -> Result<Vec<String>, String> {
-        let mut names = self.all_snapshots(volume)?;
-        names.retain(|name| name.split('@').count() == 2);
-        names.sort_unstable();
-        Ok(names)
+    pub fn snapshots(&self, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
+        let mut snapshots: Vec<Snapshot> =
+            self.all_snapshots(volume)?.into_iter().filter_map(|name| Snapshot::try_from(name).ok()).collect();
+        snapshots.sort_unstable();
+        Ok(snapshots)
     }
 
     /// With the marks of what was sent last, `snapshot@address`.
-    fn all_snapshots(&self, volume: &str) -> Result<Vec<String>, String> {
-        let answer = self.call(&format!("Snapshot.List/{volume}"), None, QUICK)?;
-        crate::model::json::from(answer["Snapshots"].clone()).map_err(|error| format!("volume plugin: Snapshot.List/{volume}: {error}"))
+    fn all_snapshots(&self, volume: &Volume) -> Result<Vec<String>, Error> {
+        let method = format!("Snapshot.List/{volume}");
+        let answer = self.call(&method, None, QUICK)?;
+        list(&method, &answer["Snapshots"])
     }
 
     /// Sends a snapshot of the volume, blocks until the node at `address` has it, and answers the name of what was sent: `snapshot`,
@@ -111,8 +117,8 @@ impl Plugin {
     /// The plugin sends the difference from what it sent to `address` last, and goes on doing so when that is gone there. Nor may a
     /// snapshot be sent twice: the second time destroys the good copy there. So after a failure it is made to forget what it sent, and
     /// sends a new snapshot as a whole.
-    pub fn send(&self, volume: &str, snapshot: String, address: &str) -> Result<String, String> {
-        let send = |snapshot: &str| self.act("Snapshot.Send", json!({ "Name": snapshot, "Host": address }), self.send_timeout);
+    pub fn send(&self, volume: &Volume, snapshot: Snapshot, address: &Host) -> Result<Snapshot, Error> {
+        let send = |snapshot: &Snapshot| self.act("Snapshot.Send", json!({ "Name": snapshot, "Host": address }), self.patience);
         match send(&snapshot) {
             Ok(_) => Ok(snapshot),
             Err(error) => {
@@ -127,57 +133,77 @@ impl Plugin {
     }
 
     /// Puts the snapshot in the place of the volume, whose content is kept as a snapshot.
-    pub fn restore(&self, snapshot: &str, volume: &str) -> Result<(), String> {
-        if !snapshot.contains('@') {
-            // Given a volume's name the plugin takes the latest by name and answers no error when there is none.
-            return Err(format!("{snapshot:?} is not the name of a snapshot"));
+    pub fn restore(&self, snapshot: &Snapshot, volume: &Volume) -> Result<(), Error> {
+        let answer = self.act("Snapshot.Restore", json!({ "Name": snapshot, "Target": volume }), self.patience)?;
+        if let Some(backup) = answer["VolumeBackup"].as_str().filter(|name| !name.is_empty()) {
+            debug!("what {volume} held is kept as {backup}");
         }
-        let answer = self.act("Snapshot.Restore", json!({ "Name": snapshot, "Target": volume }), self.send_timeout)?;
-        debug!("what {volume} held before is kept as {}", answer["VolumeBackup"]);
         Ok(())
     }
 
-    pub fn exists(&self, volume: &str) -> Result<bool, String> {
+    pub fn exists(&self, volume: &Volume) -> Result<bool, Error> {
         match self.call("Get", Some(json!({ "Name": volume })), QUICK) {
             Ok(_) => Ok(true),
-            Err(error) if error.to_lowercase().contains("no such volume") => Ok(false),
+            Err(Error::Refused { says, .. }) if is_unknown_volume(&says) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    pub fn remove(&self, volume: &str) -> Result<(), String> {
+    pub fn remove(&self, volume: &Volume) -> Result<(), Error> {
         self.act("Remove", json!({ "Name": volume }), QUICK).map(drop)
     }
 
-    pub fn schedules(&self) -> Result<Vec<Scheduled>, String> {
+    pub fn schedules(&self) -> Result<Vec<Scheduled>, Error> {
         let answer = self.call("Schedule.List", None, QUICK)?;
-        crate::model::json::from(answer["Schedule"].clone()).map_err(|error| format!("volume plugin: Schedule.List: {error}"))
+        list("Schedule.List", &answer["Schedule"])
     }
 
-    /// Makes `wanted` what is scheduled for the volume; looks first, so that it says and does nothing when nothing differs.
-    /// What an operator has scheduled besides stays until nothing at all is wanted.
-    pub fn schedule(&self, volume: &str, wanted: &[(String, &str)], present: &[Scheduled]) -> Result<(), String> {
-        let has = |action: &str| present.iter().any(|s| s.name == volume && s.action == action);
-        let ours = |action: &str| wanted.is_empty() || action == "snapshot" || action.starts_with("replicate:");
-        let unwanted = |s: &&Scheduled| s.name == volume && ours(&s.action) && !wanted.iter().any(|(action, _)| *action == s.action);
-        for old in present.iter().filter(unwanted) {
-            self.act("Schedule", json!({ "Name": volume, "Action": old.action, "Timer": "0" }), QUICK)?;
-        }
-        for (action, minutes) in wanted.iter().filter(|(action, _)| !has(action)) {
-            self.act("Schedule", json!({ "Name": volume, "Action": action, "Timer": minutes }), QUICK)?;
-        }
-        Ok(())
+    /// `minutes`: "0" ends it; repeating is fine.
+    pub fn schedule(&self, volume: &str, action: &str, minutes: &str) -> Result<(), Error> {
+        self.act("Schedule", json!({ "Name": volume, "Action": action, "Timer": minutes }), QUICK).map(drop)
     }
 }
 
-/// `btrfs.sock` in this folder or one folder down.
-fn find_socket(folder: &Path) -> Option<PathBuf> {
-    let direct = folder.join("btrfs.sock");
-    if direct.exists() {
-        return Some(direct);
+/// What an answer says.
+fn said(status: u16, body: &[u8], asked: impl Fn() -> String) -> Result<Value, Error> {
+    let quoted = || String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned();
+    let Ok(answer) = serde_json::from_slice::<Value>(body) else {
+        return Err(Error::Unexpected { asked: asked(), status, body: quoted() });
+    };
+    match answer["Err"].as_str().unwrap_or_default().trim_end() {
+        "" if answer.is_object() => Ok(answer),
+        "" => Err(Error::Unexpected { asked: asked(), status, body: quoted() }),
+        says => Err(Error::Refused { asked: asked(), says: says.into() }),
     }
-    let mut below: Vec<PathBuf> =
-        fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path().join("btrfs.sock"))).filter(|path| path.exists()).collect();
-    below.sort();
-    below.into_iter().next()
+}
+
+/// How the plugin says that it has no such volume. It says so for whatever goes wrong in looking, too.
+fn is_unknown_volume(says: &str) -> bool {
+    says.to_lowercase().contains("no such volume")
+}
+
+fn list<T: serde::de::DeserializeOwned>(method: &str, value: &Value) -> Result<Vec<T>, Error> {
+    let unexpected = || Error::Unexpected { asked: method.into(), status: 200, body: value.to_string() };
+    crate::model::json::from(value.clone()).map_err(|_| unexpected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As buttervolume 3.13 has said it.
+    #[test]
+    fn answers_are_read() {
+        let read = |text: &str| said(200, text.as_bytes(), || "Get".into());
+        assert_eq!(read(r#"{"Err": "", "Snapshot": "v@2026-11-22T17:59:22.841943"}"#).unwrap()["Snapshot"], "v@2026-11-22T17:59:22.841943");
+        let error = |text: &str| read(text).unwrap_err().to_string();
+        assert_eq!(
+            error(r#"{"Err": "/var/lib/buttervolume/volumes/v: no such volume\n"}"#),
+            "volume plugin: Get: /var/lib/buttervolume/volumes/v: no such volume"
+        );
+        assert_eq!(error("<html>"), "volume plugin: Get: status 200: <html>");
+        assert_eq!(error("[]"), "volume plugin: Get: status 200: []");
+        assert!(is_unknown_volume("/var/lib/buttervolume/volumes/v: No such volume"));
+        assert!(!is_unknown_volume("ERROR: cannot snapshot"));
+    }
 }

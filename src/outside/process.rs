@@ -3,21 +3,20 @@
 //! A command is a value: program, arguments, folder, environment, deadline. Its standard input is empty and its output goes
 //! to an unlinked temporary file, so that neither a noisy child nor a grandchild that keeps a pipe open can hang the handler.
 
-use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log_enabled};
+
+pub use super::cmd::{Capture, Cmd, Error};
+use super::doors::{Apart, Processes, World};
+use crate::model::text::redacted;
 
 /// How much of a failed command's output is quoted.
 const TAIL_LINES: usize = 15;
@@ -25,142 +24,51 @@ const TAIL_BYTES: u64 = 4096;
 /// Between the polite signal and the one that cannot be ignored.
 const GRACE: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Debug)]
-pub struct Cmd {
-    program: OsString,
-    args: Vec<OsString>,
-    cwd: Option<PathBuf>,
-    env: Vec<(&'static str, OsString)>,
-    deadline: Duration,
-}
-
-#[derive(Debug)]
-pub enum Error {
-    NotFound { cmd: String },
-    NoFolder { cmd: String, cwd: PathBuf },
-    Start { cmd: String, source: io::Error },
-    Exit { cmd: String, code: i32, tail: String },
-    Signal { cmd: String, signal: i32, tail: String },
-    Timeout { cmd: String, deadline: Duration, tail: String },
-}
-
-impl std::error::Error for Error {}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let tail = match self {
-            Error::NotFound { cmd } => return write!(f, "`{cmd}`: the program is not installed or not in PATH"),
-            Error::NoFolder { cmd, cwd } => return write!(f, "`{cmd}`: its folder {} is missing", cwd.display()),
-            Error::Start { cmd, source } => return write!(f, "`{cmd}`: could not be started: {source}"),
-            Error::Exit { cmd, code, tail } => {
-                write!(f, "`{cmd}` exited with {code}")?;
-                tail
-            }
-            Error::Signal { cmd, signal, tail } => {
-                write!(f, "`{cmd}` was killed by signal {signal}")?;
-                tail
-            }
-            Error::Timeout { cmd, deadline, tail } => {
-                write!(f, "`{cmd}` was stopped after {} s", deadline.as_secs_f32())?;
-                tail
-            }
-        };
-        if tail.is_empty() { write!(f, " and printed nothing") } else { write!(f, "; its last lines:\n{tail}") }
-    }
-}
-
-impl fmt::Display for Cmd {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let words = std::iter::once(&self.program).chain(&self.args);
-        let line: Vec<String> = words.map(|word| quoted(&redacted(&word.to_string_lossy()))).collect();
-        write!(f, "{}", line.join(" "))
-    }
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%*".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
-
-/// `text` without the passwords and tokens of its URLs (`https://user:token@host` → `https://***@host`).
-pub fn redacted(text: &str) -> String {
-    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        out.push_str(before);
-        let host_end = after.find(|c: char| c == '/' || c.is_whitespace() || "'\"".contains(c)).unwrap_or(after.len());
-        rest = match after[..host_end].rfind('@') {
-            // A user name alone (ssh://git@host) is no secret, a token in its place (https://token@host) is.
-            Some(user) if after[..user].contains(':') || !before.ends_with("ssh://") => {
-                out.push_str("***");
-                &after[user..]
-            }
-            _ => after,
-        };
-    }
-    out + rest
-}
-
 impl Cmd {
-    pub fn new(program: impl AsRef<OsStr>, deadline: Duration) -> Cmd {
-        let program = program.as_ref().to_owned();
-        Cmd { program, args: Vec::new(), cwd: None, env: Vec::new(), deadline }
-    }
-
-    pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, args: I) -> Cmd {
-        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
-        self
-    }
-
-    pub fn arg(self, arg: impl AsRef<OsStr>) -> Cmd {
-        self.args([arg])
-    }
-
-    pub fn cwd(mut self, folder: impl Into<PathBuf>) -> Cmd {
-        self.cwd = Some(folder.into());
-        self
-    }
-
-    pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Cmd {
-        self.env.push((name, value.into()));
-        self
-    }
-
     /// For what changes something: logged at info, both streams live in the log at debug, an error quotes the last lines of both.
-    pub fn run(&self) -> Result<(), Error> {
+    pub fn run(&self, world: &World) -> Result<(), Error> {
         info!("run: {self}");
-        self.execute(Capture::Nothing).map(drop)
+        self.by(world, Capture::Nothing).map(drop)
     }
 
     /// For what asks: logged at debug, answers standard output; an error quotes the last lines of both streams.
-    pub fn read(&self) -> Result<String, Error> {
+    pub fn read(&self, world: &World) -> Result<String, Error> {
         debug!("run: {self}");
-        self.execute(Capture::Stdout)
+        self.by(world, Capture::Stdout)
     }
 
     /// Like [`read`](Cmd::read), but answers both streams, as they came.
-    pub fn both(&self) -> Result<String, Error> {
+    pub fn both(&self, world: &World) -> Result<String, Error> {
         debug!("run: {self}");
-        self.execute(Capture::Both)
+        self.by(world, Capture::Both)
     }
 
-    fn execute(&self, capture: Capture) -> Result<String, Error> {
-        let cmd = || self.to_string();
+    fn by(&self, world: &World, capture: Capture) -> Result<String, Error> {
+        match world.mark() {
+            Some(mark) => world.processes.run(&self.clone().env(MARK, mark), capture),
+            None => world.processes.run(self, capture),
+        }
+    }
+}
+
+/// Processes of this machine.
+pub struct RealProcesses;
+
+impl Processes for RealProcesses {
+    fn run(&self, it: &Cmd, capture: Capture) -> Result<String, Error> {
+        let cmd = || it.to_string();
         let start_error = |source| Error::Start { cmd: cmd(), source };
-        if let Some(cwd) = self.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
+        if let Some(cwd) = it.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
             return Err(Error::NoFolder { cmd: cmd(), cwd: cwd.clone() });
         }
         let mut err = unlinked_file().map_err(start_error)?;
         // Unless standard output is wanted alone, both streams share one file, so that the lines stand in their order.
         let mut out = if capture == Capture::Stdout { unlinked_file() } else { err.try_clone() }.map_err(start_error)?;
-        let mut command = Command::new(&self.program);
-        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let mut command = Command::new(&it.program);
+        command.args(&it.args).envs(it.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).process_group(0);
-        if let Some(run) = &*run_at_work() {
-            command.env(RUN, run);
-        }
         command.stdout(out.try_clone().map_err(start_error)?).stderr(err.try_clone().map_err(start_error)?);
-        if let Some(cwd) = &self.cwd {
+        if let Some(cwd) = &it.cwd {
             command.current_dir(cwd);
         }
         #[allow(clippy::disallowed_methods, reason = "the one place")]
@@ -171,7 +79,7 @@ impl Cmd {
             Err(error) => return Err(start_error(error)),
         };
         let mut live = Live { file: err.try_clone().ok(), at: 0, partial: String::new() };
-        let ended = wait(&mut child, self.deadline, &mut live).map_err(start_error)?;
+        let ended = wait(&mut child, it.deadline, &mut live).map_err(start_error)?;
         live.forward();
         match ended {
             Some(status) if status.success() => {
@@ -189,7 +97,7 @@ impl Cmd {
                     tail = tail_of(&mut out);
                 }
                 Err(match failed {
-                    None => Error::Timeout { cmd: cmd(), deadline: self.deadline, tail },
+                    None => Error::Timeout { cmd: cmd(), deadline: it.deadline, tail },
                     Some(status) => match status.code() {
                         Some(code) => Error::Exit { cmd: cmd(), code, tail },
                         None => Error::Signal { cmd: cmd(), signal: status.signal().unwrap_or(0), tail },
@@ -198,13 +106,54 @@ impl Cmd {
             }
         }
     }
+
+    fn start_apart(&self, args: &[String]) -> Result<Box<dyn Apart>, Error> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        #[allow(clippy::disallowed_methods, reason = "the one place")]
+        let spawned = command.spawn();
+        let child = spawned.map_err(|source| Error::Start { cmd: format!("handler {}", args.join(" ")), source })?;
+        Ok(Box::new(Running(child)))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "below the doors")]
+    fn end_marked(&self, mark: &str) -> Result<(), Error> {
+        let mark = [MARK.as_bytes(), b"=", mark.as_bytes()].concat();
+        let is_marked = |pid: &libc::pid_t| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default(); // of nobody, or of another user
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+        };
+        let start = Instant::now();
+        let mut told = Vec::new();
+        loop {
+            let all = fs::read_dir("/proc").map_err(|source| Error::NoProc { source })?.flatten();
+            let left: Vec<_> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if start.elapsed() > GRACE * 4 {
+                return Err(Error::Orphans { pids: left });
+            }
+            for pid in left {
+                let signal = if start.elapsed() > GRACE { libc::SIGKILL } else { libc::SIGTERM };
+                if signal == libc::SIGKILL || !told.contains(&pid) {
+                    info!("ending the process {pid}, which a killed run has left");
+                    // SAFETY: no memory is involved.
+                    unsafe { libc::kill(pid, signal) };
+                    told.push(pid);
+                }
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Capture {
-    Nothing,
-    Stdout,
-    Both,
+struct Running(Child);
+
+impl Apart for Running {
+    fn wait(&mut self) -> Option<i32> {
+        self.0.wait().ok()?.code()
+    }
 }
 
 /// Waits until the child ends (`Some`) or, past the deadline, ends its whole process group (`None`).
@@ -289,55 +238,7 @@ fn tail_of(file: &mut File) -> String {
 }
 
 /// In the environment of all that a run starts, and of what that starts in turn.
-const RUN: &str = "HANDLER_RUN";
-static RUN_AT_WORK: Mutex<Option<PathBuf>> = Mutex::new(None);
-
-fn run_at_work() -> MutexGuard<'static, Option<PathBuf>> {
-    RUN_AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What is started from here on belongs to the run of this journal.
-pub fn belongs_to(journal: &Path) {
-    *run_at_work() = Some(journal.into());
-}
-
-/// Ends what a killed run has left running, and waits until it has ended: an orphan of `compose up` would start containers while they are
-/// being undone.
-pub fn end_orphans(journal: &Path) -> Result<(), String> {
-    let mark = [RUN.as_bytes(), b"=", journal.as_os_str().as_bytes()].concat();
-    let is_marked = |pid: &libc::pid_t| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default(); // of nobody, or of another user
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark)
-    };
-    let start = Instant::now();
-    let mut told = Vec::new();
-    loop {
-        let all = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?.flatten();
-        let left: Vec<_> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect();
-        if left.is_empty() {
-            return Ok(());
-        }
-        if start.elapsed() > GRACE * 4 {
-            return Err(format!("the processes {left:?}, which a killed run has left, do not end"));
-        }
-        for pid in left {
-            let signal = if start.elapsed() > GRACE { libc::SIGKILL } else { libc::SIGTERM };
-            if signal == libc::SIGKILL || !told.contains(&pid) {
-                info!("ending the process {pid}, which a killed run has left");
-                // SAFETY: no memory is involved.
-                unsafe { libc::kill(pid, signal) };
-                told.push(pid);
-            }
-        }
-        sleep(Duration::from_millis(50));
-    }
-}
-
-/// Whether a program of this name is in PATH.
-pub fn installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| Path::new(&folder).join(program).is_file())
-}
+const MARK: &str = "HANDLER_RUN";
 
 #[cfg(test)]
 mod tests {
@@ -347,64 +248,60 @@ mod tests {
         Cmd::new("sh", Duration::from_secs(20)).args(["-c", script])
     }
 
+    fn read(cmd: &Cmd) -> Result<String, Error> {
+        RealProcesses.run(cmd, Capture::Stdout)
+    }
+
     #[test]
     fn output_is_read_and_errors_quote_the_last_lines() {
-        assert_eq!(sh("echo out; echo err >&2").read().unwrap(), "out\n");
-        let error = sh("echo one; echo two >&2; exit 3").run().unwrap_err().to_string();
+        assert_eq!(read(&sh("echo out; echo err >&2")).unwrap(), "out\n");
+        let error = RealProcesses.run(&sh("echo one; echo two >&2; exit 3"), Capture::Nothing).unwrap_err().to_string();
         assert_eq!(error, "`sh -c 'echo one; echo two >&2; exit 3'` exited with 3; its last lines:\none\ntwo");
-        let error = sh("kill -9 $$").run().unwrap_err().to_string();
+        let error = read(&sh("kill -9 $$")).unwrap_err().to_string();
         assert_eq!(error, "`sh -c 'kill -9 $$'` was killed by signal 9 and printed nothing");
     }
 
     #[test]
     fn situations_have_their_own_sentences() {
-        let error = Cmd::new("no-such-program", GRACE).run().unwrap_err().to_string();
+        let error = read(&Cmd::new("no-such-program", GRACE)).unwrap_err().to_string();
         assert_eq!(error, "`no-such-program`: the program is not installed or not in PATH");
-        let error = Cmd::new("true", GRACE).cwd("/no/such").run().unwrap_err().to_string();
+        let error = read(&Cmd::new("true", GRACE).cwd("/no/such")).unwrap_err().to_string();
         assert_eq!(error, "`true`: its folder /no/such is missing");
     }
 
     #[test]
     fn a_deadline_ends_the_whole_group() {
         let cmd = Cmd::new("sh", Duration::from_millis(100)).args(["-c", "echo begun; sleep 60 & sleep 60"]);
-        let error = cmd.run().unwrap_err();
+        let error = read(&cmd).unwrap_err();
         assert!(matches!(&error, Error::Timeout { tail, .. } if tail == "begun"), "{error}");
     }
 
     #[test]
     fn a_grandchild_that_keeps_the_output_open_is_not_waited_for() {
         // Waiting for it would pass the deadline, which is an error.
-        assert_eq!(sh("sleep 30 & echo done").read().unwrap(), "done\n");
+        assert_eq!(read(&sh("sleep 30 & echo done")).unwrap(), "done\n");
     }
 
     #[test]
     #[allow(clippy::disallowed_methods)] // what a killed run has left
     fn orphans_of_a_run_are_ended_and_no_others() {
         let started = |journal: &str| {
-            let child = Command::new("sh").args(["-c", "sleep 60 & wait"]).env(RUN, journal).process_group(0).spawn().unwrap();
+            let child = Command::new("sh").args(["-c", "sleep 60 & wait"]).env(MARK, journal).process_group(0).spawn().unwrap();
             let environment = || fs::read(format!("/proc/{}/environ", child.id())).unwrap();
             while !String::from_utf8_lossy(&environment()).contains(journal) {} // it is only just becoming sh
             child
         };
         let (mine, mut other) = (format!("/journal/{}", std::process::id()), started("/journal/another"));
         let mut orphan = started(&mine);
-        end_orphans(Path::new(&mine)).unwrap();
+        RealProcesses.end_marked(&mine).unwrap();
         assert_eq!(orphan.wait().unwrap().signal(), Some(libc::SIGTERM));
         assert_eq!(other.try_wait().unwrap(), None);
-        end_orphans(Path::new("/journal/another")).unwrap();
+        RealProcesses.end_marked("/journal/another").unwrap();
         other.wait().unwrap();
     }
 
     #[test]
-    fn secrets_of_urls_are_not_shown() {
-        for (text, expected) in [
-            ("https://u:p@h/x y https://t@h/", "https://***@h/x y https://***@h/"),
-            ("ssh://git@h:22/x", "ssh://git@h:22/x"),
-            ("file:///a@b", "file:///a@b"),
-            ("git@h:x", "git@h:x"),
-        ] {
-            assert_eq!(redacted(text), expected);
-        }
+    fn a_command_is_shown_without_secrets() {
         let cmd = Cmd::new("git", GRACE).args(["clone", "--", "https://me:secret@host/r", "/a b"]);
         assert_eq!(cmd.to_string(), "git clone -- https://***@host/r '/a b'");
     }

@@ -1,4 +1,13 @@
-//! The proxies' files of this node.
+//! The proxies' files of this node: what they come from, their text, and how they get to the proxies.
+//!
+//! haproxy stands in front on every node and leads to the node where the application runs: HTTP by Host, HTTPS unopened by SNI, other TCP
+//! by port. Caddy serves the applications of its own node.
 
 pub mod apply;
-pub mod render;
+pub mod caddy;
+pub mod error;
+pub mod file;
+pub mod haproxy;
+pub mod view;
+
+pub use error::Error;

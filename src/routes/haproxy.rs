@@ -2,10 +2,12 @@
 //!
 //! What is checked here is later written into a configuration file line by line, so no value may begin a line or a section of its own.
 
-use crate::outside::yaml::{self, kind};
-use serde_json::{Map, Value};
 use std::fmt;
-use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use super::bind::Bind;
+use crate::outside::yaml;
 
 /// The two frontends that every node has; routes add backends to them.
 pub const HTTP_IN: &str = "http-in";
@@ -39,44 +41,128 @@ const SECTIONS: [&str; 20] = [
 ];
 
 /// What is wrong, and where: `git-ssh.backends[0].port`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Error {
     pub at: String,
-    pub problem: String,
+    pub problem: Problem,
 }
 
+#[derive(Debug)]
+pub enum Problem {
+    Yaml(yaml::Error),
+    /// YAML that JSON cannot say: keys that are no texts.
+    Json(serde_json::Error),
+    Expected {
+        expected: &'static str,
+        found: Value,
+    },
+    NoName,
+    Unknown {
+        member: String,
+        known: &'static [&'static str],
+    },
+    Missing {
+        expected: &'static str,
+    },
+    /// A mode of one of the two shared frontends.
+    Mode {
+        mode: String,
+    },
+    NoBind {
+        text: String,
+    },
+    /// A bind with a port of one of the two shared frontends.
+    SharedPort {
+        text: String,
+    },
+    ReservedPort {
+        text: String,
+    },
+    Section {
+        text: String,
+    },
+    TwoValues {
+        known: Value,
+        new: Value,
+    },
+    Twice {
+        backend: String,
+    },
+    BoundToo {
+        bind: Bind,
+        by: String,
+        there: Bind,
+    },
+    PortOfSite {
+        bind: Bind,
+        address: String,
+    },
+}
+
+impl std::error::Error for Error {}
+
 impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.at.as_str() {
-            "" => f.write_str(&self.problem),
+            "" => self.problem.fmt(f),
             at => write!(f, "{at}: {}", self.problem),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Problem::Yaml(source) => source.fmt(f),
+            Problem::Json(source) => source.fmt(f),
+            Problem::Expected { expected, found } => match found {
+                Value::Null => write!(f, "expected {expected}, found nothing"),
+                Value::String(_) | Value::Number(_) | Value::Bool(_) => write!(f, "expected {expected}, found {found}"),
+                Value::Array(_) => write!(f, "expected {expected}, found a list"),
+                Value::Object(_) => write!(f, "expected {expected}, found a mapping"),
+            },
+            Problem::NoName => write!(f, "expected {NAME}"),
+            Problem::Unknown { member, known } => write!(f, "unknown member {member:?}; known: {}", known.join(", ")),
+            Problem::Missing { expected } => write!(f, "missing: {expected}"),
+            Problem::Mode { mode } => write!(f, "{mode:?} does not fit: {HTTP_IN} is http, {HTTPS_IN} is tcp"),
+            Problem::NoBind { text } => write!(f, "expected address:port, found {text:?}"),
+            Problem::SharedPort { text } => {
+                write!(f, "{text:?}: ports 80 and 443 are {HTTP_IN}'s and {HTTPS_IN}'s; use these names")
+            }
+            Problem::ReservedPort { text } => write!(f, "{text:?}: the node itself needs the ports {RESERVED:?}; choose another one"),
+            Problem::Section { text } => write!(f, "{text:?}: a section cannot begin here"),
+            Problem::TwoValues { known, new } => write!(f, "{known} in one service and {new} in another"),
+            Problem::Twice { backend } => write!(f, "the name {backend:?} is used twice"),
+            Problem::BoundToo { bind, by, there } => write!(f, "{bind} is bound by {by} too, as {there}"),
+            Problem::PortOfSite { bind, address } => write!(f, "{bind} has the port of the address {address}"),
+        }
+    }
+}
 
-fn error<T>(at: impl Into<String>, problem: impl Into<String>) -> Result<T, Error> {
-    let (at, problem) = (at.into(), problem.into());
-    Err(Error { at, problem })
+const NAME: &str = "a name of letters, digits, `.`, `_`, `:` and `-`";
+
+fn refused<T>(at: impl Into<String>, problem: Problem) -> Result<T, Error> {
+    Err(Error { at: at.into(), problem })
+}
+
+fn wrong<T>(at: impl Into<String>, expected: &'static str, found: Option<&Value>) -> Result<T, Error> {
+    refused(at, Problem::Expected { expected, found: found.cloned().unwrap_or_default() })
 }
 
 /// Adds one service's variable, whose backends lead to `container`, to what earlier services gave.
 pub fn add(all: &mut Map<String, Value>, text: &str, container: &str) -> Result<(), Error> {
-    let value = yaml::read(text).or_else(|e| error("", e.to_string()))?;
-    let value = serde_json::to_value(&value).or_else(|e| error("", e.to_string()))?;
-    let configurations = match value {
-        Value::Object(configurations) => configurations,
-        Value::Null => return Ok(()),
-        other => return wrong("", "a mapping of configuration names", &other),
-    };
-    merge(all, configurations, container)
+    let value = yaml::read(text).or_else(|source| refused("", Problem::Yaml(source)))?;
+    match serde_json::to_value(&value).or_else(|source| refused("", Problem::Json(source)))? {
+        Value::Object(configurations) => merge(all, configurations, container),
+        Value::Null => Ok(()),
+        other => wrong("", "a mapping of configuration names", Some(&other)),
+    }
 }
 
 fn merge(all: &mut Map<String, Value>, configurations: Map<String, Value>, container: &str) -> Result<(), Error> {
     for (name, value) in configurations {
         if !is_name(&name) {
-            return error(name, "expected a name of letters, digits, `.`, `_`, `:` and `-`");
+            return refused(name, Problem::NoName);
         }
         let mut given = object(&name, value, &["frontend", "backends"])?;
         let known = all.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
@@ -99,30 +185,23 @@ fn merge(all: &mut Map<String, Value>, configurations: Map<String, Value>, conta
 
 /// What can only be said when all services have been added.
 pub fn check(all: &Map<String, Value>) -> Result<(), Error> {
-    let mut backends = Vec::new();
-    let mut binds: Vec<(&str, Bind)> = Vec::new();
     for (name, configuration) in all {
-        let shared = is_shared(name);
-        if !shared && configuration.get("frontend").is_none() {
-            return error(format!("{name}.frontend"), "missing: mode and bind are needed");
+        if !is_shared(name) && configuration.get("frontend").is_none() {
+            return refused(format!("{name}.frontend"), Problem::Missing { expected: "mode and bind are needed" });
         }
-        for backend in list(configuration, "backends").filter_map(|b| b["name"].as_str()) {
-            if backends.contains(&backend) {
-                let at = format!("{name}.backends");
-                return error(at, format!("the name {backend:?} is used twice"));
-            }
-            backends.push(backend);
+    }
+    let mut known = Vec::new();
+    for (name, backend) in backends_of(all) {
+        if known.contains(&backend) {
+            return refused(format!("{name}.backends"), Problem::Twice { backend: backend.into() });
         }
-        if shared {
-            continue;
-        }
-        for bind in binds_of(configuration) {
-            let taken = |(other, earlier): &&(&str, Bind)| *other != name && bind.overlaps(earlier);
-            if let Some((other, earlier)) = binds.iter().find(taken) {
-                let problem = format!("{bind} is bound by {other} too, as {earlier}");
-                return error(format!("{name}.frontend.bind"), problem);
-            }
-            binds.push((name, bind));
+        known.push(backend);
+    }
+    let binds: Vec<(&str, Bind)> = binds_of(all).collect();
+    for (at, (name, bind)) in binds.iter().enumerate() {
+        if let Some((other, there)) = binds[..at].iter().find(|(other, there)| other != name && bind.overlaps(there)) {
+            let problem = Problem::BoundToo { bind: bind.clone(), by: other.to_string(), there: there.clone() };
+            return refused(format!("{name}.frontend.bind"), problem);
         }
     }
     Ok(())
@@ -134,7 +213,7 @@ pub fn recheck(all: &Map<String, Value>) -> Result<(), Error> {
     for (name, configuration) in all {
         for (n, backend) in list(configuration, "backends").enumerate() {
             if !backend["ct"].as_str().is_some_and(is_name) {
-                return wrong(format!("{name}.backends[{n}].ct"), "the name of a container", &backend["ct"]);
+                return wrong(format!("{name}.backends[{n}].ct"), "the name of a container", backend.get("ct"));
             }
         }
         let mut configuration = configuration.clone();
@@ -158,40 +237,33 @@ fn frontend(name: &str, value: Value) -> Result<Map<String, Value>, Error> {
     let frontend = object(&at, value, &["mode", "bind", "options"])?;
     match (name, frontend.get("mode").and_then(Value::as_str)) {
         (HTTP_IN, None | Some("http")) | (HTTPS_IN, None | Some("tcp")) => {}
-        (HTTP_IN | HTTPS_IN, Some(mode)) => {
-            let problem = format!("{mode:?} does not fit: {HTTP_IN} is http, {HTTPS_IN} is tcp");
-            return error(format!("{at}.mode"), problem);
-        }
+        (HTTP_IN | HTTPS_IN, Some(mode)) => return refused(format!("{at}.mode"), Problem::Mode { mode: mode.into() }),
         (_, Some("tcp" | "http")) => {}
-        _ => {
-            let found = frontend.get("mode").unwrap_or(&Value::Null);
-            return wrong(format!("{at}.mode"), "tcp or http", found);
-        }
+        _ => return wrong(format!("{at}.mode"), "tcp or http", frontend.get("mode")),
     }
     lines(&at, &frontend, "options")?;
     lines(&at, &frontend, "bind")?;
-    if !is_shared(name) {
-        let mut binds = texts(&frontend, "bind").peekable();
-        if binds.peek().is_none() {
-            let problem = "missing: expected a list of address:port, such as \"*:2222\"";
-            return error(format!("{at}.bind"), problem);
+    if is_shared(name) {
+        return Ok(frontend);
+    }
+    let at = format!("{at}.bind");
+    let texts = frontend.get("bind").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let mut none = true;
+    for text in texts {
+        none = false;
+        let Some(binds) = Bind::parse(text) else {
+            return refused(at, Problem::NoBind { text: text.into() });
+        };
+        let has = |port: &u16| binds.iter().any(|bind| bind.ports.contains(port));
+        if [80, 443].iter().any(has) {
+            return refused(at, Problem::SharedPort { text: text.into() });
         }
-        for text in binds {
-            let at = format!("{at}.bind");
-            let Some(parsed) = Bind::parse(text) else {
-                return error(at, format!("expected address:port, found {text:?}"));
-            };
-            for bind in parsed {
-                if bind.ports.contains(&80) || bind.ports.contains(&443) {
-                    let problem = format!("{text:?}: ports 80 and 443 are {HTTP_IN}'s and {HTTPS_IN}'s; use these names");
-                    return error(at, problem);
-                }
-                if RESERVED.iter().any(|port| bind.ports.contains(port)) {
-                    let problem = format!("{text:?}: the node itself needs the ports {RESERVED:?}; choose another one");
-                    return error(at, problem);
-                }
-            }
+        if RESERVED.iter().any(has) {
+            return refused(at, Problem::ReservedPort { text: text.into() });
         }
+    }
+    if none {
+        return refused(at, Problem::Missing { expected: "expected a list of address:port, such as \"*:2222\"" });
     }
     Ok(frontend)
 }
@@ -211,9 +283,9 @@ fn unite(name: &str, known: &mut Map<String, Value>, new: Map<String, Value>) ->
                     }
                 }
             }
-            (Some(known), value) if !known.is_null() && *known != value => {
-                let problem = format!("{known} in one service and {value} in another");
-                return error(format!("{name}.frontend.{member}"), problem);
+            (Some(known), new) if !known.is_null() && *known != new => {
+                let problem = Problem::TwoValues { known: known.clone(), new };
+                return refused(format!("{name}.frontend.{member}"), problem);
             }
             (_, value) => {
                 known.insert(member, value);
@@ -228,37 +300,28 @@ fn backends(name: &str, value: Option<Value>, container: &str) -> Result<Vec<Val
     let list = match value {
         Some(Value::Array(list)) if !list.is_empty() => list,
         None | Some(Value::Null | Value::Array(_)) => {
-            let problem = "missing: expected a list of name, port and peer_port";
-            return error(at, problem);
+            return refused(at, Problem::Missing { expected: "expected a list of name, port and peer_port" });
         }
-        Some(other) => return wrong(at, "a list", &other),
+        Some(other) => return wrong(at, "a list", Some(&other)),
     };
     let mut checked = Vec::with_capacity(list.len());
     for (n, value) in list.into_iter().enumerate() {
         let at = format!("{at}[{n}]");
-        let members = ["name", "port", "peer_port", "use_backend_option", "server_option", "options"];
-        let mut backend = object(&at, value, &members)?;
-        match backend.get("name").and_then(Value::as_str) {
-            Some(name) if is_name(name) => {}
-            _ => {
-                let found = backend.get("name").unwrap_or(&Value::Null);
-                let expected = "a name of letters, digits, `.`, `_`, `:` and `-`";
-                return wrong(format!("{at}.name"), expected, found);
-            }
+        let mut backend = object(&at, value, &["name", "port", "peer_port", "use_backend_option", "server_option", "options"])?;
+        let name = backend.get("name");
+        if !name.and_then(Value::as_str).is_some_and(is_name) {
+            return wrong(format!("{at}.name"), NAME, name);
         }
         for member in ["port", "peer_port"] {
             if port(backend.get(member)).is_none() {
-                let found = backend.get(member).unwrap_or(&Value::Null);
-                return wrong(format!("{at}.{member}"), "a port from 1 to 65535", found);
+                return wrong(format!("{at}.{member}"), "a port from 1 to 65535", backend.get(member));
             }
         }
         for member in ["use_backend_option", "server_option"] {
             match backend.get(member) {
                 None | Some(Value::Null) => {}
                 Some(Value::String(text)) if one_line(text) => {}
-                Some(other) => {
-                    return wrong(format!("{at}.{member}"), "text in one line", other);
-                }
+                other => return wrong(format!("{at}.{member}"), "text in one line", other),
             }
         }
         lines(&at, &backend, "options")?;
@@ -275,40 +338,26 @@ fn lines(at: &str, map: &Map<String, Value>, member: &str) -> Result<(), Error> 
         None | Some(Value::Null) => Ok(()),
         Some(Value::Array(items)) => items.iter().try_for_each(|item| {
             let Some(text) = item.as_str().filter(|text| one_line(text)) else {
-                return wrong(at.as_str(), "a list of one-line texts", item);
+                return wrong(at.as_str(), "a list of one-line texts", Some(item));
             };
             let first = text.split_whitespace().next().unwrap_or_default();
             if SECTIONS.contains(&first) || first.starts_with('.') {
-                let problem = format!("{text:?}: a section cannot begin here");
-                return error(at.as_str(), problem);
+                return refused(at.as_str(), Problem::Section { text: text.into() });
             }
             Ok(())
         }),
-        Some(other) => wrong(at, "a list of texts", other),
+        other => wrong(at, "a list of texts", other),
     }
 }
 
-fn object(at: &str, value: Value, members: &[&str]) -> Result<Map<String, Value>, Error> {
+fn object(at: &str, value: Value, known: &'static [&'static str]) -> Result<Map<String, Value>, Error> {
     let Value::Object(map) = value else {
-        return wrong(at, "a mapping", &value);
+        return wrong(at, "a mapping", Some(&value));
     };
-    match map.keys().find(|key| !members.contains(&key.as_str())) {
-        Some(key) => {
-            let problem = format!("unknown member {key:?}; known: {}", members.join(", "));
-            error(at, problem)
-        }
+    match map.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(member) => refused(at, Problem::Unknown { member: member.clone(), known }),
         None => Ok(map),
     }
-}
-
-fn wrong<T>(at: impl Into<String>, expected: &str, found: &Value) -> Result<T, Error> {
-    let found = match found {
-        Value::Null => "nothing".into(),
-        Value::String(_) | Value::Number(_) | Value::Bool(_) => found.to_string(),
-        Value::Array(_) => "a list".into(),
-        Value::Object(_) => "a mapping".into(),
-    };
-    error(at, format!("expected {expected}, found {found}"))
 }
 
 fn one_line(text: &str) -> bool {
@@ -336,85 +385,19 @@ pub fn list<'a>(value: &'a Value, member: &str) -> impl Iterator<Item = &'a Valu
     value.get(member).and_then(Value::as_array).into_iter().flatten()
 }
 
-fn texts<'a>(map: &'a Map<String, Value>, member: &str) -> impl Iterator<Item = &'a str> {
-    let list = map.get(member).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(Value::as_str)
+/// Configuration → backend's name.
+pub fn backends_of(all: &Map<String, Value>) -> impl Iterator<Item = (&str, &str)> {
+    all.iter().flat_map(|(name, configuration)| {
+        list(configuration, "backends").filter_map(move |backend| Some((name.as_str(), backend["name"].as_str()?)))
+    })
 }
 
-/// What a configuration's frontend binds.
-pub fn binds_of(configuration: &Value) -> impl Iterator<Item = Bind> {
-    list(&configuration["frontend"], "bind").filter_map(|bind| Bind::parse(bind.as_str()?)).flatten()
-}
-
-/// One address with its ports.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Bind {
-    /// "" for every address.
-    pub host: String,
-    pub ports: RangeInclusive<u16>,
-}
-
-impl Bind {
-    /// `text` is what follows haproxy's `bind`: addresses that commas separate, each with a port or a range, then options.
-    pub fn parse(text: &str) -> Option<Vec<Bind>> {
-        let addresses = text.split_whitespace().next()?;
-        let bind = |address: &str| {
-            let (host, ports) = address.rsplit_once(':')?;
-            let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
-            let (low, high) = (low.parse().ok()?, high.parse().ok()?);
-            let host = match host {
-                "*" | "0.0.0.0" | "::" | "[::]" | "ipv4@" | "ipv6@" | "ipv4@*" | "ipv6@*" => "",
-                host if host.contains('@') => return None,
-                host => host,
-            };
-            (0 < low && low <= high).then(|| Bind { host: host.to_ascii_lowercase(), ports: low..=high })
-        };
-        addresses.split(',').map(bind).collect()
-    }
-
-    pub fn overlaps(&self, other: &Bind) -> bool {
-        let everywhere = self.host.is_empty() || other.host.is_empty();
-        (everywhere || self.host == other.host) && self.ports.start() <= other.ports.end() && other.ports.start() <= self.ports.end()
-    }
-}
-
-impl fmt::Display for Bind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = if self.host.is_empty() { "*" } else { &self.host };
-        match (self.ports.start(), self.ports.end()) {
-            (low, high) if low == high => write!(f, "{host}:{low}"),
-            (low, high) => write!(f, "{host}:{low}-{high}"),
-        }
-    }
-}
-
-/// Used by `CONSUL_CHECK_URLS`, YAML like the rest: the entries that are URLs.
-pub fn urls(text: &str) -> Result<Vec<String>, Error> {
-    let value = yaml::read(text).or_else(|e| error("", e.to_string()))?;
-    let list = match value {
-        serde_yaml::Value::Null => Vec::new(),
-        serde_yaml::Value::Sequence(list) => list,
-        other => {
-            return error("", format!("expected a list of URLs, found {}", kind(&other)));
-        }
-    };
-    let mut urls = Vec::new();
-    for (n, item) in list.iter().enumerate() {
-        let Some(text) = item.as_str() else {
-            let problem = format!("expected a URL, found {}", kind(item));
-            return error(format!("[{n}]"), problem);
-        };
-        if is_url(text) {
-            urls.push(text.into());
-        }
-    }
-    Ok(urls)
-}
-
-/// What Consul can check.
-pub fn is_url(text: &str) -> bool {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    rest.is_some_and(|rest| !rest.is_empty() && !rest.contains([' ', '\t', '\n']))
+/// Configuration → what its frontend binds, but for the two that are shared.
+pub fn binds_of(all: &Map<String, Value>) -> impl Iterator<Item = (&str, Bind)> {
+    all.iter().filter(|(name, _)| !is_shared(name)).flat_map(|(name, configuration)| {
+        let texts = list(&configuration["frontend"], "bind").filter_map(Value::as_str);
+        texts.filter_map(Bind::parse).flatten().map(move |bind| (name.as_str(), bind))
+    })
 }
 
 #[cfg(test)]
@@ -504,26 +487,5 @@ mod tests {
             read(&[&tcp, &tcp.replace("tcp", "http")]).unwrap_err().to_string(),
             "x.frontend.mode: \"tcp\" in one service and \"http\" in another"
         );
-    }
-
-    #[test]
-    fn binds() {
-        let bind = |text| Bind::parse(text).unwrap().remove(0);
-        assert!(bind("*:1").overlaps(&bind("127.0.0.1:1")));
-        assert!(bind(":5-9 ssl").overlaps(&bind("a:9")));
-        assert!(!bind("a:1").overlaps(&bind("b:1")));
-        assert!(!bind("*:1").overlaps(&bind("*:2")));
-        assert_eq!(Bind::parse("a:1,[::]:2").unwrap().len(), 2);
-        for bad in ["", "a", "a:", "a:x", "a:0", "a:2-1", "unix@/x:1", "a:1,b"] {
-            assert_eq!(Bind::parse(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn check_urls() {
-        assert_eq!(urls("[http://a, no, https://b/c]").unwrap(), ["http://a", "https://b/c"]);
-        assert_eq!(urls("").unwrap().len(), 0);
-        assert_eq!(urls("a").unwrap_err().to_string(), "expected a list of URLs, found text");
-        assert_eq!(urls("[1]").unwrap_err().to_string(), "[0]: expected a URL, found a number");
     }
 }

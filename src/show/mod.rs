@@ -1,3 +1,5 @@
 //! Text for people.
 
+pub mod follow;
+pub mod plan;
 pub mod status;

@@ -1,50 +1,53 @@
 //! What is deployed where, as text for people.
 
-use std::fmt::Write;
-
-use crate::here::Node;
+use crate::error::Error;
+use crate::here::Here;
 use crate::model::record::Record;
-use crate::model::time::{self as clock, Time};
-use crate::node::store::LocalRole;
-use crate::outside::consul;
-use crate::steps::run::parse_order;
+use crate::model::time::{self, Time};
+use crate::model::{json, keys, members};
+use crate::node::local::{self, LocalRole};
+use crate::orders;
 
-pub fn status(node: &Node) -> Result<String, String> {
-    let members = node.consul.members().map_err(|error| error.to_string())?;
-    let dead = |name: &str| if consul::alive(&members, name) { "" } else { " (dead)" };
-    let mut text = String::new();
-    let mut line = |line: String| writeln!(text, "{line}").map_err(|error| error.to_string());
-    let records = node.consul.list("app/").map_err(|error| error.to_string())?;
+pub fn status(here: &Here) -> Result<String, Error> {
+    let members = here.consul.members()?;
+    let dead = |name: &str| if members::alive(&members, name) { "" } else { " (dead)" };
+    let mut lines = Vec::new();
+    let records = here.consul.list(keys::APPS)?;
     if records.is_empty() {
-        line("no application is deployed".into())?;
+        lines.push("no application is deployed".into());
     }
     for entry in records {
-        let name = entry.key.trim_start_matches("app/");
-        match Record::parse(&entry.key, &entry.value) {
+        let name = entry.key.trim_start_matches(keys::APPS);
+        match json::read::<Record>(&entry.value) {
             Ok(record) => {
                 let slave = record.slave.map_or("no slave".into(), |slave| format!("slave {slave}{}", dead(&slave)));
-                line(format!("{name}: master {}{}, {slave}, deployed {}", record.master, dead(&record.master), record.deploy_date))?;
+                lines.push(format!("{name}: master {}{}, {slave}, deployed {}", record.master, dead(&record.master), record.deploy_date));
                 if !record.urls.is_empty() {
-                    line(format!("    {}", record.urls))?;
+                    lines.push(format!("    {}", record.urls));
                 }
             }
-            Err(why) => line(why)?,
+            Err(why) => lines.push(format!("{} in Consul is not a record: {why}", entry.key)),
         }
     }
-    for (name, local) in node.store.locals()?.into_iter().filter(|(_, local)| local.role == LocalRole::Fenced) {
-        line(format!("{name}: fenced on this node, which ran it; its volumes are kept: {}", local.volumes.join(", ")))?;
+    for (name, local) in local::all(here)?.into_iter().filter(|(_, local)| local.role == LocalRole::Fenced) {
+        let volumes: Vec<&str> = local.volumes.iter().map(|volume| &**volume).collect();
+        lines.push(format!("{name}: fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", ")));
     }
-    for entry in node.consul.list("order/").map_err(|error| error.to_string())? {
-        match parse_order(&entry) {
+    for entry in here.consul.list(keys::ORDERS)? {
+        match orders::parse(&entry) {
             Ok(order) => {
-                let age = Time::parse(&order.created).map_or("?".into(), |created| clock::age(Time::now().since(created)));
-                line(format!("order {}: {} {}, {:?}, since {age}", order.id, order.request.event(), order.name, order.state))?;
+                let now = here.world.clock.now();
+                let age = Time::parse(&order.created).map_or("?".into(), |created| time::age(now.since(created)));
+                lines.push(format!("order {}: {} {}, {:?}, since {age}", order.id, order.request.event(), order.name, order.state));
                 for (node, progress) in &order.progress {
-                    line(format!("    {node}: step {} of {}: {}, since {}", progress.step, progress.of, progress.name, progress.since))?;
+                    lines.push(format!(
+                        "    {node}: step {} of {}: {}, since {}",
+                        progress.step, progress.of, progress.name, progress.since
+                    ));
                 }
             }
-            Err(why) => line(why)?,
+            Err(why) => lines.push(why.to_string()),
         }
     }
-    Ok(text)
+    Ok(lines.join("\n") + "\n")
 }

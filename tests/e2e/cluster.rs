@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Act, event, id};
+use crate::world::outside::World;
+use crate::world::shop::{COPY, destroy, migrate};
+use crate::world::{Act, Cluster, event, id};
 use crate::{APP, DATA, PROJECT, URL, all_well, assert_failed, assert_order, assert_serves, compose, deploy, deployed, push, shop};
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
 
-fn schedules(w: &crate::world::World, node: &str) -> Vec<String> {
+fn schedules(w: &crate::world::outside::World, node: &str) -> Vec<String> {
     w.lock().nodes[node].plugin.schedules.iter().map(|((v, a), t)| format!("{v} {a} {t}")).collect()
 }
 
@@ -132,10 +134,6 @@ fn a_send_that_fails_after_the_stop_gives_it_back() {
     assert_failed(&w, "second", &["timed out"]);
 }
 
-fn destroy(id: &str) -> serde_json::Value {
-    event(id, "destroy", &json!({"repo": URL, "branch": "master"}))
-}
-
 #[test]
 fn destroy_leaves_the_snapshots() {
     let w = deployed(&NODES, "node1", Some("node2"));
@@ -153,27 +151,8 @@ fn destroy_of_nothing_fails_clearly() {
     w.deliver("node1", &[destroy("end")]).exits(1).says(APP);
 }
 
-const OTHER: &str = "file:///repos/copy";
-
-/// The shop on node1 with node2 as slave, and a copy of it on `node`.
-pub fn with_copy(node: &str, more: &str, files: &[(&str, &str)]) -> (crate::world::World, String, String) {
-    let w = deployed(&NODES, "node1", Some("node2"));
-    let text = compose(more);
-    let mut all = vec![("docker-compose.yml", text.as_str())];
-    all.extend(files);
-    w.commit(OTHER, "master", &all);
-    let payload = json!({"repo": OTHER, "branch": "master", "master": node});
-    all_well(&w.deliver_all(&[event("copy", "deploy", &payload)]));
-    let app = w.keys("app/").into_iter().find(|k| k.contains("copy")).unwrap();
-    let project = app.replace("app/", "").replace(['_', '.'], "");
-    let data = format!("{project}_data");
-    w.write(node, &data, "old copy");
-    w.take_log();
-    (w, project, data)
-}
-
-pub fn migrate(id: &str) -> serde_json::Value {
-    event(id, "migrate", &json!({"repo": URL, "branch": "master", "target": {"repo": OTHER}}))
+fn with_copy(node: &str, more: &str, files: &[(&str, &str)]) -> (World, String, String) {
+    crate::world::shop::with_copy(node, more, files)
 }
 
 #[test]
@@ -187,7 +166,7 @@ fn migrate_copies_the_data() {
         assert_eq!(w.volume("node1", DATA).unwrap(), "orders of monday");
         assert_eq!((w.serving(&project).len(), w.serving(PROJECT).len()), (2, 2));
         let log = w.take_log();
-        let post = format!("{node}: sh post_migrate.sh -R {URL} -B master -r {OTHER} -b master");
+        let post = format!("{node}: sh post_migrate.sh -R {URL} -B master -r {COPY} -b master");
         assert_order(&log, &["Snapshot.Restore", &post, "sh update.sh", "up -d"]);
         assert_eq!(log.iter().any(|l| l.contains("Snapshot.Send")), node == "node3");
         assert!(w.lock().nodes[node].plugin.snapshots.values().any(|c| c == "old copy|"), "the old data is kept");
@@ -209,8 +188,8 @@ fn non_migrable_volumes_stay() {
     let (w, _, data) = with_copy("node3", "", &[]);
     let text =
         compose("").replace("buttervolume:latest'", "buttervolume:latest', labels: {com.github.mlfmonde.cluster.nonmigrable: 'True'}");
-    w.commit(OTHER, "master", &[("docker-compose.yml", &text)]);
-    let payload = json!({"repo": OTHER, "branch": "master", "master": "node3"});
+    w.commit(COPY, "master", &[("docker-compose.yml", &text)]);
+    let payload = json!({"repo": COPY, "branch": "master", "master": "node3"});
     all_well(&w.deliver_all(&[event("copy2", "deploy", &payload)]));
     w.deliver_all(&[migrate("m")]).iter().for_each(|r| assert!(r.status.is_some()));
     assert!(w.volume("node3", &data).unwrap().starts_with("old copy"));

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::world::{Act, Run, World, event, id};
+use crate::world::outside::World;
+use crate::world::{Act, Cluster, Run, event, id};
 use crate::{
     APP, DATA, PROJECT, URL, assert_failed, assert_order, assert_serves, compose, deploy, deployed, finished, push, push_files, shop,
 };
@@ -44,7 +45,7 @@ fn a_first_deploy() {
     }
     let order = finished(&w, "first");
     assert_eq!((&order["state"], &order["commit"]), (&json!("done"), &json!(commit)));
-    assert_eq!(w.keys(""), [format!("app/{APP}"), format!("history/{APP}/{}", id("first"))]);
+    assert_eq!(w.keys(""), [format!("app/{APP}"), format!("history/{APP}/{}", id("first")), "node/node1".to_owned()]);
     let schedules: Vec<_> = w.lock().nodes["node1"].plugin.schedules.clone().into_iter().collect();
     let due = |action: &str, timer: &str| ((DATA.to_owned(), action.to_owned()), timer.to_owned());
     assert_eq!(schedules, [due("purge:1h:1d:1w:4w:1y", "1440"), due("snapshot", "60")]);
@@ -70,14 +71,12 @@ fn the_next_deploy_prepares_before_it_stops() {
 }
 
 #[test]
-fn compose_1_does_as_well() {
+fn compose_1_is_refused() {
     let w = shop(&["node1"]);
-    w.lock().engine("node1").compose = 1;
-    w.deliver("node1", &[deploy("first", "node1", None)]).exits(0);
-    push(&w, "");
-    redeploy(&w).exits(0);
-    assert_eq!(w.kv(&format!("app/{APP}")).unwrap()["ct"]["web"], format!("{PROJECT}_web_1"));
-    assert_eq!(w.serving(PROJECT).len(), 2);
+    let before = w.state();
+    w.lock().engine("node1").compose = "1.29.2".to_owned();
+    w.deliver("node1", &[deploy("first", "node1", None)]).exits(1).says("Compose 2 is needed");
+    assert_eq!(w.state(), before);
 }
 
 #[test]

@@ -14,77 +14,21 @@ mod orders;
 mod recovery;
 mod routes;
 mod the_world;
+#[cfg(feature = "older")]
+mod versions;
 
-use serde_json::{Value, json};
-use world::{Run, World, event, id};
+use serde_json::Value;
+use world::id;
+use world::outside::World;
+use world::shop::{APP, DATA, PROJECT, URL, all_well, compose, deploy, push, push_files};
 
-const URL: &str = "file:///repos/shop";
-const APP: &str = "shop_master.e4371";
-const PROJECT: &str = "shopmastere4371";
-const DATA: &str = "shopmastere4371_data";
-
-/// A shop with a web server that is built and has the data, and a cache that is pulled. `more` goes into the web server's service.
-fn compose(more: &str) -> String {
-    format!(
-        "services:
-  web:
-    build: .
-    restart: unless-stopped
-    volumes: ['data:/data']
-    healthcheck: {{test: [CMD, 'true']}}
-    {more}
-  cache:
-    image: cache:1
-    restart: unless-stopped
-volumes:
-  data: {{driver: 'anybox/buttervolume:latest'}}
-"
-    )
-}
-
-/// A world with the shop in its repository, not deployed yet.
+/// The shop in the process world.
 fn shop(nodes: &[&str]) -> World {
-    let w = World::new(nodes);
-    w.lock().registry.insert("cache:1".to_owned(), "cache one".to_owned());
-    push(&w, "");
-    w
+    world::shop::shop(nodes)
 }
 
-/// The next version; answers its commit.
-fn push(w: &World, more: &str) -> String {
-    push_files(w, more, &[])
-}
-
-fn push_files(w: &World, more: &str, files: &[(&str, &str)]) -> String {
-    let text = compose(more);
-    let mut all = vec![("docker-compose.yml", text.as_str())];
-    all.extend(files);
-    w.commit(URL, "master", &all)
-}
-
-fn deploy(word: &str, master: &str, slave: Option<&str>) -> Value {
-    let mut payload = json!({"repo": URL, "branch": "master", "master": master});
-    if let Some(slave) = slave {
-        payload["slave"] = slave.into();
-    }
-    event(word, "deploy", &payload)
-}
-
-/// The shop, deployed and with data in it.
 fn deployed(nodes: &[&str], master: &str, slave: Option<&str>) -> World {
-    let w = shop(nodes);
-    all_well(&w.deliver_all(&[deploy("first", master, slave)]));
-    w.write(master, DATA, "orders of monday");
-    w.settle();
-    w.take_log();
-    w
-}
-
-#[track_caller]
-fn all_well(runs: &[Run]) {
-    for run in runs {
-        run.exits(0);
-    }
+    world::shop::deployed(nodes, master, slave)
 }
 
 /// Where the web server serves, and which commit.

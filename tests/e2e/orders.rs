@@ -1,10 +1,12 @@
 //! Orders: one after another, bounded in time, taken up again after a kill; and the plan that is printed.
 
+use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::world::{Act, World, event, id};
+use crate::world::outside::World;
+use crate::world::{Act, Cluster, event, id};
 use crate::{APP, PROJECT, URL, all_well, assert_order, assert_serves, compose, deploy, deployed, finished, push, shop};
 
 #[test]
@@ -95,7 +97,8 @@ fn a_command_says_that_it_waits_for_a_dead_node() {
     w.die("node2");
     let payload = json!({"repo": URL, "branch": "master", "master": "node2"}).to_string();
     let run = w.handler("node1", &["deploy", &payload]).env("HANDLER_TIMEOUT_ORDER", "1").run();
-    run.exits(1).says("node2 is dead; the order waits for it, 1 s at most").says("not taken up by node2, which is dead, within 1 s");
+    assert!(run.stdout.contains("node2 is dead; the order waits for it, 1 s at most"), "{run}");
+    run.exits(1).says("not taken up by node2, which is dead, within 1 s");
     assert_eq!((w.keys("order/").len(), w.keys("app/").len()), (0, 0));
 }
 
@@ -129,4 +132,40 @@ fn a_command_says_how_it_ended() {
     w.handler("node1", &["deploy", &payload]).run().exits(0);
     push(&w, "x-standin: {start: unhealthy}");
     w.handler("node1", &["deploy", &payload]).run().exits(1).says("unhealthy");
+}
+
+/// Whoever works, the command tells of each step as it happens, with the seconds since the start.
+#[test]
+fn a_command_follows_the_steps_of_all_nodes() {
+    let w = deployed(&["node1", "node2"], "node1", None);
+    push(&w, "");
+    w.on("node2", " build", Act::Slow(Duration::from_millis(300)));
+    let payload = json!({"repo": URL, "branch": "master", "master": "node2"}).to_string();
+    let command = w.handler("node1", &["deploy", &payload]).spawn();
+    // Consul's watch on the other node.
+    while w.keys("order/").is_empty() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    w.deliver("node2", &[]).exits(0);
+    let run = command.join().unwrap();
+    run.exits(0);
+    for step in ["node2: step 4 of 13: build", "node1: step ", "done"] {
+        assert!(run.stdout.lines().any(|line| line.contains(" s  ") && line.contains(step)), "{step:?} expected in {run}");
+    }
+}
+
+/// Ctrl-C ends the watching, not the work.
+#[test]
+fn a_command_that_is_interrupted_stops_watching_and_nothing_else() {
+    let w = shop(&["node1"]);
+    let handlers = w.shared.handlers.clone();
+    w.on("node1", " build", Act::First(Box::new(move |_| handlers.signal("node1", libc::SIGINT))));
+    let payload = json!({"repo": URL, "branch": "master", "master": "node1"}).to_string();
+    let run = w.handler("node1", &["deploy", &payload]).run();
+    run.exits(130).says("no longer watched; the order goes on: handler status");
+    while !w.keys("order/").is_empty() || w.keys("history/").is_empty() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    w.settle();
+    assert_eq!(w.serving(PROJECT).len(), 2);
 }

@@ -4,7 +4,8 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::world::{Act, State, World, event, id};
+use crate::world::outside::World;
+use crate::world::{Act, Cluster, State, event, id};
 use crate::{
     APP, DATA, PROJECT, URL, all_well, assert_failed, assert_order, assert_serves, compose, deploy, deployed, finished, push, push_files,
     shop,
@@ -153,7 +154,7 @@ fn a_deployment_of_the_older_handler_is_adopted() {
     record["nginx"] = "old".into();
     w.lock().store.set(KEY, record.to_string().as_bytes());
     let before = w.state();
-    w.deliver("node1", &[]).exits(0).says("taking it on");
+    w.deliver("node1", &[]).exits(0).says("remember that the application runs here");
     w.settle();
     assert_eq!(w.state(), before);
     let second = push(&w, "");

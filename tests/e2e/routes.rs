@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::world::{Run, World};
+use crate::world::outside::World;
+use crate::world::{Cluster, Run};
 
 /// A check that refuses what contains `refused`, and a reload that leaves a mark.
-struct Cluster {
+struct Proxies {
     w: World,
     check: String,
     hold: &'static str,
 }
 
-impl Cluster {
-    fn new() -> Cluster {
+impl Proxies {
+    fn new() -> Proxies {
         let check = json!(["/bin/sh", "-c", "! /bin/grep -n refused \"$0\"", "{path}"]).to_string();
-        Cluster { w: World::new(&["node1", "node2"]), check, hold: "30" }
+        Proxies { w: World::new(&["node1", "node2"]), check, hold: "30" }
     }
 
     fn set(&self, key: &str, value: Value) {
@@ -30,7 +31,7 @@ impl Cluster {
         self.set(&format!("app/{name}"), json!({"master": master, "ip": "10.0.0.9", "caddyfile": caddyfile}));
     }
 
-    fn invoked(&self, node: &str) -> crate::world::Invocation<'_> {
+    fn invoked(&self, node: &str) -> crate::world::outside::Invocation<'_> {
         let reload = |file: &str| json!(["/bin/sh", "-c", format!("echo {file} >> reloads"), "{name}"]).to_string();
         let invoked = self.w.handler(node, &["routes"]).env("HANDLER_HOLD", self.hold).env("HANDLER_TIMEOUT_PROXY", "0");
         let invoked = invoked.env("HANDLER_CADDY_CHECK", &self.check).env("HANDLER_HAPROXY_CHECK", &self.check);
@@ -60,7 +61,7 @@ impl Cluster {
 
 #[test]
 fn files_follow_the_records() {
-    let c = Cluster::new();
+    let c = Proxies::new();
     c.app("a", "node1", "http://a.example.com {\n    respond a\n}");
     c.app("b", "node2", "https://b.example.com {\n    respond b\n}");
     c.routes("node1").exits(0);
@@ -90,45 +91,8 @@ fn files_follow_the_records() {
 }
 
 #[test]
-fn many_records_are_kept_until_one_changes() {
-    let c = Cluster::new();
-    let site = |host: &str| format!("http://{host}.example.com {{\n    respond {host}\n}}");
-    c.app("big", "node2", &site("big").replace("respond big", &format!("respond {}", "x".repeat(1 << 20))));
-    c.app("a", "node1", &site("a"));
-    let served = |note: &str| {
-        c.set("maintenance/other", json!(note)); // changes the store, no record
-        c.routes("node1").exits(0);
-        let file = c.file("node1", "Caddyfile");
-        ["a", "b", "c"].map(|host| file.contains(&site(host)))
-    };
-    assert_eq!(served("one"), [true, false, false]);
-    assert_eq!(served("two"), [true, false, false]);
-    let kept = c.folder("node1").with_file_name("records");
-    let replaced = |from: &str, to: &str| {
-        let bytes = fs::read(&kept).unwrap();
-        let text = String::from_utf8_lossy(&bytes).replace(from, to);
-        assert_eq!(text.len(), bytes.len());
-        fs::write(&kept, text).unwrap();
-    };
-    // it is what is read
-    replaced("http://a.example.com {\\n    respond a\\n}", "http://c.example.com {\\n    respond c\\n}");
-    assert_eq!(served("three"), [false, false, true]);
-    c.app("b", "node1", &site("b"));
-    assert_eq!(served("four"), [true, true, false]);
-    // The index goes back to what it was before, once Consul has forgotten what was deleted.
-    c.app("a", "node1", &site("a").replace("respond a", "respond again"));
-    assert_eq!(served("five"), [false, true, false]);
-    c.w.lock().store.remove("app/b");
-    c.w.lock().store.graves.clear();
-    assert_eq!(served("six"), [false, false, false]);
-    fs::write(&kept, "torn").unwrap();
-    c.app("c", "node1", &site("c"));
-    assert_eq!(served("seven"), [false, false, true]);
-}
-
-#[test]
 fn who_makes_a_file_invalid_is_left_out_and_named() {
-    let c = Cluster::new();
+    let c = Proxies::new();
     for name in ["a", "b", "c", "d"] {
         c.app(name, "node1", &format!("http://{name}.example.com {{\n    respond {name}\n}}"));
     }
@@ -152,7 +116,7 @@ fn who_makes_a_file_invalid_is_left_out_and_named() {
 
 #[test]
 fn a_check_that_cannot_work_leaves_the_files_alone() {
-    let mut c = Cluster::new();
+    let mut c = Proxies::new();
     c.app("a", "node1", "http://a.example.com {\n    respond a\n}");
     c.routes("node1").exits(0);
     c.reloads("node1");
@@ -168,7 +132,7 @@ fn a_check_that_cannot_work_leaves_the_files_alone() {
 
 #[test]
 fn a_reload_that_failed_is_tried_again() {
-    let c = Cluster::new();
+    let c = Proxies::new();
     c.app("a", "node1", "http://a.example.com {\n    respond a\n}");
     let fails = json!(["/bin/false"]).to_string();
     c.invoked("node1").env("HANDLER_CADDY_RELOAD", &fails).run().exits(1).says("/bin/false");
@@ -186,10 +150,10 @@ fn a_reload_that_failed_is_tried_again() {
 
 #[test]
 fn only_long_maintenance_is_shown() {
-    let mut c = Cluster::new();
+    let mut c = Proxies::new();
     c.hold = "1.5";
     c.app("a", "node1", "http://a.example.com {\n    respond a\n}");
-    c.set("maintenance/a", json!({"order": "x", "since": c.w.lock().now()}));
+    c.set("maintenance/a", json!({"order": "x", "since": c.w.lock().now("node1")}));
     let start = Instant::now();
     let run = c.invoked("node1").env("RUST_LOG", "debug").spawn();
     let shown = || fs::read_to_string(c.folder("node1").join("Caddyfile")).is_ok_and(|text| text.contains("import maintenance"));
@@ -212,7 +176,7 @@ fn only_long_maintenance_is_shown() {
 
 #[test]
 fn a_burst_is_written_once() {
-    let c = Cluster::new();
+    let c = Proxies::new();
     c.app("a", "node1", "http://a.example.com {\n    respond a\n}");
     let runs: Vec<_> = (0..12).map(|_| c.invoked("node1").spawn()).collect();
     for run in runs {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use crate::world::{Act, World};
+use crate::world::outside::World;
+use crate::world::{Act, Cluster};
 
 const COMPOSE: &str = "
 services:

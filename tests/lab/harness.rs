@@ -214,7 +214,7 @@ impl Lab {
             node.kill_handler();
             node.sh("rm -f /etc/handler.env; cd /deploy && rm -rf *_*.*-* .proxies .handler/proxies .handler/routes.* .handler/journal/* .handler/inbox/* .handler/state.json; : > handler.log");
         }
-        Node(1).sh("for prefix in app maintenance order swarm; do consul kv delete -recurse $prefix/; done");
+        Node(1).sh("for prefix in app maintenance order; do consul kv delete -recurse $prefix/; done");
         thread::scope(|scope| {
             for node in NODES.map(Node) {
                 scope.spawn(move || {

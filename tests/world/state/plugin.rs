@@ -15,7 +15,7 @@ pub struct Plugin {
     pub schedules: BTreeMap<(String, String), String>,
 }
 
-/// Snapshot and schedule lists change nothing.
+/// Lists of snapshots and schedules change nothing.
 pub fn is_read(request: &Request) -> bool {
     request.method == "GET" || request.path == "/VolumeDriver.Get"
 }
@@ -25,7 +25,9 @@ pub fn describe(request: &Request) -> String {
     let body: Value = serde_json::from_str(&request.text()).unwrap_or_default();
     let word = |name: &str| body[name].as_str().map(|w| format!(" {w}")).unwrap_or_default();
     let words: String = ["Name", "Action", "Timer", "Host", "Target"].iter().map(|n| word(n)).collect();
-    format!("plugin {call}{words}")
+    // As a question is to be told from an effect.
+    let get = if is_read(request) { "GET " } else { "" };
+    format!("plugin {get}{call}{words}")
 }
 
 pub fn error(text: &str) -> Response {
@@ -151,9 +153,25 @@ impl State {
     }
 
     pub fn snapshot(&mut self, node: &str, volume: &str, content: String) -> String {
-        let name = format!("{volume}@{}", self.now());
+        let name = format!("{volume}@{}", self.now(node));
         self.plugin(node).snapshots.insert(name.clone(), content);
         name
+    }
+
+    /// What the plugin's schedules do by the hour.
+    pub fn replicate(&mut self, node: &str) {
+        let due: Vec<_> = self.nodes[node].plugin.schedules.keys().cloned().collect();
+        for (volume, action) in due {
+            let Some(host) = action.strip_prefix("replicate:") else {
+                continue;
+            };
+            let Some(content) = self.nodes[node].plugin.volumes.get(&volume).cloned() else {
+                continue;
+            };
+            let snapshot = self.snapshot(node, &volume, content);
+            let body = json!({"Name": snapshot, "Host": host}).to_string();
+            answer(self, node, &Request::new("POST", "/VolumeDriver.Snapshot.Send", body.as_bytes()));
+        }
     }
 
     /// Docker's own way to the plugin, for volumes of its driver.
@@ -170,14 +188,6 @@ impl State {
     pub fn remove_volume(&mut self, node: &str, name: &str) {
         if let Some(content) = self.plugin(node).volumes.remove(name) {
             self.removed(node, &format!("volume {name}"), &content);
-        }
-    }
-
-    /// Data may go only where a copy of it stays.
-    fn removed(&mut self, node: &str, what: &str, content: &str) {
-        let held = |p: &Plugin| p.volumes.values().chain(p.snapshots.values()).any(|c| c == content);
-        if self.precious.contains(content) && !self.nodes.values().any(|n| held(&n.plugin)) {
-            self.violations.push(format!("{node}: {what} removed, and with it the only copy of “{content}”"));
         }
     }
 }

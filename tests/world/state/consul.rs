@@ -1,13 +1,13 @@
 //! One key/value store seen through an agent for each node: as much of Consul's HTTP API as the handler uses.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
+use super::State;
 use super::http::{Request, Response};
-use super::{Reach, Shared, State};
 
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -114,13 +114,17 @@ impl Store {
     }
 }
 
-/// A write, in words that stay the same from one run to the next: an order's state is worth seeing.
+/// In words that stay the same from one run to the next: an order's state is worth seeing.
 pub fn describe(request: &Request) -> String {
     let path = request.path.trim_start_matches("/v1/");
     let state = |value: &[u8]| {
         let order: Value = serde_json::from_slice(value).unwrap_or_default();
         order["state"].as_str().map(|s| format!(" ({s})")).unwrap_or_default()
     };
+    if request.method == "GET" {
+        let how = ["keys", "recurse", "index"].iter().filter(|name| request.get(name).is_some_and(|value| value != "0"));
+        return format!("consul GET {path}{}", how.map(|name| format!(" {name}")).collect::<String>());
+    }
     if path != "txn" {
         let shown = if path.starts_with("kv/order/") { state(&request.body) } else { String::new() };
         return format!("consul {} {path}{shown}", request.method);
@@ -133,50 +137,23 @@ pub fn describe(request: &Request) -> String {
     format!("consul txn:{}", words.collect::<Vec<_>>().join(","))
 }
 
-/// Blocking queries wait here, outside the world's lock.
-pub fn read(shared: &Shared, node: &str, request: &Request) -> Option<Response> {
+/// The index that a reader waits to see passed, and how long.
+pub fn waits(request: &Request) -> Option<(u64, Duration)> {
+    let after = request.get("index")?.parse().ok().filter(|index| *index > 0)?;
     let seconds = |w: &str| w.trim_end_matches('s').parse().unwrap_or(300.0);
-    // Early, as Consul may at any time: a member may have gone between the caller's look at the members and this.
-    let until = Instant::now() + Duration::from_secs_f64(request.get("wait").map_or(300.0_f64, seconds).min(1.0));
-    let after: u64 = request.get("index").and_then(|i| i.parse().ok()).unwrap_or_default();
-    let mut s = shared.lock();
-    let stirred = s.stirred;
-    loop {
-        if s.closed {
-            return None;
-        }
-        match s.nodes[node].reach {
-            Reach::Fine => {}
-            Reach::NoLeader if request.path.starts_with("/v1/agent/") => {}
-            Reach::NoLeader => return Some(Response::new(500, "No cluster leader")),
-            // Says nothing; the client has its own deadline.
-            Reach::Silent => {
-                s = shared.wait(s, Duration::from_millis(50));
-                continue;
-            }
-        }
-        let Some(key) = request.path.strip_prefix("/v1/kv/") else {
-            break;
-        };
-        let keys = request.get("keys").is_some();
-        let (index, mut entries) = s.store.read(key, keys || request.get("recurse").is_some());
-        if keys {
-            let separator = request.get("separator").unwrap_or("\0");
-            let folded = |entry: &Value| {
-                let name = entry["Key"].as_str().unwrap();
-                let end = name[key.len()..].find(separator).map_or(name.len(), |at| key.len() + at + separator.len());
-                Value::from(&name[..end])
-            };
-            entries = entries.iter().map(folded).collect();
-            entries.dedup();
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if after == 0 || index > after || left.is_zero() || s.stirred != stirred {
-            let status = if entries.is_empty() { 404 } else { 200 };
-            let body = if entries.is_empty() { String::new() } else { Value::from(entries).to_string() };
-            return Some(Response { status, index: Some(index), body });
-        }
-        s = shared.wait(s, left);
+    Some((after, Duration::from_secs_f64(request.get("wait").map_or(300.0_f64, seconds))))
+}
+
+/// None: the reader waits for a change, and there is none. Not for an agent that is silent.
+pub fn answer(s: &mut State, node: &str, request: &Request, patient: bool) -> Option<Response> {
+    if !s.has_leader(node) && !request.path.starts_with("/v1/agent/") {
+        return Some(Response::new(500, "No cluster leader"));
+    }
+    if request.method != "GET" {
+        return Some(write(s, node, request));
+    }
+    if let Some(key) = request.path.strip_prefix("/v1/kv/") {
+        return read(&s.store, key, request, patient);
     }
     let me = &s.nodes[node];
     let body = match request.path.as_str() {
@@ -199,11 +176,28 @@ pub fn read(shared: &Shared, node: &str, request: &Request) -> Option<Response> 
     Some(Response::new(200, body.to_string()))
 }
 
-pub fn write(s: &mut State, node: &str, request: &Request) -> Response {
-    let agent = request.path.starts_with("/v1/agent/");
-    if s.nodes[node].reach == Reach::NoLeader && !agent {
-        return Response::new(500, "No cluster leader");
+fn read(store: &Store, key: &str, request: &Request, patient: bool) -> Option<Response> {
+    let keys = request.get("keys").is_some();
+    let (index, mut entries) = store.read(key, keys || request.get("recurse").is_some());
+    if patient && waits(request).is_some_and(|(after, _)| index <= after) {
+        return None;
     }
+    if keys {
+        let separator = request.get("separator").unwrap_or("\0");
+        let folded = |entry: &Value| {
+            let name = entry["Key"].as_str().unwrap();
+            let end = name[key.len()..].find(separator).map_or(name.len(), |at| key.len() + at + separator.len());
+            Value::from(&name[..end])
+        };
+        entries = entries.iter().map(folded).collect();
+        entries.dedup();
+    }
+    let status = if entries.is_empty() { 404 } else { 200 };
+    let body = if entries.is_empty() { String::new() } else { Value::from(entries).to_string() };
+    Some(Response { status, index: Some(index), body: body.into() })
+}
+
+fn write(s: &mut State, node: &str, request: &Request) -> Response {
     if request.body.len() > 512 * 1024 {
         return Response::new(413, "Request body too large, max size: 524288 bytes");
     }

@@ -1,10 +1,9 @@
 //! Repositories by URL: what a branch holds, and every commit that it ever had.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use super::{Out, State};
+use super::{Files, Out, State};
 
 #[derive(Clone, Default)]
 pub struct Repo {
@@ -25,10 +24,10 @@ impl State {
     }
 }
 
-pub fn run(s: &mut State, args: &[&str], cwd: &Path) -> Out {
+pub fn run(s: &State, files: &mut dyn Files, args: &[&str], cwd: &Path) -> Out {
     match args {
-        ["-c", _, rest @ ..] => run(s, rest, cwd),
-        ["-C", dir, rest @ ..] => run(s, rest, &cwd.join(dir)),
+        ["-c", _, rest @ ..] => run(s, files, rest, cwd),
+        ["-C", dir, rest @ ..] => run(s, files, rest, &cwd.join(dir)),
         ["clone", rest @ ..] => {
             let (Some(branch), [.., "--", url, dir]) = (after(rest, "--branch"), rest) else {
                 return Out::fail(129, "usage: git clone");
@@ -40,23 +39,23 @@ pub fn run(s: &mut State, args: &[&str], cwd: &Path) -> Out {
                 return Out::fail(128, &format!("fatal: Remote branch {branch} not found in upstream origin"));
             };
             let dir = cwd.join(dir);
-            if fs::read_dir(&dir).is_ok_and(|mut d| d.next().is_some()) {
+            if !files.list(&dir).is_empty() {
                 let text = format!("fatal: destination path '{}' already exists and is not an empty directory.", dir.display());
                 return Out::fail(128, &text);
             }
-            write(&dir, "origin", url);
-            checkout(&dir, repo, id)
+            files.write(&dir.join(".git/origin"), url);
+            checkout(files, &dir, repo, id)
         }
-        ["rev-parse", "HEAD"] => match read(cwd, "HEAD") {
+        ["rev-parse", "HEAD"] => match read(files, cwd, "HEAD") {
             Some(id) => Out::ok(id + "\n"),
             None => Out::fail(128, "fatal: not a git repository"),
         },
-        ["fetch", .., "origin", id] => match origin(s, cwd).is_some_and(|r| r.commits.contains_key(*id)) {
+        ["fetch", .., "origin", id] => match origin(s, files, cwd).is_some_and(|r| r.commits.contains_key(*id)) {
             true => Out::ok(""),
             false => Out::fail(128, &format!("fatal: remote error: upload-pack: not our ref {id}")),
         },
-        ["checkout", .., "--detach", id] => match origin(s, cwd) {
-            Some(repo) if repo.commits.contains_key(*id) => checkout(cwd, repo, id),
+        ["checkout", .., "--detach", id] => match origin(s, files, cwd) {
+            Some(repo) if repo.commits.contains_key(*id) => checkout(files, cwd, repo, id),
             _ => Out::fail(128, &format!("fatal: reference is not a tree: {id}")),
         },
         ["ls-remote", .., "--", url, head, _tag] => {
@@ -75,32 +74,26 @@ fn after<'a>(args: &[&'a str], option: &str) -> Option<&'a str> {
     args.iter().position(|a| *a == option).and_then(|i| args.get(i + 1)).copied()
 }
 
-fn origin<'a>(s: &'a State, dir: &Path) -> Option<&'a Repo> {
-    s.repos.get(&read(dir, "origin")?)
+fn origin<'a>(s: &'a State, files: &dyn Files, dir: &Path) -> Option<&'a Repo> {
+    s.repos.get(&read(files, dir, "origin")?)
 }
 
-fn checkout(dir: &Path, repo: &Repo, id: &str) -> Out {
-    for old in read(dir, "HEAD").and_then(|old| repo.commits.get(&old)).into_iter().flat_map(BTreeMap::keys) {
-        fs::remove_file(dir.join(old)).unwrap();
+fn checkout(files: &mut dyn Files, dir: &Path, repo: &Repo, id: &str) -> Out {
+    for old in read(files, dir, "HEAD").and_then(|old| repo.commits.get(&old)).into_iter().flat_map(BTreeMap::keys) {
+        files.remove(&dir.join(old));
     }
     for (name, text) in &repo.commits[id] {
-        fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
-        fs::write(dir.join(name), text).unwrap();
+        files.write(&dir.join(name), text);
     }
-    write(dir, "HEAD", id);
+    files.write(&dir.join(".git/HEAD"), id);
     Out::ok("")
 }
 
-fn read(dir: &Path, name: &str) -> Option<String> {
-    fs::read_to_string(dir.join(".git").join(name)).ok()
-}
-
-fn write(dir: &Path, name: &str, text: &str) {
-    fs::create_dir_all(dir.join(".git")).unwrap();
-    fs::write(dir.join(".git").join(name), text).unwrap();
+fn read(files: &dyn Files, dir: &Path, name: &str) -> Option<String> {
+    files.read(&dir.join(".git").join(name)).filter(|text| !text.is_empty())
 }
 
 /// The commit of the checkout that holds this directory.
-pub fn head(dir: &Path) -> String {
-    read(dir, "HEAD").unwrap_or_else(|| "no commit".to_owned())
+pub fn head(files: &dyn Files, dir: &Path) -> String {
+    read(files, dir, "HEAD").unwrap_or_else(|| "no commit".to_owned())
 }

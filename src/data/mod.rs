@@ -1,0 +1,3 @@
+//! What becomes of data: each promise about it has its room here.
+
+pub mod schedules;

@@ -1,0 +1,292 @@
+//! What went wrong, as callers tell it apart. The kind lives as long as the error; only who shows it makes a text of it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::model::names::{AppName, NodeName, Project, Snapshot, Volume};
+use crate::model::{event, order};
+use crate::outside::{cmd, compose, compose_file, consul, disk, engine, plugin};
+use crate::routes;
+
+#[derive(Debug)]
+pub enum Error {
+    Consul(consul::Error),
+    Engine(engine::Error),
+    Plugin(plugin::Error),
+    Command(cmd::Error),
+    Compose(compose::Error),
+    Disk(disk::Error),
+    /// A compose file that cannot be used.
+    ComposeFile {
+        file: &'static str,
+        source: compose_file::Error,
+    },
+    /// What services say of their routes.
+    Routes(routes::Error),
+    /// What stands in a file or under a key is not what it should be.
+    Json {
+        at: String,
+        what: &'static str,
+        source: serde_json::Error,
+    },
+    Events(event::Error),
+    Request {
+        event: String,
+        source: order::Refused,
+    },
+    Fault(Fault),
+    /// Nobody can carry the order out.
+    Refused(Box<Fault>),
+}
+
+/// Situations of the handler's own: each with what is to be known of it.
+#[derive(Debug)]
+pub enum Fault {
+    // this node
+    AnotherUser {
+        folder: PathBuf,
+        owner: u32,
+        me: u32,
+        deploy_dir: PathBuf,
+    },
+    NoAddress {
+        node: String,
+    },
+    NoComposeFile {
+        folder: PathBuf,
+    },
+    NotUtf8 {
+        path: PathBuf,
+    },
+    NotAService {
+        file: &'static str,
+    },
+    // orders
+    NotOpen {
+        id: String,
+    },
+    Vanished {
+        id: String,
+    },
+    Unfollowed {
+        id: String,
+    },
+    WorkerFailed {
+        log: PathBuf,
+    },
+    // who carries an order out
+    NoMember {
+        member: &'static str,
+        name: String,
+        members: Vec<String>,
+    },
+    NothingToDestroy {
+        app: AppName,
+    },
+    NobodyAlive {
+        app: AppName,
+    },
+    NoTarget {
+        app: AppName,
+    },
+    NoSource {
+        app: AppName,
+    },
+    DeadMaster {
+        node: NodeName,
+        app: AppName,
+    },
+    TooOld {
+        node: String,
+        version: String,
+        needs: u32,
+    },
+    // one step of an order
+    SameProject {
+        app: AppName,
+        other: AppName,
+        project: Project,
+    },
+    AnotherDriver {
+        volume: Volume,
+        driver: String,
+    },
+    NoReplica {
+        master: NodeName,
+        volumes: Vec<Volume>,
+    },
+    NotArrived {
+        snapshot: Snapshot,
+    },
+    NoContainer {
+        project: Project,
+    },
+    Unhealthy {
+        why: String,
+        last_lines: Option<String>,
+    },
+    NotHealthyInTime {
+        why: String,
+        secs: f32,
+    },
+    RecordChanged {
+        app: AppName,
+    },
+    PeerSlow {
+        peer: String,
+        what: &'static str,
+        secs: u64,
+    },
+    PeerAbsent {
+        peer: String,
+        secs: u64,
+    },
+    PeerDied {
+        peer: String,
+        what: &'static str,
+    },
+    // journals
+    EmptyJournal,
+    NewerJournal {
+        version: u32,
+    },
+    UnknownStep {
+        name: String,
+    },
+    /// What cannot be, but for a mistake of the handler's own: nothing goes on from there.
+    Impossible {
+        what: &'static str,
+    },
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    /// Nothing is known of what was asked; nothing may be decided.
+    pub fn is_out_of_reach(&self) -> bool {
+        matches!(self, Error::Consul(consul::Error::OutOfReach { .. }))
+    }
+}
+
+macro_rules! sources {
+    ($($variant:ident($source:ty),)*) => {
+        $(impl From<$source> for Error {
+            fn from(source: $source) -> Error {
+                Error::$variant(source)
+            }
+        })*
+        /// Lets `?` make one of these of whatever can become an [`Error`].
+        macro_rules! ends_with_an_error {
+            ($end:ty) => {
+                $(impl From<$source> for $end {
+                    fn from(source: $source) -> $end {
+                        $crate::error::Error::from(source).into()
+                    }
+                })*
+            };
+        }
+    };
+}
+
+sources! {
+    Consul(crate::outside::consul::Error),
+    Engine(crate::outside::engine::Error),
+    Plugin(crate::outside::plugin::Error),
+    Command(crate::outside::cmd::Error),
+    Compose(crate::outside::compose::Error),
+    Disk(crate::outside::disk::Error),
+    Routes(crate::routes::Error),
+    Fault(crate::error::Fault),
+}
+pub(crate) use ends_with_an_error;
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Consul(source) => source.fmt(f),
+            Error::Engine(source) => source.fmt(f),
+            Error::Plugin(source) => source.fmt(f),
+            Error::Command(source) => source.fmt(f),
+            Error::Compose(source) => source.fmt(f),
+            Error::Disk(source) => source.fmt(f),
+            Error::ComposeFile { file, source } => write!(f, "{file}: {source}"),
+            Error::Routes(source) => source.fmt(f),
+            Error::Json { at, what, source } => write!(f, "{at} is not {what}: {source}"),
+            Error::Events(source) => source.fmt(f),
+            Error::Request { event, source } => write!(f, "{event}: {source}"),
+            Error::Fault(fault) => fault.fmt(f),
+            Error::Refused(fault) => write!(f, "refused: {fault}"),
+        }
+    }
+}
+
+fn joined(names: &[impl AsRef<str>]) -> String {
+    names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ")
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Fault::AnotherUser { folder, owner, me, deploy_dir } => write!(
+                f,
+                "{} belongs to the user {owner}, this runs as {me}; run it as that user (docker exec --user {owner} …), or give this one \
+                 all of {} (chown -R {me})",
+                folder.display(),
+                deploy_dir.display()
+            ),
+            Fault::NoAddress { node } => write!(f, "the address of {node} is unknown"),
+            Fault::NoComposeFile { folder } => write!(f, "{}: has none of {}", folder.display(), compose_file::FILES.join(", ")),
+            Fault::NotUtf8 { path } => write!(f, "{}: not UTF-8", path.display()),
+            Fault::NotAService { file } => {
+                write!(f, "{file}: has no \"Name\"; it is what Consul's /v1/agent/service/register takes")
+            }
+            Fault::NotOpen { id } => write!(f, "the order {id} is not open"),
+            Fault::Vanished { id } => write!(f, "the order {id} is neither open nor in the history"),
+            Fault::Unfollowed { id } => write!(f, "the order {id} has not ended; it goes on without being followed"),
+            Fault::WorkerFailed { log } => write!(f, "the order is done, but this node has something left to do; see {}", log.display()),
+            Fault::NoMember { member, name, members } => {
+                write!(f, "{member}: {name:?} is no member of the cluster; the members are {}", members.join(", "))
+            }
+            Fault::NothingToDestroy { app } => write!(f, "nothing to destroy: no application {app} is deployed"),
+            Fault::NobodyAlive { app } => write!(f, "no node is alive to destroy {app}"),
+            Fault::NoTarget { app } => write!(f, "target: no application {app} is deployed; deploy it first"),
+            Fault::NoSource { app } => write!(f, "nothing to copy from: no application {app} is deployed"),
+            Fault::DeadMaster { node, app } => {
+                write!(f, "{node}, the master of {app}, is not alive; deploy {app} to another node first")
+            }
+            Fault::TooOld { node, version, needs } => {
+                write!(
+                    f,
+                    "{node} is too old for it: its handler is {version}, the order needs one that understands {needs}; upgrade it first"
+                )
+            }
+            Fault::SameProject { app, other, project } => {
+                write!(f, "{app} and the deployed {other} would have the same compose project, {project}; rename the branch")
+            }
+            Fault::AnotherDriver { volume, driver } => write!(
+                f,
+                "the volume {volume} holds the data of the deployed version, but its driver in the compose file is not {driver}, which \
+                 BTRFSDRIVER of this node names; rename the volume to go on without its data"
+            ),
+            Fault::NoReplica { master, volumes } => write!(
+                f,
+                "{master}, the master, is dead, and this node has no replica of {}; deploy to a node that has one, or with \"empty\": true \
+                 to start without its data",
+                joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>())
+            ),
+            Fault::NotArrived { snapshot } => write!(f, "the snapshot {snapshot} has not arrived on this node"),
+            Fault::NoContainer { project } => write!(f, "the project {project} has no container"),
+            Fault::Unhealthy { why, last_lines: Some(lines) } => write!(f, "{why}; its last lines:\n{}", lines.trim_end()),
+            Fault::Unhealthy { why, last_lines: None } => f.write_str(why),
+            Fault::NotHealthyInTime { why, secs } => write!(f, "{why}, after {secs} s"),
+            Fault::RecordChanged { app } => write!(f, "the record app/{app} was changed by somebody else meanwhile"),
+            Fault::PeerSlow { peer, what, secs } => write!(f, "{peer} did not {what} within {secs} s"),
+            Fault::PeerAbsent { peer, secs } => write!(f, "{peer} did not take its part within {secs} s; does its handler run?"),
+            Fault::PeerDied { peer, what } => write!(f, "{peer} has died before it could {what}"),
+            Fault::EmptyJournal => write!(f, "is empty"),
+            Fault::NewerJournal { version } => write!(f, "was written by a newer handler (format {version}); start that one again"),
+            Fault::UnknownStep { name } => write!(f, "has a step that this handler does not know: {name:?}"),
+            Fault::Impossible { what } => write!(f, "cannot be: {what} (a mistake of the handler's own; please report it)"),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The keys in Consul, each in one place.
+
+use super::names::{AppName, NodeName, OrderId};
+
+pub const APPS: &str = "app/";
+pub const MAINTENANCES: &str = "maintenance/";
+pub const ORDERS: &str = "order/";
+pub const NODES: &str = "node/";
+
+/// The record of a deployed application.
+pub fn app(name: &AppName) -> String {
+    format!("{APPS}{name}")
+}
+
+/// Exists while the application shows its maintenance page.
+pub fn maintenance(name: &AppName) -> String {
+    format!("{MAINTENANCES}{name}")
+}
+
+/// An order that is not finished.
+pub fn order(id: &OrderId) -> String {
+    format!("{ORDERS}{id}")
+}
+
+/// Below it the finished orders of an application.
+pub fn histories(name: &AppName) -> String {
+    format!("history/{name}/")
+}
+
+pub fn history(name: &AppName, id: &OrderId) -> String {
+    format!("history/{name}/{id}")
+}
+
+/// What a node says of itself.
+pub fn node(name: &NodeName) -> String {
+    format!("{NODES}{name}")
+}

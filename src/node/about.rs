@@ -1,0 +1,43 @@
+//! What each node says of itself in Consul, so that the others know what they can ask of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::here::Here;
+use crate::model::names::NodeName;
+use crate::model::order::{UNDERSTANDS, Unknown};
+use crate::model::{json, keys};
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// `node/<name>`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// Of the handler.
+    pub version: String,
+    /// What an order may need: [`UNDERSTANDS`].
+    pub understands: u32,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// A node that says nothing has a handler from before nodes did.
+pub fn read(here: &Here, node: &NodeName) -> Result<About, Error> {
+    let key = keys::node(node);
+    let Some(entry) = here.consul.get(&key)? else {
+        return Ok(About { version: "older than 0.2".into(), understands: 1, unknown: Unknown::new() });
+    };
+    json::read(&entry.value).map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "what a node says of itself", source })
+}
+
+/// Writes it where it is not what stands there.
+pub fn tell(here: &Here) -> Result<(), Error> {
+    let key = keys::node(here.me()?);
+    let own = About { version: VERSION.into(), understands: UNDERSTANDS, unknown: Unknown::new() };
+    let stands = here.consul.get(&key)?.and_then(|entry| json::read::<About>(&entry.value).ok());
+    if stands.is_some_and(|stands| (stands.version, stands.understands) == (own.version.clone(), own.understands)) {
+        return Ok(());
+    }
+    let text = json::write(&own).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
+    Ok(here.consul.put(&key, &text)?)
+}

@@ -1,0 +1,131 @@
+//! A command as a value, and how one ends.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::text::redacted;
+
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    pub program: OsString,
+    pub args: Vec<OsString>,
+    pub cwd: Option<PathBuf>,
+    pub env: Vec<(&'static str, OsString)>,
+    pub deadline: Duration,
+}
+
+#[derive(Debug)]
+pub enum Error {
+    NotFound {
+        cmd: String,
+    },
+    NoFolder {
+        cmd: String,
+        cwd: PathBuf,
+    },
+    Start {
+        cmd: String,
+        source: io::Error,
+    },
+    Exit {
+        cmd: String,
+        code: i32,
+        tail: String,
+    },
+    Signal {
+        cmd: String,
+        signal: i32,
+        tail: String,
+    },
+    Timeout {
+        cmd: String,
+        deadline: Duration,
+        tail: String,
+    },
+    /// What a killed run has left does not end.
+    Orphans {
+        pids: Vec<i32>,
+    },
+    /// Which processes there are cannot be told.
+    NoProc {
+        source: io::Error,
+    },
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let tail = match self {
+            Error::NotFound { cmd } => return write!(f, "`{cmd}`: the program is not installed or not in PATH"),
+            Error::NoFolder { cmd, cwd } => return write!(f, "`{cmd}`: its folder {} is missing", cwd.display()),
+            Error::Orphans { pids } => return write!(f, "the processes {pids:?}, which a killed run has left, do not end"),
+            Error::NoProc { source } => return write!(f, "/proc: {source}"),
+            Error::Start { cmd, source } => return write!(f, "`{cmd}`: could not be started: {source}"),
+            Error::Exit { cmd, code, tail } => {
+                write!(f, "`{cmd}` exited with {code}")?;
+                tail
+            }
+            Error::Signal { cmd, signal, tail } => {
+                write!(f, "`{cmd}` was killed by signal {signal}")?;
+                tail
+            }
+            Error::Timeout { cmd, deadline, tail } => {
+                write!(f, "`{cmd}` was stopped after {} s", deadline.as_secs_f32())?;
+                tail
+            }
+        };
+        if tail.is_empty() { write!(f, " and printed nothing") } else { write!(f, "; its last lines:\n{tail}") }
+    }
+}
+
+impl fmt::Display for Cmd {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let words = std::iter::once(&self.program).chain(&self.args);
+        let line: Vec<String> = words.map(|word| quoted(&redacted(&word.to_string_lossy()))).collect();
+        write!(f, "{}", line.join(" "))
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%*".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+impl Cmd {
+    pub fn new(program: impl AsRef<OsStr>, deadline: Duration) -> Cmd {
+        let program = program.as_ref().to_owned();
+        Cmd { program, args: Vec::new(), cwd: None, env: Vec::new(), deadline }
+    }
+
+    pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, args: I) -> Cmd {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    pub fn arg(self, arg: impl AsRef<OsStr>) -> Cmd {
+        self.args([arg])
+    }
+
+    pub fn cwd(mut self, folder: impl Into<PathBuf>) -> Cmd {
+        self.cwd = Some(folder.into());
+        self
+    }
+
+    pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Cmd {
+        self.env.push((name, value.into()));
+        self
+    }
+}
+
+/// What of a command's output is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capture {
+    Nothing,
+    Stdout,
+    /// Both streams, as they came.
+    Both,
+}

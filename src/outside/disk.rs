@@ -1,0 +1,217 @@
+//! Files, on the real disk; and how a file is replaced, on any.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::doors::{Disk, Found, Lock, World, Write};
+use crate::model::names::OrderId;
+
+/// What could not be done with which file.
+#[derive(Debug)]
+pub struct Error {
+    pub doing: &'static str,
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "cannot {} {}: {}", self.doing, self.path.display(), self.source)
+    }
+}
+
+fn cannot<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |source| Error { doing, path: path.into(), source }
+}
+
+impl World {
+    /// `None`: there is no such file.
+    pub fn read_file(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        match self.disk.read(path, limit) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            read => read.map(Some).map_err(cannot("read", path)),
+        }
+    }
+
+    pub fn list_folder(&self, folder: &Path) -> Result<Vec<String>, Error> {
+        self.disk.list(folder).map_err(cannot("read", folder))
+    }
+
+    pub fn look_at(&self, path: &Path) -> Result<Option<Found>, Error> {
+        self.disk.look(path).map_err(cannot("read", path))
+    }
+
+    pub fn is_folder(&self, path: &Path) -> bool {
+        self.disk.look(path).is_ok_and(|found| found.is_some_and(|found| found.folder))
+    }
+
+    pub fn is_file(&self, path: &Path) -> bool {
+        self.disk.look(path).is_ok_and(|found| found.is_some_and(|found| !found.folder))
+    }
+
+    pub fn write_file(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> Result<(), Error> {
+        self.disk.write(path, bytes, how, synced).map_err(cannot("write", path))
+    }
+
+    /// Replaces a file: a reader sees the old or the new, never a half. If `synced` it is on the disk when this returns; if not, a power
+    /// failure may bring the old one back or leave an empty one. Two processes may do it at once, each beside in its own.
+    pub fn replace_file(&self, path: &Path, bytes: &[u8], synced: bool) -> Result<(), Error> {
+        let beside = path.with_added_extension(format!("{}.new", self.disk.process()));
+        let written = self.disk.write(&beside, bytes, Write::Over, synced).and_then(|()| self.disk.rename(&beside, path));
+        written
+            .and_then(|()| if synced { self.disk.sync_folder(path.parent().unwrap_or(path)) } else { Ok(()) })
+            .map_err(cannot("write", path))
+    }
+
+    /// A file that is gone already is no error.
+    pub fn remove_file(&self, path: &Path) -> Result<(), Error> {
+        match self.disk.remove(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(cannot("remove", path)),
+        }
+    }
+
+    /// A folder that is gone already is no error.
+    pub fn remove_folder(&self, path: &Path) -> Result<(), Error> {
+        match self.disk.remove_all(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(cannot("remove", path)),
+        }
+    }
+
+    pub fn create_folder(&self, folder: &Path) -> Result<(), Error> {
+        self.disk.create_folders(folder).map_err(cannot("create", folder))
+    }
+
+    /// The names in the folder are on the disk when this returns.
+    pub fn sync_folder(&self, folder: &Path) -> Result<(), Error> {
+        self.disk.sync_folder(folder).map_err(cannot("sync", folder))
+    }
+
+    /// What programs have written into the folder is on the disk when this returns.
+    pub fn sync_disk(&self, folder: &Path) -> Result<(), Error> {
+        self.disk.sync_disk(folder).map_err(cannot("sync", folder))
+    }
+
+    /// The user that this process runs as.
+    pub fn user(&self) -> Result<u32, Error> {
+        self.disk.user().map_err(cannot("read", Path::new("/proc/self")))
+    }
+
+    /// A new id from the kernel's random numbers.
+    pub fn new_id(&self) -> Result<OrderId, Error> {
+        self.disk.random().map(OrderId::of).map_err(cannot("read", Path::new("/dev/urandom")))
+    }
+
+    /// Waits until nobody else has it.
+    pub fn lock_file(&self, path: &Path) -> Result<Lock, Error> {
+        let locked = self.disk.lock(path, true).and_then(|lock| lock.ok_or_else(|| io::Error::from(ErrorKind::WouldBlock)));
+        locked.map_err(cannot("lock", path))
+    }
+
+    /// `None`: somebody else has it.
+    pub fn try_lock_file(&self, path: &Path) -> Result<Option<Lock>, Error> {
+        self.disk.lock(path, false).map_err(cannot("lock", path))
+    }
+}
+
+/// The real one.
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {limit} bytes")))
+        } else {
+            Ok(bytes)
+        }
+    }
+
+    fn look(&self, path: &Path) -> io::Result<Option<Found>> {
+        match fs::metadata(path) {
+            Ok(data) => Ok(Some(Found { folder: data.is_dir(), len: data.len(), owner: data.uid() })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        match how {
+            Write::New => options.write(true).create_new(true),
+            Write::Append => options.append(true).create(true),
+            Write::Over => options.write(true).create(true).truncate(true),
+        };
+        let mut file = options.open(path)?;
+        file.write_all(bytes)?;
+        if synced { file.sync_data() } else { Ok(()) }
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        File::open(folder)?.sync_data()
+    }
+
+    fn sync_disk(&self, folder: &Path) -> io::Result<()> {
+        let folder = File::open(folder)?;
+        // SAFETY: no memory is involved; the descriptor is open.
+        if unsafe { libc::syncfs(folder.as_raw_fd()) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_all(&self, folder: &Path) -> io::Result<()> {
+        fs::remove_dir_all(folder)
+    }
+
+    fn create_folders(&self, folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)
+    }
+
+    fn lock(&self, path: &Path, wait: bool) -> io::Result<Option<Lock>> {
+        let file = File::create(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) if wait => file.lock()?,
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        Ok(Some(Lock(Box::new(file))))
+    }
+
+    fn user(&self) -> io::Result<u32> {
+        Ok(fs::metadata("/proc/self")?.uid())
+    }
+
+    fn process(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn random(&self) -> io::Result<[u8; 16]> {
+        let mut bytes = [0; 16];
+        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,173 @@
+//! The four doors to the world: processes, requests to this node's services, the clock, and the disk with what the kernel says.
+//!
+//! Nothing else in the handler starts, asks, waits or writes (but the log, and the environment, which `settings` reads once). So the same
+//! code runs in a simulated world: each call of a door is a point at which the simulation may let another node go on, fail it, or end the
+//! run.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::cmd::{self, Capture, Cmd};
+use crate::model::time::Time;
+
+pub trait Processes {
+    /// Runs the command to its end or its deadline; answers what was to be captured.
+    fn run(&self, cmd: &Cmd, capture: Capture) -> Result<String, cmd::Error>;
+    /// Ends what carries this mark in its environment, and waits until it has ended.
+    fn end_marked(&self, mark: &str) -> Result<(), cmd::Error>;
+    /// Starts the handler itself once more, apart from this process: it goes on when this one ends, and prints nothing.
+    fn start_apart(&self, args: &[String]) -> Result<Box<dyn Apart>, cmd::Error>;
+}
+
+/// What was started apart.
+pub trait Apart {
+    /// Waits for its end; its exit status, if it had one.
+    fn wait(&mut self) -> Option<i32>;
+}
+
+/// The services of this node that are asked over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Consul,
+    /// The volume plugin.
+    Plugin,
+    /// Docker's engine.
+    Engine,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub method: &'a str,
+    /// With its query: `/v1/kv/x?consistent`.
+    pub path: &'a str,
+    pub body: &'a [u8],
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub status: u16,
+    /// Consul's `X-Consul-Index`.
+    pub index: Option<u64>,
+    pub body: Vec<u8>,
+}
+
+/// No answer: nothing is known of what was asked, it may even have been done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Unanswered {
+    /// Nothing listens there.
+    NoSocket { place: String },
+    /// Neither in time, or not whole.
+    Failed { place: String, why: String },
+}
+
+impl std::error::Error for Unanswered {}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Unanswered::NoSocket { place } => write!(f, "no socket {place}"),
+            Unanswered::Failed { place, why } => write!(f, "{place}: {why}"),
+        }
+    }
+}
+
+pub trait Net {
+    /// One request, one answer of whatever status.
+    fn send(&self, to: Service, request: Request) -> Result<Answer, Unanswered>;
+}
+
+pub trait Clock {
+    fn now(&self) -> Time;
+    /// Goes on evenly, from whenever; for measuring and waiting.
+    fn uptime(&self) -> Duration;
+    fn sleep(&self, time: Duration);
+}
+
+/// What a file is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// A file that must not be there.
+    New,
+    /// Its end; it is created if need be.
+    Append,
+    /// Whatever is there is replaced, not in one piece.
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub folder: bool,
+    /// Bytes.
+    pub len: u64,
+    /// The user it belongs to.
+    pub owner: u32,
+}
+
+/// Let go when it is dropped, or when the process ends in whatever way.
+pub struct Lock(#[allow(dead_code, reason = "held, not read")] pub Box<dyn Any>);
+
+pub trait Disk {
+    /// At most `limit` bytes; a longer file is an error (`FileTooLarge`).
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// `None`: nothing is there.
+    fn look(&self, path: &Path) -> io::Result<Option<Found>>;
+    /// The names in a folder, in order; those that are not UTF-8 are left out.
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// `synced`: the content is on the disk when this returns; the name of a new file is when its folder is synced.
+    fn write(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> io::Result<()>;
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    /// All of the disk that holds the folder, whoever has written it.
+    fn sync_disk(&self, folder: &Path) -> io::Result<()>;
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    fn remove_all(&self, folder: &Path) -> io::Result<()>;
+    fn create_folders(&self, folder: &Path) -> io::Result<()>;
+    /// `None`: somebody else has it, and `wait` is not set.
+    fn lock(&self, path: &Path, wait: bool) -> io::Result<Option<Lock>>;
+    /// The user that this process runs as.
+    fn user(&self) -> io::Result<u32>;
+    /// No other process has this number now.
+    fn process(&self) -> u32;
+    fn random(&self) -> io::Result<[u8; 16]>;
+}
+
+pub struct Doors {
+    pub processes: Box<dyn Processes>,
+    pub net: Box<dyn Net>,
+    pub clock: Box<dyn Clock>,
+    pub disk: Box<dyn Disk>,
+}
+
+/// The doors, as a run has them.
+#[derive(Clone)]
+pub struct World {
+    doors: Rc<Doors>,
+    mark: Option<Rc<str>>,
+}
+
+impl World {
+    pub fn new(doors: Doors) -> World {
+        World { doors: Rc::new(doors), mark: None }
+    }
+
+    /// What is started through this one carries the mark in its environment, as does what that starts in turn.
+    pub fn marked(&self, mark: &str) -> World {
+        World { doors: self.doors.clone(), mark: Some(mark.into()) }
+    }
+
+    pub fn mark(&self) -> Option<&str> {
+        self.mark.as_deref()
+    }
+}
+
+impl std::ops::Deref for World {
+    type Target = Doors;
+    fn deref(&self) -> &Doors {
+        &self.doors
+    }
+}

@@ -1,0 +1,58 @@
+//! Why the proxies' files are not as they should be.
+
+use std::fmt;
+
+use crate::error;
+use crate::outside::{consul, disk, process};
+use crate::settings;
+
+#[derive(Debug)]
+pub enum Error {
+    Settings(settings::Error),
+    Other(error::Error),
+    /// Even without any application.
+    CheckFails {
+        file: &'static str,
+        why: Box<error::Error>,
+    },
+    LeftOut {
+        apps: usize,
+    },
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Settings(source) => source.fmt(f),
+            Error::Other(source) => source.fmt(f),
+            Error::CheckFails { file, why } => write!(f, "{file} stays as it is: the check fails even without any application: {why}"),
+            Error::LeftOut { apps } => write!(f, "{apps} applications are left out of the proxies' files"),
+        }
+    }
+}
+
+impl From<settings::Error> for Error {
+    fn from(source: settings::Error) -> Error {
+        Error::Settings(source)
+    }
+}
+
+impl From<consul::Error> for Error {
+    fn from(source: consul::Error) -> Error {
+        Error::Other(source.into())
+    }
+}
+
+impl From<disk::Error> for Error {
+    fn from(source: disk::Error) -> Error {
+        Error::Other(source.into())
+    }
+}
+
+impl From<process::Error> for Error {
+    fn from(source: process::Error) -> Error {
+        Error::Other(source.into())
+    }
+}

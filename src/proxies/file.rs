@@ -1,0 +1,201 @@
+//! One proxy's file: checked, replaced, and read again by its proxy.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::{debug, error, info, warn};
+
+use super::error::Error;
+use super::view::{Routed, View};
+use crate::error;
+use crate::model::json;
+use crate::outside::doors::World;
+use crate::outside::process::{self, Cmd};
+
+/// The proxies' own commands.
+const QUICK: Duration = Duration::from_secs(120);
+/// Of the memory of who was refused.
+const MOST: u64 = 1 << 20;
+
+pub struct ProxyFile {
+    pub name: &'static str,
+    pub folder: PathBuf,
+    pub check: Vec<String>,
+    pub reload: Vec<String>,
+    pub has: fn(&Routed) -> bool,
+    pub written: fn(&[&Routed], &View) -> String,
+}
+
+impl ProxyFile {
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(self.name)
+    }
+
+    /// Exists while the proxy has not read its file again.
+    fn unread(&self) -> PathBuf {
+        self.folder.join(format!(".{}.unread", self.name))
+    }
+
+    /// The text that was refused, and who was left out of it: a JSON list of the text's sum and the names.
+    fn refused(&self) -> PathBuf {
+        self.folder.join(format!(".{}.refused", self.name))
+    }
+
+    fn all<'a>(&self, apps: &'a [Routed]) -> Vec<&'a Routed> {
+        apps.iter().filter(|app| (self.has)(app)).collect()
+    }
+
+    /// Whether the file has exactly this text. One that cannot be read has not.
+    fn is(&self, world: &World, text: &str) -> bool {
+        let read = world.read_file(&self.path(), text.len() as u64);
+        read.is_ok_and(|bytes| bytes.is_some_and(|bytes| bytes == text.as_bytes()))
+    }
+
+    pub fn is_current(&self, world: &World, apps: &[Routed], view: &View) -> bool {
+        self.is(world, &(self.written)(&self.all(apps), view)) && !world.is_file(&self.unread())
+    }
+
+    /// Brings the file up to date; how many applications are left out of it.
+    pub fn update(&self, world: &World, apps: &[Routed], view: &View) -> Result<usize, Error> {
+        let (all, path, unread) = (self.all(apps), self.path(), self.unread());
+        let text = (self.written)(&all, view);
+        let (text, bad) = if self.is(world, &text) { (text, Vec::new()) } else { self.accepted(world, &all, view, text)? };
+        if !self.is(world, &text) {
+            world.replace_file(&unread, b"", true)?;
+            world.replace_file(&path, text.as_bytes(), true)?;
+            info!("{} written for {} applications", path.display(), all.len() - bad.len());
+        }
+        if world.is_file(&unread) {
+            match self.reload.as_slice() {
+                [] => debug!("no command is set to have {} read again", self.name),
+                words => cmd(words, &path).run(world)?,
+            }
+            world.remove_file(&unread)?;
+        }
+        Ok(bad.len())
+    }
+
+    /// The text that the proxy accepts, and who had to be left out. What was refused before is not tried again.
+    fn accepted(&self, world: &World, all: &[&Routed], view: &View, text: String) -> Result<(String, Vec<String>), Error> {
+        let sum = format!("{:x}", md5::compute(&text));
+        let without = |bad: &[String]| {
+            let good: Vec<&Routed> = all.iter().copied().filter(|app| !bad.contains(&app.name)).collect();
+            (self.written)(&good, view)
+        };
+        // One that cannot be read is made anew.
+        let known = world.read_file(&self.refused(), MOST).ok().flatten();
+        let known = known.and_then(|known| json::read::<(String, Vec<String>)>(&known).ok());
+        if let Some((_, bad)) = known.filter(|(its_sum, _)| *its_sum == sum) {
+            warn!("{}: still left out: {}", self.name, bad.join(", "));
+            return Ok((without(&bad), bad));
+        }
+        let mut check = |apps: &[&Routed]| self.check(world, &(self.written)(apps, view));
+        let bad = match sift(all, &mut check) {
+            Ok(bad) => bad,
+            Err(why) if world.is_file(&self.path()) => return Err(Error::CheckFails { file: self.name, why: Box::new(why) }),
+            // a proxy that runs in a container may need the file to start at all
+            Err(why) => {
+                error!("{} is written unchecked: the check fails even without any application: {why}", self.name);
+                return Ok((text, Vec::new()));
+            }
+        };
+        if bad.is_empty() {
+            world.remove_file(&self.refused())?;
+            return Ok((text, Vec::new()));
+        }
+        for (app, why) in &bad {
+            error!("{} is left out of {}: {why}", app.name, self.name);
+        }
+        let bad: Vec<String> = bad.into_iter().map(|(app, _)| app.name.clone()).collect();
+        let memory = serde_json::json!([sum, bad]).to_string();
+        world.replace_file(&self.refused(), memory.as_bytes(), true)?;
+        Ok((without(&bad), bad))
+    }
+
+    /// Whether the proxy would take the text; without its program everything is taken.
+    fn check(&self, world: &World, text: &str) -> Result<(), error::Error> {
+        if self.check.is_empty() {
+            return Ok(());
+        }
+        // the proxy may look at the name
+        let path = self.folder.join(format!("check-{}", self.name));
+        world.replace_file(&path, text.as_bytes(), false)?;
+        let checked = cmd(&self.check, &path).both(world);
+        world.remove_file(&path)?;
+        match checked {
+            Ok(_) => Ok(()),
+            Err(process::Error::NotFound { cmd }) => {
+                debug!("{} is not checked: `{cmd}` is not installed here", self.name);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// `{path}` is the file, `{name}` its last part, for a command that sees it elsewhere.
+fn cmd(words: &[String], path: &Path) -> Cmd {
+    let (whole, name) = (path.to_string_lossy(), path.file_name().unwrap_or_default().to_string_lossy());
+    let mut words = words.iter().map(|word| word.replace("{path}", &whole).replace("{name}", &name));
+    Cmd::new(words.next().unwrap_or_default(), QUICK).args(words)
+}
+
+/// Those that are not accepted together with the others, with the reason. By halves, so that few of many are found in few checks. An error
+/// is that of nobody.
+fn sift<'a, E>(all: &[&'a Routed], check: &mut impl FnMut(&[&Routed]) -> Result<(), E>) -> Result<Vec<(&'a Routed, E)>, E> {
+    if check(all).is_ok() {
+        return Ok(Vec::new());
+    }
+    check(&[])?;
+    let (mut good, mut bad) = (Vec::with_capacity(all.len()), Vec::new());
+    let mut rest = vec![all];
+    while let Some(part) = rest.pop() {
+        let before = good.len();
+        good.extend_from_slice(part);
+        if let Err(why) = check(&good) {
+            good.truncate(before);
+            match part {
+                [one] => bad.push((*one, why)),
+                several => {
+                    let (first, second) = several.split_at(several.len() / 2);
+                    rest.extend([second, first]);
+                }
+            }
+        }
+    }
+    Ok(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::view::tests::app;
+    use super::*;
+
+    #[test]
+    fn sifted() {
+        let apps: Vec<Routed> = (0..1000).map(|n| app(&n.to_string(), json!({"master": "node1"}))).collect();
+        let all: Vec<&Routed> = apps.iter().collect();
+        for bad in [vec![], vec!["0"], vec!["999"], vec!["17", "500", "501"]] {
+            let mut checks = 0;
+            let mut check = |apps: &[&Routed]| {
+                checks += 1;
+                assert!(apps.is_sorted_by_key(|app| app.name.parse::<u32>().unwrap()));
+                apps.iter().find(|app| bad.contains(&&*app.name)).map_or(Ok(()), |app| Err(app.name.clone()))
+            };
+            let found = sift(&all, &mut check).unwrap();
+            let found: Vec<_> = found.iter().map(|(app, why)| (&*app.name, &**why)).collect();
+            let expected: Vec<_> = bad.iter().map(|name| (*name, *name)).collect();
+            assert_eq!(found, expected);
+            assert!(checks <= 3 + bad.len() * 20, "{checks}");
+        }
+        let mut two_alike = |apps: &[&Routed]| match apps.iter().filter(|app| app.name == "1" || app.name == "2").count() {
+            2 => Err("both"),
+            _ => Ok(()),
+        };
+        let bad = sift(&all, &mut two_alike).unwrap();
+        assert_eq!(bad.iter().map(|(app, why)| (&*app.name, *why)).collect::<Vec<_>>(), [("2", "both")]);
+        assert_eq!(sift(&all, &mut |_| Err("broken")).map(|bad| bad.len()), Err("broken"));
+    }
+}

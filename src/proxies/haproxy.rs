@@ -1,0 +1,342 @@
+//! `haproxy.cfg`: the whole cluster's routes, as this node sees them. Pure: the same records give the same text.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::view::{NOTE, RETRY_AFTER, Routed, View, Way, push_line};
+use crate::routes::address::Scheme;
+use crate::routes::haproxy::{HTTP_IN, HTTPS_IN, RESERVED, is_name, is_shared, list, port};
+
+/// Applications whose master is nowhere are left out.
+pub fn written(apps: &[&Routed], view: &View) -> String {
+    let placed: Vec<(&Routed, Way)> = apps.iter().filter_map(|app| Some((*app, view.way(app).ok()?))).collect();
+    let mut web = Web::default();
+    for (app, way) in &placed {
+        web.add(app, way, view);
+    }
+    let mut frontends: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    let mut extras = String::new();
+    let mut known = HashSet::new();
+    for (app, way) in &placed {
+        for (name, configuration) in &app.haproxy {
+            let configurations = frontends.entry(name).or_default();
+            configurations.push(configuration);
+            let mode = mode(name, configurations);
+            for backend in list(configuration, "backends") {
+                if known.insert(text(backend, "name")) {
+                    extra_backend(&mut extras, mode, backend, app, way, view);
+                }
+            }
+        }
+    }
+    let mut out = String::from(NOTE);
+    push_line(&mut out, &view.frame.haproxy_head);
+    web.frontends(&mut out, &frontends, view);
+    for (name, configurations) in frontends.iter().filter(|(name, _)| !is_shared(name)) {
+        out.push_str(&format!("\nfrontend front-{name}\n    mode {}\n", mode(name, configurations)));
+        lines(&mut out, configurations, "bind", "bind ");
+        lines(&mut out, configurations, "options", "");
+        uses(&mut out, configurations);
+    }
+    out.push_str(&web.backends);
+    out.push_str(&extras);
+    out
+}
+
+fn mode<'a>(name: &str, configurations: &[&'a Value]) -> &'a str {
+    let own = configurations.iter().find_map(|configuration| configuration["frontend"]["mode"].as_str());
+    own.unwrap_or(if name == HTTP_IN { "http" } else { "tcp" })
+}
+
+/// The lines of a frontend's list, without repeats.
+fn lines(out: &mut String, configurations: &[&Value], member: &str, keyword: &str) {
+    let mut known = HashSet::new();
+    for configuration in configurations {
+        for text in list(&configuration["frontend"], member).filter_map(Value::as_str) {
+            if known.insert(text) {
+                out.push_str(&format!("    {keyword}{text}\n"));
+            }
+        }
+    }
+}
+
+fn uses(out: &mut String, configurations: &[&Value]) {
+    for backend in configurations.iter().flat_map(|configuration| list(configuration, "backends")) {
+        let line = format!("    use_backend backend-{} {}", text(backend, "name"), text(backend, "use_backend_option"));
+        push_line(out, line.trim_end());
+    }
+}
+
+fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+    value[member].as_str().unwrap_or_default()
+}
+
+fn extra_backend(out: &mut String, mode: &str, backend: &Value, app: &Routed, way: &Way, view: &View) {
+    out.push_str(&format!("\n# {}\nbackend backend-{}\n    mode {mode}\n", app.name, text(backend, "name")));
+    if mode == "http" && view.in_maintenance(app) {
+        return unavailable(out, &view.frame.page);
+    }
+    if mode == "tcp" {
+        out.push_str("    option tcp-check\n");
+        // its own rules would not be asked any more
+        if !list(backend, "options").filter_map(Value::as_str).any(|option| option.starts_with("tcp-request")) {
+            not_in_circles(out, way);
+        }
+    }
+    for option in list(backend, "options").filter_map(Value::as_str) {
+        out.push_str(&format!("    {option}\n"));
+    }
+    let (name, host, member, option) = match way {
+        Way::Here => (text(backend, "ct"), text(backend, "ct"), "port", text(backend, "server_option")),
+        // haproxy there speaks to the container; the option is for that
+        Way::There(address) => (&*app.master, &**address, "peer_port", ""),
+    };
+    let server = Server { name, host, port: port(backend.get(member)).unwrap_or_default() };
+    let check = if mode == "tcp" { CHECK } else { "" };
+    server.write(out, &format!("{check} {option}"));
+}
+
+/// Each server is the only one of its backend: one that failed a check, while the other node's haproxy read its file again for
+/// example, has to be used again as soon as it is back.
+const CHECK: &str = " check inter 3s downinter 200ms rise 1";
+
+/// One backend's destination.
+struct Server<'a> {
+    name: &'a str,
+    host: &'a str,
+    port: u16,
+}
+
+impl Server<'_> {
+    fn write(&self, out: &mut String, options: &str) {
+        let Server { name, host, port } = self;
+        let is_address = host.parse::<IpAddr>().is_ok() || host.starts_with('[');
+        // a container that is away has no address, and comes back with another
+        let resolved = if is_address { "" } else { " resolvers system init-addr last,libc,none" };
+        out.push_str(&format!("    server {name} {host}:{port}{}{resolved}\n", options.trim_end()));
+    }
+}
+
+/// While two nodes differ about who is the master, each leads to the other. Unlike a request, a connection cannot be counted nor refused with
+/// words: one that came from the very node to which it should go rests first, until they agree. Without that it would be back in a
+/// millisecond, and each round is one more connection on both.
+fn not_in_circles(out: &mut String, way: &Way) {
+    let Way::There(address) = way else { return };
+    let address = address.trim_matches(['[', ']']);
+    if address.parse::<IpAddr>().is_ok() {
+        out.push_str(&format!(
+            "    tcp-request inspect-delay 2s\n    tcp-request content accept unless {{ src {address} }}\n    \
+             tcp-request content accept if WAIT_END\n"
+        ));
+    }
+}
+
+fn unavailable(out: &mut String, page: &str) {
+    // in single quotes nothing is special but the quote and the end of the line; a percent sign would begin a variable only in formats
+    let page = page.replace('\'', "&#39;").replace(['\n', '\r'], " ");
+    out.push_str(&format!(
+        "    http-request return status 503 content-type \"text/html; charset=utf-8\" hdr Retry-After {RETRY_AFTER} hdr Cache-Control no-store \
+         string '{page}'\n"
+    ));
+}
+
+/// Who the client is, the first node says; nobody else is believed. While nodes differ about who is the master, a request must not go round
+/// in circles: it passes two nodes at most.
+fn http_in_rules(out: &mut String, view: &View) {
+    let members: Vec<&String> = view.members.values().filter(|member| member.parse::<IpAddr>().is_ok()).collect();
+    out.push_str("    acl from-member always_false\n");
+    for members in members.chunks(40) {
+        let members: String = members.iter().map(|member| format!(" {member}")).collect();
+        out.push_str(&format!("    acl from-member src{members}\n"));
+    }
+    out.push_str(
+        "    acl first-hop var(txn.hop) -m str 1
+    acl second-hop var(txn.hop) -m str 2
+    http-request del-header X-Forwarded-For unless from-member
+    http-request set-header X-Real-IP %[src] unless from-member { req.hdr(X-Real-IP) -m found }
+    http-request set-header X-Forwarded-Proto http
+    option forwardfor if-none
+    http-request set-var(txn.hop) req.hdr(X-Handler-Hop) if from-member
+    http-request deny deny_status 503 if second-hop
+    http-request set-header X-Handler-Hop 1 unless first-hop
+    http-request set-header X-Handler-Hop 2 if first-hop
+",
+    );
+}
+
+/// HTTP by Host and HTTPS by SNI: the backend's name says the host, so that a frontend needs no line for each of them.
+#[derive(Default)]
+struct Web {
+    backends: String,
+    known: HashSet<String>,
+    /// Port → what is spoken there. The ports of `http-in` and `https-in` too.
+    ports: BTreeMap<u16, Scheme>,
+    /// (Port, what hosts under it end with), with the dot.
+    wildcards: BTreeSet<(u16, String)>,
+    /// By port; only the wildcards need them.
+    hosts: HashMap<u16, Vec<String>>,
+}
+
+/// In names of frontends and backends, with the port that needs not be said there, and the configuration that adds to it.
+fn kind(scheme: Scheme) -> (&'static str, u16, &'static str) {
+    match scheme {
+        Scheme::Http => ("http", 80, HTTP_IN),
+        Scheme::Https => ("https", 443, HTTPS_IN),
+    }
+}
+
+impl Web {
+    fn add(&mut self, app: &Routed, way: &Way, view: &View) {
+        for address in app.addresses() {
+            let (scheme, port) = address.served();
+            if address.host.is_empty() || address.host.starts_with('[') || RESERVED.contains(&port) {
+                continue;
+            }
+            let host = address.host.to_ascii_lowercase();
+            self.backend(app, &host, scheme, port, way, view);
+            // Caddy redirects to HTTPS and answers for its certificates there
+            if (scheme, port) == (Scheme::Https, 443) {
+                self.backend(app, &host, Scheme::Http, 80, way, view);
+            }
+        }
+    }
+
+    fn backend(&mut self, app: &Routed, host: &str, scheme: Scheme, port: u16, way: &Way, view: &View) {
+        // another application speaks something else there: its deploy would be refused
+        if *self.ports.entry(port).or_insert(scheme) != scheme {
+            return;
+        }
+        let (kind, usual, _) = kind(scheme);
+        let (label, wildcard) = match host.strip_prefix('*') {
+            Some(rest) => (format!("_{rest}"), Some(rest)),
+            None => (host.to_string(), None),
+        };
+        let name = match port == usual {
+            true => format!("{kind}-{label}"),
+            false => format!("{kind}-{label}:{port}"),
+        };
+        if !is_name(&name) || label.contains('*') || self.known.contains(&name) {
+            return;
+        }
+        match wildcard {
+            Some(rest) => drop(self.wildcards.insert((port, rest.to_string()))),
+            None => self.hosts.entry(port).or_default().push(host.to_string()),
+        }
+        let out = &mut self.backends;
+        out.push_str(&format!("\nbackend {name}\n"));
+        self.known.insert(name);
+        let caddy = &view.frame.caddy;
+        let server = match way {
+            Way::Here => Server { name: "caddy", host: &caddy.host, port: caddy.port(port) },
+            Way::There(address) => Server { name: &app.master, host: address, port },
+        };
+        match scheme {
+            Scheme::Http => {
+                out.push_str("    mode http\n");
+                match view.in_maintenance(app) {
+                    true => unavailable(out, &view.frame.page),
+                    false => server.write(out, ""),
+                }
+            }
+            Scheme::Https => {
+                out.push_str("    mode tcp\n    option tcp-check\n");
+                not_in_circles(out, way);
+                server.write(out, CHECK);
+            }
+        }
+    }
+
+    fn frontends(&mut self, out: &mut String, others: &BTreeMap<&str, Vec<&Value>>, view: &View) {
+        for scheme in [Scheme::Http, Scheme::Https] {
+            let (_, port, name) = kind(scheme);
+            if others.contains_key(name) {
+                self.ports.entry(port).or_insert(scheme);
+            }
+        }
+        if self.ports.is_empty() && others.is_empty() {
+            // haproxy does not start without a frontend
+            self.ports.insert(80, Scheme::Http);
+        }
+        for (port, scheme) in &self.ports {
+            let (kind, usual, name) = kind(*scheme);
+            let (suffix, colon) = match *port == usual {
+                true => (String::new(), String::new()),
+                false => (format!("-{port}"), format!(":{port}")),
+            };
+            out.push_str(&format!("\nfrontend {kind}-in{suffix}\n    bind *:{port}\n"));
+            let host = match scheme {
+                Scheme::Http => {
+                    out.push_str("    mode http\n    option httplog\n");
+                    http_in_rules(out, view);
+                    "req.hdr(host),field(1,:),lower"
+                }
+                Scheme::Https => {
+                    out.push_str(
+                        "    mode tcp\n    option tcplog\n    tcp-request inspect-delay 5s\n    \
+                         tcp-request content accept if { req.ssl_hello_type 1 }\n",
+                    );
+                    "req.ssl_sni,lower"
+                }
+            };
+            if let Some(extra) = others.get(name).filter(|_| *port == usual) {
+                lines(out, extra, "options", "");
+                uses(out, extra);
+            }
+            for (n, (_, end)) in self.wildcards.iter().filter(|(its, _)| its == port).enumerate() {
+                let exact = self.hosts.get(port).into_iter().flatten().filter(|host| host.ends_with(end.as_str()));
+                out.push_str(&format!("    acl exact-{n} always_false\n"));
+                for exact in exact {
+                    out.push_str(&format!("    acl exact-{n} {host} -m str {exact}\n"));
+                }
+                out.push_str(&format!("    use_backend {kind}-_{end}{colon} if {{ {host} -m end {end} }} !exact-{n}\n"));
+            }
+            out.push_str(&format!("    use_backend {kind}-%[{host}]{colon}\n"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::tests::{apps, view, whole_view};
+    use super::*;
+    use crate::routes::real;
+
+    fn text_of(apps: &[Routed], view: &View) -> String {
+        written(&apps.iter().collect::<Vec<_>>(), view)
+    }
+
+    #[test]
+    fn the_whole_file() {
+        assert_eq!(text_of(&apps(), &view()), include_str!("../../tests/vectors/haproxy.cfg"));
+    }
+
+    #[test]
+    fn nothing() {
+        assert!(text_of(&[], &view()).starts_with(&format!("{NOTE}\nfrontend http-in\n    bind *:80\n")));
+    }
+
+    #[test]
+    fn maintenance() {
+        let mut view = view();
+        view.frame.page = "it's\n`50 %` {gone}".into();
+        view.maintenance = ["here", "there", "extra", "git-here"].map(String::from).into();
+        let text = text_of(&apps(), &view);
+        let page = "    http-request return status 503 content-type \"text/html; charset=utf-8\" hdr Retry-After 30 hdr Cache-Control no-store \
+                    string 'it&#39;s `50 %` {gone}'\n";
+        for name in ["http-here.example.com", "http-there.example.com", "backend-forge.example.com"] {
+            assert!(text.contains(&format!("backend {name}\n    mode http\n{page}")), "{name}: {text}");
+        }
+        assert!(text.contains("backend backend-git\n    mode tcp\n    option tcp-check\n    server git-ct git-ct:22"), "{text}");
+    }
+
+    #[test]
+    fn real_haproxy_accepts_it() {
+        let (apps, mut view) = (apps(), whole_view());
+        real::accepts(real::HAPROXY, &text_of(&[], &view));
+        real::accepts(real::HAPROXY, &text_of(&apps, &view));
+        view.maintenance = apps.iter().map(|app| app.name.clone()).collect();
+        real::accepts(real::HAPROXY, &text_of(&apps, &view));
+    }
+}

@@ -1,0 +1,182 @@
+//! The addresses of sites. Pure.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// As written: `http://shop.example.com:8080/path`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SiteAddress<'a> {
+    pub scheme: Option<Scheme>,
+    /// "" for all hosts.
+    pub host: &'a str,
+    pub port: Option<u16>,
+    /// "" or with its `/`.
+    pub path: &'a str,
+}
+
+/// Why a text is no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    Scheme,
+    Port,
+    Host,
+    NoHost,
+    Path,
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Error::Scheme => "its scheme is neither http nor https",
+            Error::Port => "its port is no number from 1 to 65535",
+            Error::Host => "its host has characters other than letters, digits, `.`, `-`, `_` and `*`",
+            Error::NoHost => "it has no host",
+            Error::Path => "its path has characters that no path has",
+        })
+    }
+}
+
+impl<'a> SiteAddress<'a> {
+    pub fn parse(text: &'a str) -> Result<SiteAddress<'a>, Error> {
+        let (scheme, rest) = match text.split_once("://") {
+            None => (None, text),
+            Some(("http", rest)) => (Some(Scheme::Http), rest),
+            Some(("https", rest)) => (Some(Scheme::Https), rest),
+            Some(_) => return Err(Error::Scheme),
+        };
+        let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (place, None),
+        };
+        let port = match port.map(str::parse::<u16>) {
+            None => None,
+            Some(Ok(port)) if port > 0 => Some(port),
+            Some(_) => return Err(Error::Port),
+        };
+        let fine = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
+            None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_*".contains(&b)),
+        };
+        if !fine {
+            return Err(Error::Host);
+        }
+        if host.is_empty() && port.is_none() && scheme.is_none() {
+            return Err(Error::NoHost);
+        }
+        if path.contains(|c: char| c.is_whitespace() || "{}\"'`,?#\\".contains(c)) {
+            return Err(Error::Path);
+        }
+        Ok(SiteAddress { scheme, host, port, path })
+    }
+
+    /// How it is served: a port means its scheme, and without either Caddy serves HTTPS.
+    pub fn served(&self) -> (Scheme, u16) {
+        match (self.scheme, self.port) {
+            (None | Some(Scheme::Http), Some(80)) | (Some(Scheme::Http), None) => (Scheme::Http, 80),
+            (None | Some(Scheme::Https), None) => (Scheme::Https, 443),
+            (scheme, Some(port)) => (scheme.unwrap_or(Scheme::Https), port),
+        }
+    }
+
+    /// host[:port]
+    pub fn domain(&self) -> String {
+        match self.port {
+            Some(port) => format!("{}:{port}", self.host),
+            None => self.host.into(),
+        }
+    }
+
+    /// As the proxies compare it.
+    pub fn key(&self) -> Key {
+        let (scheme, port) = self.served();
+        // a path is a prefix, with or without saying so
+        let path = self.path.trim_end_matches(['*', '/']);
+        Key { scheme, host: self.host.to_ascii_lowercase(), port, path: path.into() }
+    }
+}
+
+/// Two addresses whose keys are equal are one for the proxies.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub scheme: Scheme,
+    pub host: String,
+    pub port: u16,
+    path: String,
+}
+
+impl Key {
+    /// The port, if haproxy binds it for such addresses alone.
+    pub fn own_port(&self) -> Option<u16> {
+        Some(self.port).filter(|port| !matches!(port, 80 | 443))
+    }
+}
+
+/// The addresses of a written-out Caddyfile, by its lines: so the addresses are known even of a file that has more in it than sites, such
+/// as the operator's own head. Only for what `caddyfile::dump` gave, or the older handler, which wrote the same form.
+pub fn site_addresses(text: &str) -> impl Iterator<Item = &str> {
+    // a quoted word may span lines and look like a site there
+    let mut quote = None;
+    let sites = text.split('\n').filter_map(move |line| {
+        let inside = quote.is_some();
+        if !inside && line.trim_start().starts_with('#') {
+            return None;
+        }
+        let mut before = b' ';
+        for byte in line.bytes() {
+            quote = match quote {
+                None => Some(byte).filter(|byte| b"\"`".contains(byte) && b" \t".contains(&before)),
+                Some(open) if byte == open && (open == b'`' || before != b'\\') => None,
+                still => still,
+            };
+            before = byte;
+        }
+        let begins = !inside && !line.starts_with([' ', '\t', '}', '"']);
+        begins.then(|| line.strip_suffix(" {")).flatten()
+    });
+    sites.flat_map(|addresses| addresses.split(',').map(|address| address.trim_start_matches(' ')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let parsed = |text| {
+            let address = SiteAddress::parse(text)?;
+            Ok::<_, Error>((address.served(), address.domain(), address.path))
+        };
+        let fine = |scheme, port, domain: &str, path| Ok(((scheme, port), domain.into(), path));
+        use Scheme::*;
+        assert_eq!(parsed("http://a.b"), fine(Http, 80, "a.b", ""));
+        assert_eq!(parsed("a.b:80/x"), fine(Http, 80, "a.b:80", "/x"));
+        assert_eq!(parsed("a.b"), fine(Https, 443, "a.b", ""));
+        assert_eq!(parsed("https://*.b:8443/"), fine(Https, 8443, "*.b:8443", "/"));
+        assert_eq!(parsed("http://[::1]:80"), fine(Http, 80, "[::1]:80", ""));
+        assert_eq!(parsed("http://[::1]"), fine(Http, 80, "[::1]", ""));
+        assert_eq!(parsed(":8080"), fine(Https, 8080, ":8080", ""));
+        for bad in ["", "ftp://a", "a:b", "a:0", "a:99999", "{$X}", "a b", "a:1:2", "[a]", "a/{x}", "é.fr"] {
+            assert!(SiteAddress::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn of_written_sites() {
+        let text = "http://a, b {\n    x \"q\\\"\nno {\n\"\n    y {\n        z\n    }\n}\nc {\n}";
+        assert_eq!(site_addresses(text).collect::<Vec<_>>(), ["http://a", "b", "c"]);
+        let text = "a {\n    x `\\\"` y`z \"`\n# {\nno {\n\"\n    # \"\n}\nb {\n}";
+        assert_eq!(site_addresses(text).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(site_addresses("").count(), 0);
+        let text = "a {\n}\nb {\n    x {\n    }\n}\nc {\n}\nd {\n}";
+        assert_eq!(site_addresses(text).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+    }
+}

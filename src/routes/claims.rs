@@ -1,0 +1,163 @@
+//! What an application claims for itself, and that no other one may have. Pure.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::address::{Key, SiteAddress, site_addresses};
+use super::bind::Bind;
+use super::error::{Claim, Error};
+use super::haproxy;
+use super::read::Routes;
+use crate::model::json;
+
+/// The part of another application's record that says where it is reached.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Recorded {
+    pub master: String,
+    /// The master's address.
+    #[serde(default)]
+    pub ip: String,
+    #[serde(default)]
+    pub caddyfile: String,
+    #[serde(default)]
+    pub haproxy: Map<String, Value>,
+}
+
+impl Recorded {
+    pub fn parse(value: &[u8]) -> Result<Recorded, serde_json::Error> {
+        json::read(value)
+    }
+}
+
+/// Of a record's two members.
+struct Claims<'a> {
+    /// As they stand there.
+    addresses: Vec<(&'a str, Key)>,
+    /// Names of configurations that are not shared.
+    names: Vec<&'a str>,
+    backends: Vec<&'a str>,
+    binds: Vec<Bind>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(caddyfile: &'a str, haproxy: &'a Map<String, Value>) -> Claims<'a> {
+        let key = |text| Some((text, SiteAddress::parse(text).ok()?.key()));
+        Claims {
+            addresses: site_addresses(caddyfile).filter_map(key).collect(),
+            names: haproxy.keys().map(String::as_str).filter(|name| !haproxy::is_shared(name)).collect(),
+            backends: haproxy::backends_of(haproxy).map(|(_, name)| name).collect(),
+            binds: haproxy::binds_of(haproxy).map(|(_, bind)| bind).collect(),
+        }
+    }
+
+    /// The first thing that both have.
+    fn shared(&self, theirs: &Claims) -> Option<Claim> {
+        let binds = |port: &u16| self.binds.iter().find(|bind| bind.ports.contains(port));
+        for (text, their) in &theirs.addresses {
+            if let Some(bind) = their.own_port().and_then(|port| binds(&port)) {
+                return Some(Claim::BindAsPort { bind: bind.clone(), address: text.to_string() });
+            }
+            if self.addresses.iter().any(|(_, mine)| mine.port == their.port && mine.scheme != their.scheme) {
+                return Some(Claim::Port(their.port));
+            }
+            if self.addresses.iter().any(|(_, mine)| mine == their) {
+                return Some(Claim::Address(text.to_string()));
+            }
+        }
+        if let Some(name) = theirs.names.iter().find(|name| self.names.contains(name)) {
+            return Some(Claim::Name(name.to_string()));
+        }
+        if let Some(name) = theirs.backends.iter().find(|name| self.backends.contains(name)) {
+            return Some(Claim::Backend(name.to_string()));
+        }
+        for their in &theirs.binds {
+            if let Some(mine) = self.binds.iter().find(|mine| mine.overlaps(their)) {
+                return Some(Claim::Bind(mine.clone()));
+            }
+            let mut ports = self.addresses.iter().filter_map(|(_, mine)| mine.own_port());
+            if let Some(port) = ports.find(|port| their.ports.contains(port)) {
+                return Some(Claim::PortAsBind { port, bind: their.clone() });
+            }
+        }
+        None
+    }
+}
+
+/// Compares what the application `name` would claim with its `master` against all `others`: name, master, caddyfile, haproxy. The error is the
+/// first thing that two would share; the warnings are what works, but hardly as meant.
+pub fn conflicts<'a>(
+    name: &str,
+    master: &str,
+    mine: &Routes,
+    others: impl IntoIterator<Item = (&'a str, &'a str, &'a str, &'a Map<String, Value>)>,
+) -> Result<Vec<String>, Error> {
+    let mine = Claims::of(&mine.caddyfile, &mine.haproxy);
+    let mut warnings = Vec::new();
+    for (other, its_master, caddyfile, haproxy) in others {
+        if other == name {
+            continue;
+        }
+        let theirs = Claims::of(caddyfile, haproxy);
+        if let Some(what) = mine.shared(&theirs) {
+            return Err(Error::Taken { what, by: other.into() });
+        }
+        if its_master == master {
+            continue;
+        }
+        for Key { host, .. } in theirs.addresses.iter().map(|(_, key)| key).filter(|key| !key.host.is_empty()) {
+            let warning =
+                format!("{host} leads to {master} for {name} and to {its_master} for {other}: requests for it reach one of them only");
+            if mine.addresses.iter().any(|(_, mine)| mine.host == *host) && !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::routes::read::read;
+    use crate::routes::read::tests::services;
+    use crate::settings::Version;
+
+    #[test]
+    fn compared_with_others() {
+        let ssh =
+            r#"{"ssh": {"frontend": {"mode": "tcp", "bind": ["*:2222"]}, "backends": [{"name": "ssh", "port": 22, "peer_port": 2222}]}}"#;
+        let mine = read(
+            &services(&[
+                ("web", "CADDYFILE", "http://a.example.com, http://a.example.com/x, https://b.example.com:8443 {\n respond hello\n}"),
+                ("ssh", "HAPROXY", ssh),
+            ]),
+            Version::Two,
+        )
+        .unwrap();
+        let compare = |caddyfile: &str, haproxy: Value| {
+            let haproxy = haproxy.as_object().unwrap().clone();
+            let others = [("mine", "n1", mine.caddyfile.as_str(), &mine.haproxy), ("other", "n2", caddyfile, &haproxy)];
+            conflicts("mine", "n1", &mine, others).map_err(|error| error.to_string())
+        };
+        let taken = |what: &str| Err(format!("{what} is used by the application other already"));
+        assert_eq!(compare("", json!({})), Ok(vec![]));
+        assert_eq!(compare("http://c, A.example.com:80/ {\n}", json!({})), taken("the address A.example.com:80/"));
+        assert_eq!(compare("http://a.example.com/x/* {\n}", json!({})), taken("the address http://a.example.com/x/*"));
+        assert_eq!(
+            compare("https://a.example.com, http://a.example.com/y, http://c {\n}", json!({})),
+            Ok(vec!["a.example.com leads to n1 for mine and to n2 for other: requests for it reach one of them only".into()])
+        );
+        assert_eq!(compare("http://c:8443 {\n}", json!({})), taken("port 8443, here with and there without TLS or the other way round,"));
+        assert_eq!(compare("", json!({"ssh": {}})), taken("the HAPROXY name ssh"));
+        assert_eq!(compare("", json!({"http-in": {"backends": [{"name": "ssh"}]}})), taken("the HAPROXY backend ssh"));
+        assert_eq!(compare("", json!({"x": {"frontend": {"bind": ["10.0.0.1:2000-3000"]}}})), taken("the HAPROXY bind *:2222"));
+        assert_eq!(compare("", json!({"x": {"frontend": {"bind": ["*:2223"]}}})), Ok(vec![]));
+        assert_eq!(compare("http://c:2222 {\n}", json!({})), taken("the HAPROXY bind *:2222, there as the port of http://c:2222,"));
+        assert_eq!(
+            compare("", json!({"x": {"frontend": {"bind": ["*:8443"]}}})),
+            taken("the port 8443 of an address, there as the HAPROXY bind *:8443,")
+        );
+    }
+}

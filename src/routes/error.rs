@@ -1,0 +1,99 @@
+//! Why an application's routes are refused.
+
+use std::fmt;
+
+use super::bind::Bind;
+use super::caddyfile::Position;
+use super::{checks, haproxy, sites};
+
+#[derive(Debug)]
+pub enum Error {
+    /// A variable cannot be read or means nothing.
+    Variable { service: String, problem: Box<Problem> },
+    /// Two sites of the application have one address.
+    Twice { address: String, first: Place, second: Place },
+    /// Several services together make no sense.
+    Together(Box<haproxy::Error>),
+    /// Another application has it.
+    Taken { what: Claim, by: String },
+}
+
+/// By variable.
+#[derive(Debug)]
+pub enum Problem {
+    Caddyfile(sites::Error),
+    Haproxy(haproxy::Error),
+    ConsulCheckUrls(checks::Error),
+}
+
+/// Where in an application a site's address stands.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub service: String,
+    pub at: Position,
+}
+
+/// What no two applications may have.
+#[derive(Debug)]
+pub enum Claim {
+    Address(String),
+    /// One speaks TLS there, the other does not.
+    Port(u16),
+    Name(String),
+    Backend(String),
+    Bind(Bind),
+    /// A bind of this one is the port of the other's address.
+    BindAsPort {
+        bind: Bind,
+        address: String,
+    },
+    /// The port of an address of this one is the other's bind.
+    PortAsBind {
+        port: u16,
+        bind: Bind,
+    },
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Variable { service, problem } => write!(f, "service {service}: {problem}"),
+            Error::Twice { address, first, second } => write!(f, "CADDYFILE: the address {address} is used twice: {first}; {second}"),
+            Error::Together(source) => write!(f, "HAPROXY: {source}"),
+            Error::Taken { what, by } => write!(f, "{what} is used by the application {by} already"),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Problem::Caddyfile(source) => write!(f, "CADDYFILE: {source}"),
+            Problem::Haproxy(source) => write!(f, "HAPROXY: {source}"),
+            Problem::ConsulCheckUrls(source) => write!(f, "CONSUL_CHECK_URLS: {source}"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Position { line, column } = self.at;
+        write!(f, "service {}, line {line}, column {column}", self.service)
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Claim::Address(text) => write!(f, "the address {text}"),
+            Claim::Port(port) => write!(f, "port {port}, here with and there without TLS or the other way round,"),
+            Claim::Name(name) => write!(f, "the HAPROXY name {name}"),
+            Claim::Backend(name) => write!(f, "the HAPROXY backend {name}"),
+            Claim::Bind(bind) => write!(f, "the HAPROXY bind {bind}"),
+            Claim::BindAsPort { bind, address } => write!(f, "the HAPROXY bind {bind}, there as the port of {address},"),
+            Claim::PortAsBind { port, bind } => write!(f, "the port {port} of an address, there as the HAPROXY bind {bind},"),
+        }
+    }
+}

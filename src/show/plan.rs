@@ -1,0 +1,62 @@
+//! What an order would mean for each node concerned, as text for people. Changes nothing.
+
+use crate::error::Error;
+use crate::here::Here;
+use crate::model::names::NodeName;
+use crate::model::order::{Order, Request};
+use crate::model::roles::{role, role_in};
+use crate::steps::plan::{self, Facts};
+use crate::steps::prepare::replica_note;
+use crate::steps::table::Step;
+use crate::worker::Records;
+
+pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
+    let members = here.consul.members()?;
+    let records = Records::of(here, order)?;
+    let facts = records.facts(&members);
+    let owner = plan::owner(order, &facts).map_err(|reason| Error::Refused(Box::new(reason)))?;
+    let mut lines = vec![format!("{} {}", order.request.event(), order.name)];
+    for member in &members {
+        let Ok(name) = NodeName::try_from(member.name.clone()) else { continue };
+        let plan = plan::plan(order, &facts, &name)?;
+        if plan.steps.is_empty() && plan.then.is_empty() {
+            continue;
+        }
+        let what = if name == owner { ", carries it out" } else { "" };
+        let alive = if member.alive { "" } else { ", dead: once it is back" };
+        lines.push(format!("{name} ({}{what}{alive})", roles(order, &facts, &name)));
+        for (at, step) in plan.steps.iter().enumerate() {
+            lines.push(format!("  {:2}  {:16} {step}", at + 1, step.row().name));
+        }
+        for task in &plan.then {
+            lines.push(format!("   -  {:16} {task}", task.name()));
+        }
+        if plan.steps.contains(&Step::RestoreReplica) {
+            lines.extend(replicas(here, &name, &facts)?.into_iter().map(|note| format!("      {note}")));
+        }
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+fn roles(order: &Order, facts: &Facts, name: &NodeName) -> String {
+    let old = role_in(facts.record, name);
+    match &order.request {
+        Request::Deploy(deploy) => format!("{old} -> {}", role(name, &deploy.master, deploy.slave.as_deref())),
+        Request::Destroy(_) => format!("{old} -> none"),
+        Request::Migrate(_) => format!("{old}"),
+    }
+}
+
+/// How old the data is that a takeover would start with; known on the node itself only.
+fn replicas(here: &Here, name: &NodeName, facts: &Facts) -> Result<Vec<String>, Error> {
+    if here.me()? != name {
+        return Ok(vec![format!("how old its replicas are, `handler plan` says on {name}")]);
+    }
+    let (plugin, now) = (here.plugin(), here.world.clock.now());
+    let mut notes = Vec::new();
+    for volume in facts.record.iter().flat_map(|record| &record.volumes) {
+        let newest = plugin.snapshots(volume)?.pop();
+        notes.push(newest.map_or(format!("{volume}: no replica here"), |snapshot| replica_note(volume, &snapshot, now)));
+    }
+    Ok(notes)
+}

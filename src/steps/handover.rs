@@ -1,0 +1,127 @@
+//! The hand-over between two nodes: the owner gets ready, the source stops and sends, the owner serves, the source deletes.
+
+use super::journal::Part;
+use super::output::{Output, Snapshots};
+use super::run::Run;
+use super::{Done, Stop};
+use crate::error::{Error, Fault};
+use crate::model::names::Volume;
+use crate::model::order::{Request, State};
+
+impl Run {
+    /// A volume that the record names and this node has not is left out, with a warning.
+    pub fn snapshot_all(&mut self, volumes: &[Volume]) -> Result<Snapshots, Error> {
+        let (checked, plugin) = (self.checked()?, self.here.plugin());
+        let mut snapshots = Snapshots::new();
+        for volume in volumes {
+            // asked for once: the application is down
+            if checked.existing.contains(volume) || plugin.exists(volume)? {
+                snapshots.insert(volume.clone(), plugin.snapshot(volume)?);
+            } else {
+                log::warn!("the record names the volume {volume}, but this node has none");
+            }
+        }
+        Ok(snapshots)
+    }
+
+    /// What the other node has now.
+    fn send_all(&self, snapshots: Snapshots) -> Result<Snapshots, Error> {
+        let mut sent = Snapshots::new();
+        for (volume, snapshot) in snapshots {
+            let address = self.journal.header.peer_address.as_ref().ok_or(Fault::NoAddress { node: "the other node".into() })?;
+            let snapshot = self.here.plugin().send(&volume, snapshot, address)?;
+            sent.insert(volume, snapshot);
+        }
+        Ok(sent)
+    }
+
+    /// The node that carries the order out, as a source knows it.
+    fn owner(&self) -> String {
+        match &self.order.request {
+            Request::Deploy(deploy) => deploy.master.to_string(),
+            _ => self.old().map_or(String::new(), |old| old.master.to_string()),
+        }
+    }
+
+    fn say_sent(&mut self, snapshots: &Snapshots) -> Done {
+        self.update(|order| {
+            order.state = State::Sent;
+            order.snapshots = snapshots.clone();
+        })
+    }
+}
+
+pub fn send_ahead(run: &mut Run) -> Result<Output, Stop> {
+    let snapshots = run.snapshot_all(&run.old_volumes())?;
+    run.send_all(snapshots)?;
+    Ok(Output::Nothing)
+}
+
+pub fn ready(run: &mut Run) -> Result<Output, Stop> {
+    run.update(|order| {
+        if order.state == State::Open {
+            order.state = State::Ready;
+        }
+    })?;
+    Ok(Output::Nothing)
+}
+
+pub fn await_ready(run: &mut Run) -> Result<Output, Stop> {
+    run.wait_for(&run.owner(), "get ready", |order| order.state != State::Open)?;
+    Ok(Output::Nothing)
+}
+
+pub fn send(run: &mut Run) -> Result<Output, Stop> {
+    let taken = run.taken().ok_or(Fault::Impossible { what: "a send without the snapshots of the switch" })?;
+    let sent = run.send_all(taken)?;
+    // Kept before it is said: by this the source knows whether the finished order stands on its data.
+    run.journal.keep(&run.here.world, Output::Sent(sent.clone()))?;
+    run.say_sent(&sent)?;
+    Ok(Output::Sent(sent))
+}
+
+pub fn await_sent(run: &mut Run) -> Result<Output, Stop> {
+    let source = match run.order.request {
+        Request::Migrate(_) => run.journal.header.source_record.as_ref(),
+        _ => run.old(),
+    };
+    let source = source.map(|record| record.master.to_string()).ok_or(Fault::Impossible { what: "a hand-over without a source" })?;
+    run.wait_for(&source, "send its data", |order| order.state == State::Sent)?;
+    Ok(Output::Received(run.order.snapshots.clone()))
+}
+
+pub fn await_done(run: &mut Run) -> Result<Output, Stop> {
+    match run.wait_for(&run.owner(), "start the application", |_| false) {
+        // The other node may be starting it by now: what Consul refuses to say is no reason to start it here, too.
+        Err(Stop::Failed(why @ Error::Consul(_))) => Err(Stop::Away(why)),
+        waited => waited.map(|()| Output::Nothing),
+    }
+}
+
+/// A migrate's first part: the volumes that both applications have, as they are now.
+pub fn snapshot_source(run: &mut Run) -> Result<Output, Stop> {
+    let (Some(source), Some(target)) = (run.journal.header.source_record.clone(), run.old().cloned()) else {
+        return Err(Fault::Impossible { what: "a migrate without the records of both applications" }.into());
+    };
+    let source_prefix = run.source_prefix()?;
+    let has_counterpart = |volume: &Volume| {
+        let key = volume.strip_prefix(&source_prefix);
+        key.is_some_and(|key| target.volumes.iter().any(|own| **own == *format!("{}{key}", run.project.prefix())))
+    };
+    let both: Vec<Volume> = source.volumes.iter().filter(|volume| has_counterpart(volume)).cloned().collect();
+    let snapshots = run.snapshot_all(&both)?;
+    if run.journal.header.part == Part::Owner {
+        return Ok(Output::Copied(snapshots));
+    }
+    let sent = run.send_all(snapshots)?;
+    run.say_sent(&sent)?;
+    Ok(Output::Nothing)
+}
+
+impl Run {
+    /// How the names of the source's volumes begin.
+    pub fn source_prefix(&self) -> Result<String, Fault> {
+        let source = self.order.request.source_app().ok_or(Fault::Impossible { what: "a source's data without a source" })?;
+        Ok(source.name().project().prefix())
+    }
+}

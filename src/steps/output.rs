@@ -1,0 +1,55 @@
+//! What steps leave for those after them, and for their own undo.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::names::{Snapshot, Volume};
+
+/// Volume → snapshot.
+pub type Snapshots = BTreeMap<Volume, Snapshot>;
+
+/// What a step has learnt, kept in the journal for the steps after it and for its own undo.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    Nothing,
+    Cloned(Cloned),
+    Checked(Checked),
+    /// Snapshots taken in the switch, to come back to.
+    Taken(Snapshots),
+    /// Those of a source on this node, to be copied.
+    Copied(Snapshots),
+    /// What the other node has now.
+    Sent(Snapshots),
+    /// What the other node has sent here.
+    Received(Snapshots),
+    Restored(Restored),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cloned {
+    pub commit: String,
+}
+
+/// How it was here before, and what a dead master has left.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The data volumes of the compose file that this node had.
+    pub existing: BTreeSet<Volume>,
+    /// Whether the project had any volume on this node, data or not.
+    pub had_volumes: bool,
+    /// Image name → ID, of the containers that ran.
+    pub images: BTreeMap<String, String>,
+    /// What a takeover restores.
+    pub replicas: Snapshots,
+    /// For the history: how old that is.
+    pub notes: Vec<String>,
+}
+
+/// Written down before the first of it is done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Volumes that were not here before.
+    pub created: BTreeSet<Volume>,
+}

@@ -1,0 +1,172 @@
+//! Before anything stops: clone, check, pull, build.
+
+use std::collections::BTreeSet;
+
+use log::{info, warn};
+
+use super::output::{Checked, Cloned, Output, Snapshots};
+use super::run::Run;
+use super::{Done, Stop};
+use crate::error::{Error, Fault};
+use crate::model::keys;
+use crate::model::names::{AppName, Snapshot, Volume};
+use crate::model::order::Request;
+use crate::model::roles::Role;
+use crate::model::time::{self, Time};
+use crate::outside::doors::Write;
+use crate::routes::{self, claims::Recorded};
+use crate::service;
+
+pub fn clone(run: &mut Run) -> Result<Output, Stop> {
+    remove_checkout(run, None)?;
+    let commit = run.here.git().clone(&run.app, &run.folder())?;
+    info!("commit {commit}");
+    Ok(Output::Cloned(Cloned { commit }))
+}
+
+pub fn remove_checkout(run: &mut Run, _: Option<Output>) -> Done {
+    Ok(run.here.world.remove_folder(&run.folder())?)
+}
+
+pub fn check(run: &mut Run) -> Result<Output, Stop> {
+    let folder = run.folder();
+    if let Request::Deploy(_) = run.order.request {
+        // So that an operator can run compose by hand in the checkout.
+        let (env, world) = (folder.join(".env"), &run.here.world);
+        let begins_line = world.read_file(&env, 1 << 20)?.is_some_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
+        let line = format!("{}COMPOSE_PROJECT_NAME={}\n", if begins_line { "\n" } else { "" }, run.project);
+        world.write_file(&env, line.as_bytes(), Write::Append, false)?;
+    }
+    // git does not, and the application must be found after a power failure, whichever of its deployments is in force then.
+    run.here.world.sync_disk(&folder)?;
+    let checks = run.loaded()?.routes.checks.clone();
+    service::read(&run.here, &folder, &run.name, &checks)?;
+    if let Request::Deploy(deploy) = &run.order.request {
+        let master = deploy.master.to_string();
+        check_others(run, &master)?;
+    }
+    let (data, held) = (run.data_volumes()?, run.old_volumes());
+    // Deployed so, it would start empty, and a move would delete what it leaves behind.
+    if let Some(volume) = run.loaded()?.compose.volumes.iter().find(|volume| !volume.data && held.contains(&volume.name)) {
+        return Err(Fault::AnotherDriver { volume: volume.name.clone(), driver: run.here.settings.driver.clone() }.into());
+    }
+    let plugin = run.here.plugin();
+    let mut existing = BTreeSet::new();
+    for volume in &data {
+        if plugin.exists(volume)? {
+            existing.insert(volume.clone());
+        }
+    }
+    let engine = run.here.engine();
+    let had_volumes = !existing.is_empty() || !engine.volumes(&run.project)?.is_empty();
+    let mut checked = Checked { existing, had_volumes, ..Checked::default() };
+    if run.old_role()? == Role::Master {
+        let named = engine.containers(&run.project)?.into_iter().filter(|container| !container.image_name.is_empty());
+        checked.images = named.map(|container| (container.image_name, container.image)).collect();
+    }
+    if run.takes_over() {
+        (checked.replicas, checked.notes) = find_replicas(run, &data)?;
+    }
+    Ok(Output::Checked(checked))
+}
+
+/// No other application has this project's name or one of these routes.
+fn check_others(run: &mut Run, master: &str) -> Done {
+    let mut others = Vec::new();
+    for entry in run.here.consul.list(keys::APPS)? {
+        let other = entry.key.trim_start_matches(keys::APPS);
+        let Ok(other) = AppName::try_from(other) else { continue };
+        if other == run.name {
+            continue;
+        }
+        if other.project() == run.project {
+            return Err(Fault::SameProject { app: run.name.clone(), other, project: run.project.clone() }.into());
+        }
+        match Recorded::parse(&entry.value) {
+            Ok(record) => others.push((other, record)),
+            Err(error) => warn!("{} in Consul is not a record: {error}; its routes are not compared", entry.key),
+        }
+    }
+    let name = run.name.clone();
+    let routes = &run.loaded()?.routes;
+    for note in &routes.notes {
+        info!("{note}");
+    }
+    let compared = others.iter().map(|(name, record)| (&**name, &*record.master, &*record.caddyfile, &record.haproxy));
+    for warning in routes::conflicts(&name, master, routes, compared)? {
+        warn!("{warning}");
+    }
+    Ok(())
+}
+
+/// What a dead master has left here, the newest snapshot of each volume; and what is to be said of it.
+fn find_replicas(run: &Run, data: &[Volume]) -> Result<(Snapshots, Vec<String>), Error> {
+    let empty = matches!(&run.order.request, Request::Deploy(deploy) if deploy.empty);
+    let (expected, plugin, now) = (run.old_volumes(), run.here.plugin(), run.here.world.clock.now());
+    let (mut found, mut missing, mut notes) = (Snapshots::new(), Vec::new(), Vec::new());
+    for volume in data.iter().filter(|volume| expected.contains(volume)) {
+        match plugin.snapshots(volume)?.pop() {
+            Some(snapshot) => {
+                notes.push(replica_note(volume, &snapshot, now));
+                found.insert(volume.clone(), snapshot);
+            }
+            None => missing.push(volume.clone()),
+        }
+    }
+    let Some(old) = run.old() else { return Err(Fault::Impossible { what: "a takeover of what nobody has deployed" }.into()) };
+    if !missing.is_empty() && !empty {
+        return Err(Fault::NoReplica { master: old.master.clone(), volumes: missing }.into());
+    }
+    notes.extend(missing.iter().map(|volume| format!("{volume} starts empty")));
+    for note in &notes {
+        warn!("taking over from {}: {note}", old.master);
+    }
+    Ok((found, notes))
+}
+
+/// `foo_data: the newest replica is 42 min old (foo_data@2026-…)`
+pub fn replica_note(volume: &Volume, snapshot: &Snapshot, now: Time) -> String {
+    let age = Time::parse(snapshot.taken()).map_or("of unknown age".into(), |taken| format!("{} old", time::age(now.since(taken))));
+    format!("{volume}: the newest replica is {age} ({snapshot})")
+}
+
+impl Run {
+    /// The services whose images come from elsewhere, and these images.
+    pub fn pulled(&mut self) -> Result<(Vec<String>, Vec<String>), Error> {
+        let services = self.loaded()?.compose.services.iter().filter(|service| !service.build);
+        Ok(services.filter_map(|service| Some((service.name.clone(), service.image.clone()?))).unzip())
+    }
+
+    pub fn builds(&mut self) -> Result<bool, Error> {
+        Ok(self.loaded()?.compose.services.iter().any(|service| service.build))
+    }
+}
+
+pub fn pull(run: &mut Run) -> Result<Output, Stop> {
+    let (names, images) = run.pulled()?;
+    if names.is_empty() {
+        return Ok(Output::Nothing);
+    }
+    let checkout = run.loaded()?.checkout.clone();
+    match checkout.pull(&run.here.world, &names, &run.here.settings.timeouts) {
+        Err(error) if run.here.engine().has_images(&images) => warn!("pulling failed, going on with the images that are here: {error}"),
+        result => result?,
+    }
+    Ok(Output::Nothing)
+}
+
+pub fn build(run: &mut Run) -> Result<Output, Stop> {
+    if run.builds()? {
+        let checkout = run.loaded()?.checkout.clone();
+        checkout.build(&run.here.world, &run.here.settings.timeouts)?;
+    }
+    Ok(Output::Nothing)
+}
+
+/// Gives the names of images back to those that the old containers ran.
+pub fn retag(run: &mut Run, _: Option<Output>) -> Done {
+    for (name, id) in run.checked()?.images.iter().filter(|(name, id)| name != id) {
+        run.here.engine().tag(id, name)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! What the handler can be asked to do, each verb a function; [`main`](../handler/index.html) chooses.
+
+use std::fmt;
+
+use log::error;
+
+use crate::error::{Error, Fault, ends_with_an_error};
+use crate::here::Here;
+use crate::inbox;
+use crate::logger;
+use crate::model::event::{self, Asked};
+use crate::model::order::{Order, Request, State};
+use crate::orders;
+use crate::outside::interrupt;
+use crate::show::{follow, plan, status};
+use crate::worker::{self, Tally};
+
+/// Why a run ends with another status than 0.
+#[derive(Debug)]
+pub enum Failure {
+    /// 1: what it was about has failed.
+    Failed(Error),
+    /// 1: at least one event or order failed. Its reason has been logged where it happened, this sums up.
+    Events {
+        failed: usize,
+        of: usize,
+    },
+    Orders {
+        failed: usize,
+        of: usize,
+    },
+    Unreconciled {
+        apps: usize,
+    },
+    /// 1: the order that was given has failed.
+    Order {
+        event: &'static str,
+        name: String,
+        reason: String,
+    },
+    /// 2: wrong usage or unreadable input.
+    Usage(Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Failure::Failed(error) | Failure::Usage(error) => error.fmt(f),
+            Failure::Events { failed, of } => write!(f, "failed {failed} of {of} events"),
+            Failure::Orders { failed, of } => write!(f, "failed {failed} of {of} orders"),
+            Failure::Unreconciled { apps } => write!(f, "{apps} applications are not as their records say"),
+            Failure::Order { event, name, reason } => write!(f, "{event} {name} failed: {reason}"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Failed(error)
+    }
+}
+
+ends_with_an_error!(Failure);
+
+fn judged(tally: &Tally) -> Result<(), Failure> {
+    match (tally.failed + tally.left, tally.unreconciled) {
+        (0, 0) => Ok(()),
+        (0, apps) => Err(Failure::Unreconciled { apps }),
+        (failed, _) => Err(Failure::Orders { failed, of: failed + tally.done }),
+    }
+}
+
+/// Consul's event watch: a list of events on standard input.
+pub fn events(here: &Here, input: &str) -> Result<(), Failure> {
+    let events = event::parse(input).map_err(|why| Failure::Usage(Error::Events(why)))?;
+    let taken = inbox::take(here, events);
+    let worked = worker::work(here, taken.as_ref().is_ok_and(|taken| taken.new > 0));
+    let taken = taken?;
+    judged(&worked?)?;
+    match taken.failed {
+        0 => Ok(()),
+        failed => Err(Failure::Events { failed, of: taken.events }),
+    }
+}
+
+/// Another watch runs this; what it writes to standard input does not matter.
+pub fn reconcile(here: &Here) -> Result<(), Failure> {
+    let taken = inbox::take(here, Vec::new());
+    judged(&worker::work(here, false)?)?;
+    Ok(taken.map(drop)?)
+}
+
+/// An order of one's own: written first, then the bell is rung, then a worker started apart and the order followed to its end, whoever works
+/// on it. `worker`: the arguments that make a handler take part in what is open. `told` gets a line for each step.
+pub fn request(here: &Here, event: &str, json: &str, worker: &[String], told: impl FnMut(&str)) -> Result<(), Failure> {
+    let request = Request::parse(event, json);
+    let request = request.map_err(|source| Failure::Usage(Error::Request { event: event.into(), source }))?;
+    let id = here.world.new_id()?;
+    let _order = logger::order(&id);
+    let order = orders::create(here, id, request)?;
+    interrupt::says(format!(
+        "\nno longer watched; the order goes on: handler status (and history/{}/{} in Consul, once it has ended)",
+        order.name, order.id
+    ));
+    let bell = serde_json::json!({ "order": order.id }).to_string();
+    if let Err(why) = here.consul.fire(event, &bell) {
+        // The order stands in Consul all the same, and is found at each node's next run.
+        error!("the other nodes are not told: {why}");
+    }
+    // Apart, so that whoever stops watching stops nothing else. It waits where another run is at work, and finds nothing left to do.
+    let mut worker = here.world.processes.start_apart(worker)?;
+    let ended = follow::follow(here, &order, told)?;
+    let status = worker.wait();
+    match (ended.state, status) {
+        (State::Done, Some(0)) => Ok(()),
+        (State::Done, _) => Err(Failure::Failed(Fault::WorkerFailed { log: here.paths.log() }.into())),
+        _ => Err(Failure::Order { event: order.request.event(), name: ended.name.to_string(), reason: ended.reason.unwrap_or_default() }),
+    }
+}
+
+/// What each node would do, as text for people.
+pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
+    let asked = event::asked(event, json).map_err(|source| Failure::Usage(Error::Request { event: event.into(), source }))?;
+    let order = match asked {
+        Asked::Request(request) => Order::new(here.world.new_id()?, request, here.world.clock.now()),
+        Asked::Order(id) => orders::open_one(&here.consul, &id)?,
+    };
+    Ok(plan::plan(here, &order)?)
+}
+
+/// What is deployed where, as text for people.
+pub fn status(here: &Here) -> Result<String, Failure> {
+    Ok(status::status(here)?)
+}

@@ -1,0 +1,11 @@
+//! The handler on the nodes of a simulated cluster, in this process: thousands of failures in the time that one run of the binary takes.
+
+// Helpers of tests are tests, too; clippy sees only the functions that say so.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "../world/mod.rs"]
+mod world;
+
+mod basics;
+mod histories;
+mod matrix;
