@@ -14,6 +14,7 @@ usage: handler [OPTIONS]                        carry out the events on standard
        handler [OPTIONS] migrate JSON           the same
        handler [OPTIONS] plan EVENT JSON        print what each node would do; change nothing
        handler [OPTIONS] reconcile              take part in open orders, compare this node with the records
+       handler [OPTIONS] cancel ID [--give-up NODE]   fail an open order; leave the undo of a failed one on NODE to a person
        handler [OPTIONS] routes                 write the proxies' files from the records
        handler [OPTIONS] status                 print what is deployed, where, and which orders are open
 
@@ -31,7 +32,7 @@ options:
 
 exit status:
   0  all is well, or there was nothing to do
-  1  at least one event or order failed
+  1  at least one event or order failed; status: something is wrong
   2  wrong usage, or unreadable input
 
 environment: DEPLOY_DIR [/deploy], BTRFSDRIVER [anybox/buttervolume:latest], BUTTERVOLUME_SOCKET, CADDY_VERSION [2],
@@ -45,6 +46,7 @@ pub enum Verb {
     Request { event: String, json: String },
     Plan { event: String, json: String },
     Reconcile,
+    Cancel { id: String, give_up: Option<String> },
     Routes,
     Status,
     Help,
@@ -95,7 +97,7 @@ where
     I::Item: Into<OsString>,
 {
     let mut parser = lexopt::Parser::from_args(args);
-    let (mut words, mut asked) = (Vec::new(), None);
+    let (mut words, mut asked, mut give_up) = (Vec::new(), None, None);
     let mut parsed = Args { verb: Verb::Events, verbosity: 0, log_file: None, json_log: false };
     while let Some(arg) = parser.next()? {
         match arg {
@@ -109,6 +111,7 @@ where
                     other => return Err(format!("--log-format {other}: expected text or json").into()),
                 }
             }
+            Long("give-up") => give_up = Some(parser.value()?.string()?),
             Short('h') | Long("help") => asked = asked.or(Some(Verb::Help)),
             Short('V') | Long("version") => asked = asked.or(Some(Verb::Version)),
             Value(word) => words.push(word.string()?),
@@ -126,12 +129,16 @@ where
             _ => return Err("plan: expected EVENT JSON after it".into()),
         },
         Some("reconcile") => Verb::Reconcile,
+        Some("cancel") => Verb::Cancel { id: words.next().ok_or("cancel: expected the ID of an order after it")?, give_up: give_up.take() },
         Some("routes") => Verb::Routes,
         Some("status") => Verb::Status,
         Some(other) => return Err(format!("unknown command {other:?}").into()),
     };
     if let Some(word) = words.next().filter(|_| asked.is_none()) {
         return Err(format!("unexpected argument {word:?}").into());
+    }
+    if give_up.is_some() && asked.is_none() {
+        return Err("--give-up NODE goes with cancel".into());
     }
     parsed.verb = asked.unwrap_or(verb);
     Ok(parsed)

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::model::names::{AppName, NodeName, Project, Snapshot, Volume};
+use crate::model::names::{AppName, Invalid, NodeName, Project, Snapshot, Volume};
 use crate::model::{event, order};
 use crate::outside::{cmd, compose, compose_file, consul, disk, engine, plugin};
 use crate::routes;
@@ -33,6 +33,11 @@ pub enum Error {
     Request {
         event: String,
         source: order::Refused,
+    },
+    /// A word of the command line.
+    Name {
+        what: &'static str,
+        source: Invalid,
     },
     Fault(Fault),
     /// Nobody can carry the order out.
@@ -64,6 +69,10 @@ pub enum Fault {
     // orders
     NotOpen {
         id: String,
+    },
+    NotFailed {
+        id: String,
+        node: String,
     },
     Vanished {
         id: String,
@@ -117,6 +126,33 @@ pub enum Fault {
     },
     NotArrived {
         snapshot: Snapshot,
+    },
+    NoVolume {
+        volume: Volume,
+    },
+    VolumeInUse {
+        volume: String,
+        container: String,
+    },
+    NotKept {
+        volume: Volume,
+        snapshot: Snapshot,
+    },
+    NoBackup {
+        volume: Volume,
+        snapshot: Snapshot,
+    },
+    AnotherRepository {
+        app: AppName,
+        deployed: String,
+        ordered: String,
+    },
+    MasterLives {
+        master: NodeName,
+    },
+    UndoPending {
+        order: String,
+        node: String,
     },
     NoContainer {
         project: Project,
@@ -214,6 +250,7 @@ impl fmt::Display for Error {
             Error::Json { at, what, source } => write!(f, "{at} is not {what}: {source}"),
             Error::Events(source) => source.fmt(f),
             Error::Request { event, source } => write!(f, "{event}: {source}"),
+            Error::Name { what, source } => write!(f, "{what}: {source}"),
             Error::Fault(fault) => fault.fmt(f),
             Error::Refused(fault) => write!(f, "refused: {fault}"),
         }
@@ -241,6 +278,9 @@ impl fmt::Display for Fault {
                 write!(f, "{file}: has no \"Name\"; it is what Consul's /v1/agent/service/register takes")
             }
             Fault::NotOpen { id } => write!(f, "the order {id} is not open"),
+            Fault::NotFailed { id, node } => {
+                write!(f, "the order {id} has not failed: there is no undo on {node} to give up; handler cancel {id} fails it")
+            }
             Fault::Vanished { id } => write!(f, "the order {id} is neither open nor in the history"),
             Fault::Unfollowed { id } => write!(f, "the order {id} has not ended; it goes on without being followed"),
             Fault::WorkerFailed { log } => write!(f, "the order is done, but this node has something left to do; see {}", log.display()),
@@ -275,6 +315,37 @@ impl fmt::Display for Fault {
                 joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>())
             ),
             Fault::NotArrived { snapshot } => write!(f, "the snapshot {snapshot} has not arrived on this node"),
+            Fault::NoVolume { volume } => write!(
+                f,
+                "the record names the data volume {volume}, but the volume plugin has none of this name; nothing is done without it: restore \
+                 it from a snapshot or make it anew (docker volume create), then order again"
+            ),
+            Fault::VolumeInUse { volume, container } => {
+                write!(f, "the volume {volume} is not removed: the container {container} stands on it")
+            }
+            Fault::NotKept { volume, snapshot } => {
+                write!(f, "the volume {volume} is not removed: its snapshot {snapshot} was taken, but the volume plugin does not list it")
+            }
+            Fault::NoBackup { volume, snapshot } => write!(
+                f,
+                "{snapshot} was restored over {volume}, and the volume plugin has not said as what it keeps the content that was there; look \
+                 for it in its snapshots before anything else"
+            ),
+            Fault::AnotherRepository { app, deployed, ordered } => {
+                write!(
+                    f,
+                    "{app} is deployed from {deployed}, the order is for {ordered}: they would have one name; rename the branch or the repository"
+                )
+            }
+            Fault::MasterLives { master } => write!(
+                f,
+                "{master}, which was dead when the order was taken, lives after all and has the newer data; order again to move it from there"
+            ),
+            Fault::UndoPending { order, node } => write!(
+                f,
+                "the order {order} of the same application is not undone yet on {node}; see the log there, or handler cancel {order} --give-up \
+                 {node}"
+            ),
             Fault::NoContainer { project } => write!(f, "the project {project} has no container"),
             Fault::Unhealthy { why, last_lines: Some(lines) } => write!(f, "{why}; its last lines:\n{}", lines.trim_end()),
             Fault::Unhealthy { why, last_lines: None } => f.write_str(why),

@@ -7,7 +7,7 @@ use log::info;
 
 use crate::error::{Error, Fault};
 use crate::model::names::{AppName, DeployId, Host, NodeName, OrderId, Project};
-use crate::outside::compose::{Checkout, Tool};
+use crate::outside::compose::{self, Checkout, Tool};
 use crate::outside::compose_file::{self, Compose};
 use crate::outside::consul::{self, Consul};
 use crate::outside::doors::World;
@@ -61,6 +61,11 @@ impl Paths {
     /// What this node runs or keeps of each application.
     pub fn state(&self) -> PathBuf {
         self.own.join("state.json")
+    }
+
+    /// Names of snapshots that are no replicas, a line each.
+    pub fn own_snapshots(&self) -> PathBuf {
+        self.own.join("own-snapshots")
     }
 
     /// The proxies' files, unless the operator has them elsewhere.
@@ -154,11 +159,13 @@ impl Here {
         const MOST: u64 = 1 << 20;
         let file = compose_file::FILES.iter().find(|file| self.world.is_file(&folder.join(file)));
         let file = file.ok_or_else(|| Fault::NoComposeFile { folder: folder.clone() })?;
+        // As its containers were made, or compose would make them anew.
+        let quiet = self.world.is_file(&folder.join(compose::QUIET));
         let bytes = self.world.read_file(&folder.join(file), MOST)?.unwrap_or_default();
         let text = String::from_utf8(bytes).map_err(|_| Fault::NotUtf8 { path: folder.join(file) })?;
         let compose = Compose::parse(&text, project, &self.settings.driver);
         let compose = compose.map_err(|source| Error::ComposeFile { file, source })?;
-        Ok((Checkout { project: project.clone(), folder, file: file.to_string(), tool }, compose))
+        Ok((Checkout { project: project.clone(), folder, file: file.to_string(), tool, quiet }, compose))
     }
 
     /// The checkouts on this node: application's name, id, folder.

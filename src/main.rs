@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use handler::cli::{self, Args, Verb};
 use handler::here::{Here, Paths};
+use handler::model::order::Order;
 use handler::outside::clock::SystemClock;
 use handler::outside::disk::RealDisk;
 use handler::outside::doors::{Doors, World};
 use handler::outside::http::RealNet;
+use handler::outside::interrupt;
 use handler::outside::process::RealProcesses;
 use handler::outside::seal;
 use handler::settings::{self, Settings};
@@ -79,14 +81,15 @@ fn run(args: &Args) -> Result<(), Ended> {
     let here = Here::new(settings, world);
     match &args.verb {
         Verb::Events => Ok(verbs::events(&here, &input()?)?),
-        Verb::Request { event, json } => Ok(verbs::request(&here, event, json, &args.of_worker(), say)?),
+        Verb::Request { event, json } => Ok(verbs::request(&here, event, json, &args.of_worker(), watched, say)?),
         Verb::Plan { event, json } => print(&verbs::plan(&here, event, json)?),
+        Verb::Cancel { id, give_up } => print(&verbs::cancel(&here, id, give_up.as_deref())?),
         Verb::Reconcile => Ok(verbs::reconcile(&here)?),
         Verb::Routes => {
             let settings = settings::Proxies::from_env().map_err(usage)?;
             proxies::apply::routes(&here, &settings).map_err(failed)
         }
-        Verb::Status => print(&verbs::status(&here)?),
+        Verb::Status => verbs::status(&here, print),
         Verb::Help | Verb::Version => Ok(()),
     }
 }
@@ -108,6 +111,14 @@ fn print(text: &str) -> Result<(), Ended> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(format!("standard output: {error}"))),
         _ => Ok(()),
     }
+}
+
+/// From here on Ctrl-C ends no more than the watching.
+fn watched(order: &Order) {
+    let Order { name, id, .. } = order;
+    interrupt::says(format!(
+        "\nno longer watched; the order goes on: handler status shows it, and history/{name}/{id} in Consul once it has ended"
+    ));
 }
 
 /// A line for whoever watches; that nobody does is no failure.

@@ -4,7 +4,8 @@ use log::{error, info, warn};
 
 use crate::error::{Error, Fault};
 use crate::here::Here;
-use crate::model::names::{AppName, OrderId};
+use crate::model::members;
+use crate::model::names::{AppName, NodeName, OrderId};
 use crate::model::order::{Order, Request, State};
 use crate::model::{json, keys};
 use crate::outside::consul::{Consul, Entry, Op};
@@ -18,6 +19,10 @@ pub struct Open {
 
 pub fn parse(entry: &Entry) -> Result<Order, Error> {
     json::read(&entry.value).map_err(|source| Error::Json { at: format!("{} in Consul", entry.key), what: "an order", source })
+}
+
+pub fn is_open(entry: &Entry) -> bool {
+    parse(entry).is_ok_and(|order| matches!(order.state, State::Open | State::Ready | State::Sent))
 }
 
 pub fn text(order: &Order) -> Result<Vec<u8>, Error> {
@@ -81,29 +86,92 @@ pub fn finish(consul: &Consul, order: &Order, index: u64, changes: &[Op]) -> Res
     Ok(held)
 }
 
-/// Moves an order that is open or has failed into the history as failed. One that is finished already stays as it is.
-/// Whether it was still open.
-pub fn archive_failed(here: &Here, id: &OrderId, reason: &str) -> Result<bool, Error> {
-    let key = keys::order(id);
-    loop {
-        let Some(entry) = here.consul.get(&key)? else { return Ok(false) };
-        let mut order = parse(&entry)?;
+/// What became of an order that was to fail.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failing {
+    /// It is in the history.
+    Archived,
+    /// It has failed, and these nodes that live have still to undo their part: until then it stays.
+    Undoing(Vec<NodeName>),
+    /// It was not open any more.
+    Gone,
+}
+
+/// Fails an order that is open, if it has not failed already, and moves it into the history once every node that lives has undone its part;
+/// `undone` has. A dead node is not waited for: it finds out by the record when it is back.
+pub fn fail(here: &Here, id: &OrderId, reason: &str, undone: Option<&NodeName>) -> Result<Failing, Error> {
+    change(here, id, |order| {
         order.state = State::Failed;
         order.reason.get_or_insert_with(|| reason.into());
-        order.finished = Some(here.world.clock.now().rfc3339());
-        let history = order.history_key();
-        let operations = [Op::CheckIndex(&key, entry.modify_index), Op::Delete(&key), Op::Set(&history, &text(&order)?)];
-        if here.consul.transaction(&operations)? {
-            prune(&here.consul, &order.name);
-            return Ok(true);
+        if let Some(node) = undone.filter(|node| !order.undone.contains(*node)) {
+            order.undone.push(node.clone());
+        }
+    })
+}
+
+/// The same of an order that others have put into the history while this node seemed dead: who waits for it has to hear of it.
+pub fn undone_late(here: &Here, name: &AppName, id: &OrderId, node: &NodeName) -> Result<(), Error> {
+    let key = keys::history(name, id);
+    loop {
+        let Some(entry) = here.consul.get(&key)? else { return Ok(()) };
+        let mut order = parse(&entry)?;
+        if order.state != State::Failed || order.undone.contains(node) || order.owner.as_ref() != Some(node) {
+            return Ok(());
+        }
+        order.undone.push(node.clone());
+        if here.consul.cas(&key, &text(&order)?, entry.modify_index)?.is_some() {
+            return Ok(());
         }
     }
 }
 
-/// Whether the history has a destroy of the application: that alone tells what a record that is gone means.
+/// A person gives up the undo on a node: its journal is set aside there, nothing of it is undone or removed.
+pub fn give_up(here: &Here, id: &OrderId, node: &NodeName) -> Result<Failing, Error> {
+    change(here, id, |order| {
+        if !order.given_up.contains(node) {
+            order.given_up.push(node.clone());
+            order.notes.push(format!("undo given up on {node}"));
+        }
+    })
+}
+
+/// Changes an order that has failed, or fails by that.
+fn change(here: &Here, id: &OrderId, change: impl Fn(&mut Order)) -> Result<Failing, Error> {
+    let key = keys::order(id);
+    loop {
+        let Some(entry) = here.consul.get(&key)? else { return Ok(Failing::Gone) };
+        let before = parse(&entry)?;
+        let mut order = before.clone();
+        change(&mut order);
+        let members = here.consul.members()?;
+        let (pending, dead): (Vec<NodeName>, Vec<NodeName>) = pending(&order).into_iter().partition(|node| members::alive(&members, node));
+        if pending.is_empty() {
+            order.finished = Some(here.world.clock.now().rfc3339());
+            order.notes.extend(dead.iter().map(|node| format!("undo pending on {node}, which is dead")));
+            order.pending = dead;
+            let history = order.history_key();
+            if here.consul.transaction(&[Op::CheckIndex(&key, entry.modify_index), Op::Delete(&key), Op::Set(&history, &text(&order)?)])? {
+                prune(&here.consul, &order.name);
+                return Ok(Failing::Archived);
+            }
+        } else if order == before || here.consul.cas(&key, &text(&order)?, entry.modify_index)?.is_some() {
+            return Ok(Failing::Undoing(pending));
+        }
+    }
+}
+
+/// The nodes that have begun their part of an order, and have not said that they have undone it.
+fn pending(order: &Order) -> Vec<NodeName> {
+    let begun = order.progress.keys().filter_map(|node| NodeName::try_from(&**node).ok());
+    begun.filter(|node| !order.undone.contains(node) && !order.given_up.contains(node)).collect()
+}
+
+/// Whether the last order of the application that came to its end was a destroy: that alone tells what a record that is gone means.
 pub fn was_destroyed(consul: &Consul, name: &AppName) -> Result<bool, Error> {
-    let is_destroy = |order: Order| matches!(order.request, Request::Destroy(_)) && order.state == State::Done;
-    Ok(consul.list(&keys::histories(name))?.iter().any(|entry| parse(entry).is_ok_and(is_destroy)))
+    let mut entries = consul.list(&keys::histories(name))?;
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
+    let last = entries.iter().filter_map(|entry| parse(entry).ok()).find(|order| order.state == State::Done);
+    Ok(last.is_some_and(|order| matches!(order.request, Request::Destroy(_))))
 }
 
 /// Keeps the newest 50 orders of an application, and up to ten more, so that not every order has all of them read. The history is for

@@ -9,9 +9,9 @@ use crate::here::Here;
 use crate::inbox;
 use crate::logger;
 use crate::model::event::{self, Asked};
+use crate::model::names::{NodeName, OrderId};
 use crate::model::order::{Order, Request, State};
-use crate::orders;
-use crate::outside::interrupt;
+use crate::orders::{self, Failing};
 use crate::show::{follow, plan, status};
 use crate::worker::{self, Tally};
 
@@ -32,6 +32,10 @@ pub enum Failure {
     Unreconciled {
         apps: usize,
     },
+    /// 1: what was asked about is not as it should be.
+    Wrong {
+        count: usize,
+    },
     /// 1: the order that was given has failed.
     Order {
         event: &'static str,
@@ -49,6 +53,8 @@ impl fmt::Display for Failure {
             Failure::Events { failed, of } => write!(f, "failed {failed} of {of} events"),
             Failure::Orders { failed, of } => write!(f, "failed {failed} of {of} orders"),
             Failure::Unreconciled { apps } => write!(f, "{apps} applications are not as their records say"),
+            Failure::Wrong { count: 1 } => write!(f, "1 thing is wrong"),
+            Failure::Wrong { count } => write!(f, "{count} things are wrong"),
             Failure::Order { event, name, reason } => write!(f, "{event} {name} failed: {reason}"),
         }
     }
@@ -91,17 +97,22 @@ pub fn reconcile(here: &Here) -> Result<(), Failure> {
 }
 
 /// An order of one's own: written first, then the bell is rung, then a worker started apart and the order followed to its end, whoever works
-/// on it. `worker`: the arguments that make a handler take part in what is open. `told` gets a line for each step.
-pub fn request(here: &Here, event: &str, json: &str, worker: &[String], told: impl FnMut(&str)) -> Result<(), Failure> {
+/// on it. `worker`: the arguments that make a handler take part in what is open. `ordered` gets the order before anything is done for it, `told`
+/// a line for each step.
+pub fn request(
+    here: &Here,
+    event: &str,
+    json: &str,
+    worker: &[String],
+    ordered: impl FnOnce(&Order),
+    told: impl FnMut(&str),
+) -> Result<(), Failure> {
     let request = Request::parse(event, json);
     let request = request.map_err(|source| Failure::Usage(Error::Request { event: event.into(), source }))?;
     let id = here.world.new_id()?;
     let _order = logger::order(&id);
     let order = orders::create(here, id, request)?;
-    interrupt::says(format!(
-        "\nno longer watched; the order goes on: handler status (and history/{}/{} in Consul, once it has ended)",
-        order.name, order.id
-    ));
+    ordered(&order);
     let bell = serde_json::json!({ "order": order.id }).to_string();
     if let Err(why) = here.consul.fire(event, &bell) {
         // The order stands in Consul all the same, and is found at each node's next run.
@@ -118,6 +129,28 @@ pub fn request(here: &Here, event: &str, json: &str, worker: &[String], told: im
     }
 }
 
+/// An open order fails; with `give_up` the undo of one that has failed is a person's from now on, on that node.
+pub fn cancel(here: &Here, id: &str, give_up: Option<&str>) -> Result<String, Failure> {
+    let invalid = |source| Failure::Usage(Error::Name { what: "cancel", source });
+    let id = OrderId::try_from(id).map_err(invalid)?;
+    let node = give_up.map(NodeName::try_from).transpose().map_err(invalid)?;
+    let _order = logger::order(&id);
+    let order = orders::open_one(&here.consul, &id)?;
+    let failing = match &node {
+        Some(node) if order.state != State::Failed => return Err(Fault::NotFailed { id: id.to_string(), node: node.to_string() }.into()),
+        Some(node) => orders::give_up(here, &id, node)?,
+        None => orders::fail(here, &id, "cancelled by hand", None)?,
+    };
+    Ok(match failing {
+        Failing::Archived => format!("{id}: failed\n"),
+        Failing::Gone => format!("{id}: has come to its end meanwhile\n"),
+        Failing::Undoing(nodes) => {
+            let nodes: Vec<&str> = nodes.iter().map(|node| &**node).collect();
+            format!("{id}: failed; to be undone on {}\n", nodes.join(", "))
+        }
+    })
+}
+
 /// What each node would do, as text for people.
 pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
     let asked = event::asked(event, json).map_err(|source| Failure::Usage(Error::Request { event: event.into(), source }))?;
@@ -128,7 +161,12 @@ pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
     Ok(plan::plan(here, &order)?)
 }
 
-/// What is deployed where, as text for people.
-pub fn status(here: &Here) -> Result<String, Failure> {
-    Ok(status::status(here)?)
+/// What is deployed where, as text for people; what is wrong is a failure, once `print` has shown it.
+pub fn status<E: From<Failure>>(here: &Here, print: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
+    let status = status::status(here).map_err(Failure::from)?;
+    print(&status.text)?;
+    match status.wrong {
+        0 => Ok(()),
+        count => Err(Failure::Wrong { count }.into()),
+    }
 }

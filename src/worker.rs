@@ -1,7 +1,7 @@
 //! Whose turn it is: under the node's lock, what killed runs have left is taken up, then this node's part of each open order, in the one
 //! order in which Consul has them, until none is left for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
@@ -17,7 +17,7 @@ use crate::model::record::Record;
 use crate::model::time::Time;
 use crate::model::{json, keys};
 use crate::node::{about, reconcile};
-use crate::orders::{self, Open};
+use crate::orders::{self, Failing, Open};
 use crate::steps::journal::{Header, Journal, Part, Unreadable};
 use crate::steps::machine::Outcome;
 use crate::steps::plan::{self, Facts};
@@ -54,7 +54,8 @@ impl Tally {
 /// Applications with a journal on this node.
 #[derive(Debug, Default)]
 struct Busy {
-    names: BTreeSet<String>,
+    /// And whether this node is the owner of what it is in the middle of.
+    names: BTreeMap<String, reconcile::Busy>,
     /// Their orders, whose checkouts are still needed.
     orders: BTreeSet<String>,
 }
@@ -71,28 +72,44 @@ pub fn work(here: &Here, told: bool) -> Result<Tally, Error> {
     };
     inbox::trim_seen(here)?;
     let mut tally = Tally::default();
-    resume(here, &mut tally)?;
+    let (journals, busy) = left(here, Some(&mut tally))?;
     // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
     let index = if told { 0 } else { here.consul.index("")? };
-    if tally.is_idle() && quiet_index(here) == Some(index) {
+    if journals.is_empty() && tally.is_idle() && quiet_index(here) == Some(index) {
         debug!("nothing has changed since there was nothing to do");
         return Ok(tally);
     }
     about::tell(here)?;
-    // First of all: what must not run here any more.
-    let mut unreconciled = reconcile(here)?;
-    let none_open = carry_out(here, &mut tally);
+    // First of all what must not run here any more is stopped; then what killed runs have left, then what is new.
+    let mut seen = reconcile::look(here)?;
+    let mut unfenced = reconcile::fence(here, &seen, &busy.names)?;
+    if !journals.is_empty() {
+        resume(here, journals, &mut tally);
+        (seen, unfenced) = fence_anew(here)?;
+    }
+    let mut unreconciled = reconcile(here, &seen)?;
+    let none_open = carry_out(here, &unfenced, &mut tally)?;
     let idle = tally.is_idle();
+    if !idle {
+        (_, unfenced) = fence_anew(here)?;
+    }
     if tally.handed_over {
-        unreconciled = reconcile(here)?;
+        unreconciled = reconcile(here, &reconcile::look(here)?)?;
     }
     // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
-    if idle && none_open? && unreconciled == 0 && index > 1 {
+    if idle && none_open && unreconciled + unfenced.len() == 0 && index > 1 {
         here.world.replace_file(&here.paths.quiet(), index.to_string().as_bytes(), false)?;
     }
-    tally.unreconciled = unreconciled;
+    tally.unreconciled = unreconciled + unfenced.len();
     debug!("{tally:?}");
     Ok(tally)
+}
+
+/// A run that somebody has gone on without leaves what it has started: with its journal gone nothing else says that it may stand here.
+fn fence_anew(here: &Here) -> Result<(reconcile::Seen, BTreeSet<String>), Error> {
+    let seen = reconcile::look(here)?;
+    let unfenced = reconcile::fence(here, &seen, &left(here, None)?.1.names)?;
+    Ok((seen, unfenced))
 }
 
 /// Consul's index at which there was nothing to do here: as long as it stands, there is nothing.
@@ -102,8 +119,7 @@ fn quiet_index(here: &Here) -> Option<u64> {
 }
 
 /// Finishes or undoes what killed runs have left.
-fn resume(here: &Here, tally: &mut Tally) -> Result<(), Error> {
-    let (journals, _) = left(here, Some(tally))?;
+fn resume(here: &Here, journals: Vec<Journal>, tally: &mut Tally) {
     for journal in journals {
         let order = journal.header.order.clone();
         let _order = logger::order(&order.id);
@@ -113,7 +129,6 @@ fn resume(here: &Here, tally: &mut Tally) -> Result<(), Error> {
             tally.count(outcome);
         }
     }
-    Ok(())
 }
 
 /// The journals that killed runs have left, and the applications that have one. One that cannot be read keeps its application alone from
@@ -123,7 +138,11 @@ fn left(here: &Here, tally: Option<&mut Tally>) -> Result<(Vec<Journal>, Busy), 
     let (journals, unreadable) = Journal::left(&here.world, &folder, |step| Step::named(step).is_some())?;
     let mut busy = Busy::default();
     for journal in &journals {
-        busy.names.extend(journal.header.order.apps().iter().map(ToString::to_string));
+        let how = match journal.header.part {
+            Part::Owner => reconcile::Busy::Owner(journal.header.order.id.clone()),
+            Part::Source | Part::Bystander => reconcile::Busy::Other,
+        };
+        busy.names.extend(journal.header.order.apps().iter().map(|app| (app.to_string(), how.clone())));
         busy.orders.insert(journal.header.order.id.to_string());
     }
     if let Some(tally) = tally {
@@ -136,19 +155,19 @@ fn left(here: &Here, tally: Option<&mut Tally>) -> Result<(Vec<Journal>, Busy), 
         tally.left += unreadable.len();
     }
     for Unreadable { order, app, .. } in unreadable {
-        busy.names.extend(app);
+        busy.names.extend(app.map(|app| (app, reconcile::Busy::Other)));
         busy.orders.insert(order);
     }
     Ok((journals, busy))
 }
 
-fn reconcile(here: &Here) -> Result<usize, Error> {
+fn reconcile(here: &Here, seen: &reconcile::Seen) -> Result<usize, Error> {
     let (_, busy) = left(here, None)?;
-    reconcile::reconcile(here, &busy.names, &busy.orders)
+    reconcile::reconcile(here, seen, &busy.names.into_keys().collect(), &busy.orders)
 }
 
 /// Takes this node's part in open orders until none is left for it; whether none is left for anybody.
-fn carry_out(here: &Here, tally: &mut Tally) -> Result<bool, Error> {
+fn carry_out(here: &Here, unfenced: &BTreeSet<String>, tally: &mut Tally) -> Result<bool, Error> {
     // What could not be brought to its end here, and what this node cannot read, stays as it is in this run.
     let mut passed: BTreeSet<String> = BTreeSet::new();
     loop {
@@ -160,23 +179,38 @@ fn carry_out(here: &Here, tally: &mut Tally) -> Result<bool, Error> {
         let members = here.consul.members()?;
         let (_, busy) = left(here, None)?;
         let mut again = false;
-        for (at, next) in open.iter().enumerate().filter(|(_, next)| !passed.contains(&*next.order.id)) {
+        for (at, next) in open.iter().enumerate() {
             let order = &next.order;
+            if passed.contains(&*order.id) {
+                continue;
+            }
             let _order = logger::order(&order.id);
+            if order.state == State::Failed {
+                passed.insert(order.id.to_string());
+                if after_failed(here, order, &busy, &me)? {
+                    again = true;
+                    break;
+                }
+                continue;
+            }
             if let Some(reason) = lost(here, order, &members)? {
                 warn!("{} {}: {reason}", order.request.event(), order.name);
-                orders::archive_failed(here, &order.id, &reason)?;
+                passed.insert(order.id.to_string());
+                orders::fail(here, &order.id, &reason, None)?;
                 again = true;
                 break;
             }
-            // Whoever failed it is undoing its part; a newer handler carries out what this one does not understand.
-            let busy = busy.orders.contains(&*order.id) || order.apps().iter().any(|app| busy.names.contains(&**app));
-            if order.state == State::Failed || order.needs > UNDERSTANDS || busy {
+            // While an application has a journal here, nothing of it is begun; a newer handler carries out what this one does not understand.
+            let busy = busy.orders.contains(&*order.id) || order.apps().iter().any(|app| busy.names.contains_key(&**app));
+            if order.needs > UNDERSTANDS || busy || order.apps().iter().any(|app| unfenced.contains(&**app)) {
                 continue;
             }
-            let earlier: Vec<&Open> =
-                open[..at].iter().filter(|other| other.order.state != State::Failed && shares_app(&other.order, order)).collect();
+            let earlier: Vec<&Open> = open[..at].iter().filter(|other| shares_app(&other.order, order)).collect();
             let records = Records::of(here, order)?;
+            if earlier.iter().any(|open| open.order.state == State::Failed) {
+                debug!("{} waits until an earlier order of it is undone", order.name);
+                continue;
+            }
             if let Some(first) = earlier.first() {
                 if may_concern(order, &earlier, &records, &me) {
                     info!("{} waits for the order {} of the same application", order.name, first.order.id);
@@ -200,6 +234,12 @@ fn carry_out(here: &Here, tally: &mut Tally) -> Result<bool, Error> {
             return Ok(false);
         }
     }
+}
+
+/// An order that has failed stays until all is undone; whether that is so now. What this node has no journal of, it has nothing to undo of.
+fn after_failed(here: &Here, order: &Order, busy: &Busy, me: &NodeName) -> Result<bool, Error> {
+    let undone = Some(me).filter(|me| order.progress.contains_key(&***me) && !busy.orders.contains(&*order.id));
+    Ok(orders::fail(here, &order.id, order.reason.as_deref().unwrap_or_default(), undone)? == Failing::Archived)
 }
 
 fn shares_app(a: &Order, b: &Order) -> bool {
@@ -253,14 +293,18 @@ pub fn lost(here: &Here, order: &Order, members: &[Member]) -> Result<Option<Str
     {
         return Ok(Some(why.to_string()));
     }
-    if let Some(owner) = order.owner.as_deref().filter(|owner| order.state != State::Failed && !alive(owner)) {
-        // A source that lives knows better: it may have to start the application again.
-        let nobody = order.source.as_deref().is_none_or(|source| !alive(source));
+    if order.state == State::Failed {
+        return Ok(None); // it goes when all is undone
+    }
+    if let Some(owner) = order.owner.as_deref().filter(|owner| !alive(owner)) {
+        // A source that lives knows better: it may have to start the application again. A migrate's has nothing to start.
+        let hands_over = matches!(order.request, Request::Deploy(_));
+        let nobody = !hands_over || order.source.as_deref().is_none_or(|source| !alive(source));
         return Ok(nobody.then(|| format!("{owner} has died while it carried it out")));
     }
-    // Nobody has taken it up in time, or whoever failed it did not come back to say so.
+    // Nobody has taken it up in time.
     let age = Time::parse(&order.created).map_or(Duration::ZERO, |created| here.world.clock.now().since(created));
-    if (order.owner.is_some() && order.state != State::Failed) || age <= here.settings.timeouts.order {
+    if order.owner.is_some() || age <= here.settings.timeouts.order {
         return Ok(None);
     }
     let (owner, state) = match &order.request {
@@ -305,7 +349,7 @@ fn take(
         Err(_) if order.owner.as_ref().is_some_and(|owner| owner != me) => return Ok(None),
         Err(reason) => {
             // It may have come to its end since the orders were listed: then the records are those that it has left.
-            if !orders::archive_failed(here, &order.id, &reason.to_string())? {
+            if orders::fail(here, &order.id, &reason.to_string(), None)? == Failing::Gone {
                 return Ok(None);
             }
             error!("{} {} is refused: {reason}", order.request.event(), order.name);
@@ -325,7 +369,7 @@ fn take(
         format: 0, // set where it is written
         order: order.clone(),
         part: plan.part,
-        data: Some(plan.data),
+        origin: Some(plan.origin),
         steps: plan.steps.iter().map(|step| step.row().name.into()).collect(),
         old: records.record.clone(),
         source_record: records.source.clone(),

@@ -111,8 +111,7 @@ fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
         way.push(at.to_string());
         let found = arrows.get(at).into_iter().flatten().find_map(|to| walk(to, arrows, way, done));
         way.pop();
-        // what is on the way may be met again by another
-        if found.is_none() { None } else { found }
+        found
     }
     let mut done = BTreeSet::new();
     arrows.keys().find_map(|from| walk(from, arrows, &mut Vec::new(), &mut done))

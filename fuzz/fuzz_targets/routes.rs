@@ -4,6 +4,7 @@
 
 use handler::model::names::Project;
 use handler::outside::compose_file::{Compose, Service};
+use handler::outside::engine::Restart;
 use handler::proxies::view::Routed;
 use handler::routes::address::{SiteAddress, site_addresses};
 use handler::routes::{self, caddy2, caddyfile};
@@ -36,6 +37,7 @@ fn read(data: &[u8]) -> Option<()> {
                 _ => ("CADDYFILE", Version::Two),
             };
             let service = Service {
+                restart: Restart::never(),
                 name: "web".into(),
                 container: "web".into(),
                 image: None,

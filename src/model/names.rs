@@ -255,6 +255,20 @@ fn fine_or(fine: bool, text: String, rule: &'static str) -> Result<String, Inval
     if fine { Ok(text) } else { Err(Invalid { value: Some(text), rule }) }
 }
 
+impl RepoUrl {
+    /// Without the user, password or token that a URL may have: two of these are one repository.
+    pub fn without_secret(&self) -> String {
+        match self.0.split_once("://") {
+            Some((scheme, rest)) => {
+                let host_end = rest.find('/').unwrap_or(rest.len());
+                let user_end = rest[..host_end].rfind('@').map_or(0, |at| at + 1);
+                format!("{scheme}://{}", &rest[user_end..])
+            }
+            None => self.0.clone(),
+        }
+    }
+}
+
 impl OrderId {
     /// From random bytes.
     pub fn of(mut bytes: [u8; 16]) -> OrderId {

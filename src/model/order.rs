@@ -31,6 +31,9 @@ pub struct Deploy {
     /// Take over from a dead master even where none of its data has been replicated.
     #[serde(default)]
     pub empty: bool,
+    /// The repository is at another host than the deployed one of the same name, and that is meant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repo_moved: bool,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -172,7 +175,7 @@ impl Request {
         let first = |unknown: &'_ Unknown| unknown.keys().next().cloned();
         match self {
             Request::Deploy(deploy) if first(&deploy.unknown).is_some() => {
-                Some((deploy.unknown.keys().next()?, &["repo", "branch", "master", "target", "slave", "update", "empty"]))
+                Some((deploy.unknown.keys().next()?, &["repo", "branch", "master", "target", "slave", "update", "empty", "repo_moved"]))
             }
             Request::Destroy(destroy) => Some((destroy.unknown.keys().next()?, &["repo", "branch"])),
             Request::Migrate(migrate) => match migrate.target.unknown.keys().next() {
@@ -242,6 +245,18 @@ pub enum State {
     Failed,
 }
 
+/// Where the data of a new master comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Nothing ran before, or it is here already.
+    New,
+    /// The old master hands it over.
+    Alive,
+    /// The old master is dead: what it had replicated.
+    Dead,
+}
+
 /// How far a node is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -280,6 +295,22 @@ pub struct Order {
     /// Why it failed.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Where the data of a new master comes from: written when the order is first taken, and never changed, so that a move does not become a
+    /// takeover because somebody seems dead for a moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// The owner of an order that has failed has nothing of the new version up any more: its source may start the old one again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub down: bool,
+    /// The nodes that have undone their part of an order that has failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undone: Vec<NodeName>,
+    /// The nodes that seemed dead when the order went into the history, and had not undone their part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<NodeName>,
+    /// The nodes whose undo a person has given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<NodeName>,
     /// What an operator should know of a finished order, the age of restored data for one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -313,6 +344,11 @@ impl Order {
             commit: None,
             snapshots: BTreeMap::new(),
             reason: None,
+            origin: None,
+            down: false,
+            undone: Vec::new(),
+            pending: Vec::new(),
+            given_up: Vec::new(),
             notes: Vec::new(),
             progress: BTreeMap::new(),
             unknown: Unknown::new(),
@@ -348,7 +384,7 @@ mod tests {
             (
                 "deploy",
                 r#"{"repo":"/r","branch":"b","master":"n","x":1}"#,
-                "payload: unknown field `x`, expected one of `repo`, `branch`, `master`, `target`, `slave`, `update`, `empty`",
+                "payload: unknown field `x`, expected one of `repo`, `branch`, `master`, `target`, `slave`, `update`, `empty`, `repo_moved`",
             ),
             ("destroy", r#"{"repo":"/r","branch":"b","master":"n"}"#, "payload: unknown field `master`, expected one of `repo`, `branch`"),
             (

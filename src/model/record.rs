@@ -42,6 +42,9 @@ pub struct Record {
     /// The commit that runs; absent where the older handler deployed.
     #[serde(default)]
     pub commit: Option<String>,
+    /// The order that the data comes from: a migrate's, else that of `deploy_id`. Absent where an older handler deployed.
+    #[serde(default)]
+    pub data_id: Option<DeployId>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }

@@ -1,30 +1,41 @@
 //! What must not run here is stopped, and what it holds is kept. Nothing is deleted.
 
+use std::collections::BTreeSet;
+
 use log::warn;
 
 use super::local::{self, Local, LocalRole};
-use crate::data::schedules;
+use crate::data::{own, schedules};
 use crate::error::Error;
 use crate::here::Here;
-use crate::model::names::{AppName, NodeName};
+use crate::model::names::{AppName, DeployId, Volume};
+use crate::model::record::Record;
 use crate::service;
 
-/// This node ran the application, but `master` is its master now, or without one it has been destroyed.
-pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, master: Option<&NodeName>) -> Result<(), Error> {
-    match master {
-        Some(master) => warn!("{name}: this node ran it, but {master} is its master now; fencing it here"),
+/// The application runs here, or did when this node was last seen; by its `record` another node is its master, or without one it has been
+/// destroyed. Its containers are stopped before anything else is looked at.
+pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<&Record>) -> Result<(), Error> {
+    match record {
+        Some(record) => warn!("{name}: this node ran it, but {} is its master now; fencing it here", record.master),
         None => warn!("{name}: this node ran it, but it has been destroyed; fencing it here"),
     }
     here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?;
-    let Some(local) = local else { return Ok(()) };
+    // What this node does not remember, the record does.
+    let known = local.into_iter().flat_map(|local| &local.volumes).chain(record.into_iter().flat_map(|record| &record.volumes));
+    let volumes: Vec<Volume> = known.cloned().collect::<BTreeSet<Volume>>().into_iter().collect();
+    let id: Option<&DeployId> = local.map(|local| &local.deploy_id).or(record.map(|record| &record.deploy_id));
     let plugin = here.plugin();
-    schedules::set(&plugin, &Vec::new(), &[], &local.volumes)?;
-    here.consul.deregister(&service::id_of(here, name, &local.deploy_id))?;
-    for volume in &local.volumes {
+    schedules::set(&plugin, &Vec::new(), &[], &volumes)?;
+    if let Some(id) = id {
+        here.consul.deregister(&service::id_of(here, name, id))?;
+    }
+    for volume in &volumes {
         if plugin.exists(volume)? {
             let snapshot = plugin.snapshot(volume)?;
+            own::remember(here, &snapshot)?;
             warn!("{name}: fenced; {volume} as it was here is kept as {snapshot}");
         }
     }
-    local::set(here, name, Some(Local { role: LocalRole::Fenced, ..local.clone() }))
+    let Some(id) = id.cloned() else { return Ok(()) };
+    local::set(here, name, Some(Local { volumes, role: LocalRole::Fenced, ..Local::new(LocalRole::Fenced, id, Vec::new()) }))
 }

@@ -7,13 +7,13 @@ use std::fmt;
 
 use log::{error, info, warn};
 
-use super::fence::fence;
+use super::fence;
 use super::local::{self, Local, LocalRole};
 use crate::data::schedules;
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::keys;
-use crate::model::names::{App, AppName};
+use crate::model::names::{App, AppName, OrderId};
 use crate::model::record::Record;
 use crate::model::roles::{Role, Roles};
 use crate::{model::json, orders};
@@ -52,11 +52,12 @@ impl fmt::Display for Task {
     }
 }
 
-/// What `me` has to do about an application of which it has `local`, and whose record says `roles`. Without a record: it was destroyed.
-pub fn tasks(local: Option<&Local>, roles: Option<&Roles>, me: &str) -> Vec<Task> {
+/// What `me` has to do about an application of which it has `local`, or containers (`runs`), and whose record says `roles`. Without a record:
+/// it was destroyed. What must not run here comes first, and goes by what runs.
+pub fn tasks(local: Option<&Local>, runs: bool, roles: Option<&Roles>, me: &str) -> Vec<Task> {
     let (had, has) = (Local::role(local), roles.map_or(Role::None, |roles| roles.of(me)));
     let same_deployment = local.zip(roles).is_some_and(|(local, roles)| local.deploy_id == roles.deploy_id);
-    let fence = if had == Role::Master && has != Role::Master { &[Task::Fence][..] } else { &[] };
+    let fence = if (had == Role::Master || runs) && has != Role::Master { &[Task::Fence][..] } else { &[] };
     let follow: &[Task] = match (had, has) {
         (Role::Master, Role::Master) | (Role::Slave, Role::Slave) if same_deployment => &[],
         (Role::None, Role::None) => &[],
@@ -69,21 +70,87 @@ pub fn tasks(local: Option<&Local>, roles: Option<&Roles>, me: &str) -> Vec<Task
     [fence, follow].concat()
 }
 
-/// The number of applications that could not be brought to what their record says. Those that are `busy` have a journal here, which knows
-/// better; `keep` are the orders whose checkouts it still needs.
-pub fn reconcile(here: &Here, busy: &BTreeSet<String>, keep: &BTreeSet<String>) -> Result<usize, Error> {
-    let mut records: BTreeMap<AppName, Roles> = BTreeMap::new();
-    let mut unreadable: HashSet<String> = HashSet::new();
+/// The records, as one look at Consul gave them.
+pub struct Seen {
+    records: BTreeMap<AppName, Roles>,
+    unreadable: HashSet<String>,
+}
+
+pub fn look(here: &Here) -> Result<Seen, Error> {
+    let mut seen = Seen { records: BTreeMap::new(), unreadable: HashSet::new() };
     here.consul.each(keys::APPS, |entry| {
         let name = entry.key.trim_start_matches(keys::APPS).to_string();
         let why = match (AppName::try_from(name.clone()), serde_json::from_slice(&entry.value)) {
-            (Ok(name), Ok(roles)) => return drop(records.insert(name, roles)),
+            (Ok(name), Ok(roles)) => return drop(seen.records.insert(name, roles)),
             (Err(why), _) => why.to_string(),
             (_, Err(why)) => why.to_string(),
         };
         error!("{} in Consul is not a record: {why}", entry.key);
-        unreadable.insert(name);
+        seen.unreadable.insert(name);
     })?;
+    Ok(seen)
+}
+
+/// How a node is in the middle of something with an application.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Busy {
+    /// It carries out this order: as long as that is open, what it has started may run.
+    Owner(OrderId),
+    Other,
+}
+
+/// Stops what must not run here, journal or not; the applications where that did not work. Nothing else is done for these.
+pub fn fence(here: &Here, seen: &Seen, busy: &BTreeMap<String, Busy>) -> Result<BTreeSet<String>, Error> {
+    let locals = local::all(here)?;
+    if seen.records.is_empty() && locals.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let me = here.me()?;
+    let projects = here.engine().projects();
+    let mut unfenced = BTreeSet::new();
+    let names: BTreeSet<&AppName> = seen.records.keys().chain(locals.keys()).collect();
+    for name in names.into_iter().filter(|name| !seen.unreadable.contains(&***name)) {
+        let (local, roles) = (locals.get(name), seen.records.get(name));
+        let runs = match (projects.as_ref().map(|projects| projects.get(&*name.project())), local) {
+            (Ok(Some(true)), _) => true,
+            // Stopped, and nobody remembers why: it may come back with the engine.
+            (Ok(Some(false)), None) => true,
+            _ => false,
+        };
+        if !tasks(local, runs, roles, me).contains(&Task::Fence) {
+            continue;
+        }
+        if let Err(why) = fence_one(here, name, local, roles, busy.get(&**name)) {
+            error!("{name}: not fenced: {why}");
+            unfenced.insert(name.to_string());
+        }
+    }
+    if let Err(why) = projects {
+        error!("what runs here cannot be told: {why}");
+    }
+    Ok(unfenced)
+}
+
+fn fence_one(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&Roles>, busy: Option<&Busy>) -> Result<(), Error> {
+    if roles.is_none() && !orders::was_destroyed(&here.consul, name)? {
+        warn!("{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again to keep it");
+        return Ok(());
+    }
+    match busy {
+        // Until the commit the record names the node that has handed over.
+        Some(Busy::Owner(order)) if here.consul.get(&keys::order(order))?.is_some_and(|entry| orders::is_open(&entry)) => Ok(()),
+        Some(_) => Ok(here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?),
+        None => {
+            let record = record(here, name)?;
+            fence::fence(here, name, local, record.as_ref())
+        }
+    }
+}
+
+/// The number of applications that could not be brought to what their record says. Those that are `busy` have a journal here, which knows
+/// better; `keep` are the orders whose checkouts it still needs.
+pub fn reconcile(here: &Here, seen: &Seen, busy: &BTreeSet<String>, keep: &BTreeSet<String>) -> Result<usize, Error> {
+    let Seen { records, unreadable } = seen;
     let locals = local::all(here)?;
     if records.is_empty() && locals.is_empty() && unreadable.is_empty() {
         return Ok(0);
@@ -93,13 +160,17 @@ pub fn reconcile(here: &Here, busy: &BTreeSet<String>, keep: &BTreeSet<String>) 
     let names: BTreeSet<&AppName> = records.keys().chain(locals.keys()).collect();
     for name in names.into_iter().filter(|name| !unreadable.contains(&***name) && !busy.contains(&***name)) {
         let (local, roles) = (locals.get(name), records.get(name));
-        let tasks = tasks(local, roles, me);
+        // What is still to be fenced has been counted where that was tried.
+        let tasks = tasks(local, false, roles, me);
+        if tasks.contains(&Task::Fence) {
+            continue;
+        }
         if let Err(why) = carry_out(here, name, local, roles, &tasks) {
             error!("{name}: {why}");
             failed += 1;
         }
     }
-    remove_unused_checkouts(here, &records, &unreadable, busy, keep)?;
+    remove_unused_checkouts(here, records, unreadable, busy, keep)?;
     Ok(failed)
 }
 
@@ -109,21 +180,20 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&
     }
     // A record that is gone means a destroy only if the history has one: missing information is nothing to act on.
     if roles.is_none() && !orders::was_destroyed(&here.consul, name)? {
-        warn!("{name}: its record is gone, but no destroy of it is in the history; nothing is touched, deploy it again to keep it");
+        warn!("{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again to keep it");
         return Ok(());
     }
     let (volumes, mut record) = (local.map(|local| local.volumes.clone()).unwrap_or_default(), None);
-    for task in tasks {
-        // Fencing waits for nothing, so the record is read in full only by what needs it.
-        if *task != Task::Fence && record.is_none() && roles.is_some() {
-            record = self::record(here, name)?;
-            if record.is_none() {
-                return Ok(()); // gone meanwhile: the next run finds out what that means
-            }
+    if roles.is_some() {
+        record = self::record(here, name)?;
+        if record.is_none() {
+            return Ok(()); // gone meanwhile: the next run finds out what that means
         }
+    }
+    for task in tasks {
         info!("{name}: {task}");
         match (task, &record) {
-            (Task::Fence, _) => fence(here, name, local, roles.map(|roles| &roles.master))?,
+            (Task::Fence, _) => return Err(Fault::Impossible { what: "what is to be fenced, and is not" }.into()),
             (Task::Adopt, Some(record)) => adopt(here, name, record)?,
             (Task::CloneSlave, Some(record)) => clone(here, name, record)?,
             (Task::SchedulePurge, Some(record)) => {
@@ -141,7 +211,7 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&
                 here.remove_checkouts(name, keep)?;
             }
             (Task::Adopt | Task::CloneSlave | Task::SchedulePurge, None) => {
-                return Err(crate::error::Fault::Impossible { what: "a role without a record" }.into());
+                return Err(Fault::Impossible { what: "a role without a record" }.into());
             }
         }
     }
@@ -215,27 +285,32 @@ mod tests {
         let roles = |master: &str, slave: Option<&str>| Some(Roles { master: node(master), slave: slave.map(node), deploy_id: id("2") });
         let slave = "clone-slave schedule-purge remove-checkouts";
         use LocalRole::{Fenced, Master, Slave};
-        for (local, roles, expected) in [
-            (local(Master, "2"), roles("n", None), ""),
-            (local(Slave, "2"), roles("a", Some("n")), ""),
-            (None, roles("a", Some("b")), ""),
-            (local(Fenced, "1"), roles("a", None), ""),
-            (None, roles("n", None), "adopt"),
-            (local(Master, "1"), roles("n", None), "adopt"),
-            (local(Fenced, "1"), roles("n", None), "adopt"),
-            (None, roles("a", Some("n")), slave),
-            (local(Slave, "1"), roles("a", Some("n")), slave),
-            (local(Fenced, "1"), roles("a", Some("n")), slave),
-            (local(Master, "2"), roles("a", Some("n")), &format!("fence {slave}")),
-            (local(Master, "1"), roles("a", None), "fence remove-checkouts"),
-            (local(Slave, "1"), roles("a", Some("b")), "remove-checkouts unschedule"),
-            (local(Slave, "1"), roles("n", None), "adopt"),
-            (local(Master, "1"), None, "fence remove-checkouts"),
-            (local(Slave, "1"), None, "remove-checkouts unschedule"),
-            (local(Fenced, "1"), None, ""),
-            (None, None, ""),
+        for (local, runs, roles, expected) in [
+            (local(Master, "2"), false, roles("n", None), ""),
+            (local(Slave, "2"), false, roles("a", Some("n")), ""),
+            (None, false, roles("a", Some("b")), ""),
+            (local(Fenced, "1"), false, roles("a", None), ""),
+            (None, false, roles("n", None), "adopt"),
+            (local(Master, "1"), false, roles("n", None), "adopt"),
+            (local(Fenced, "1"), false, roles("n", None), "adopt"),
+            (None, false, roles("a", Some("n")), slave),
+            (local(Slave, "1"), false, roles("a", Some("n")), slave),
+            (local(Fenced, "1"), false, roles("a", Some("n")), slave),
+            (local(Master, "2"), false, roles("a", Some("n")), &format!("fence {slave}")),
+            (local(Master, "1"), false, roles("a", None), "fence remove-checkouts"),
+            (local(Slave, "1"), false, roles("a", Some("b")), "remove-checkouts unschedule"),
+            (local(Slave, "1"), false, roles("n", None), "adopt"),
+            (local(Master, "1"), false, None, "fence remove-checkouts"),
+            (local(Slave, "1"), false, None, "remove-checkouts unschedule"),
+            (local(Fenced, "1"), false, None, ""),
+            (None, false, None, ""),
+            (None, true, roles("a", None), "fence"),
+            (None, true, None, "fence"),
+            (local(Fenced, "1"), true, roles("a", None), "fence"),
+            (local(Slave, "2"), true, roles("a", Some("n")), "fence"),
+            (local(Master, "2"), true, roles("n", None), ""),
         ] {
-            let names: Vec<&str> = tasks(local.as_ref(), roles.as_ref(), "n").iter().map(|task| task.name()).collect();
+            let names: Vec<&str> = tasks(local.as_ref(), runs, roles.as_ref(), "n").iter().map(|task| task.name()).collect();
             assert_eq!(names.join(" "), expected, "{local:?} {roles:?}");
         }
     }

@@ -23,7 +23,6 @@ impl Clock for SystemClock {
         self.0.elapsed()
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the one place")]
     fn sleep(&self, time: Duration) {
         std::thread::sleep(time);
     }

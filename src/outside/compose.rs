@@ -5,11 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cmd::{self, Cmd};
+use super::compose_file::Service;
+use super::disk;
 use super::doors::World;
+use serde_json::{Value, json};
+
 use crate::model::names::Project;
 use crate::settings::Timeouts;
 
 const PROGRAM: &str = "docker-compose";
+/// JSON is YAML, too.
+pub const QUIET: &str = ".handler-quiet.yml";
 
 #[derive(Debug)]
 pub enum Error {
@@ -61,13 +67,6 @@ pub enum Recreate {
     All,
 }
 
-/// Whether the project's volumes go with its containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Volumes {
-    Keep,
-    Remove,
-}
-
 /// A compose project in one of its checkouts.
 #[derive(Clone, Debug)]
 pub struct Checkout {
@@ -76,11 +75,25 @@ pub struct Checkout {
     /// The compose file's name in the folder.
     pub file: String,
     pub tool: Tool,
+    /// Whether the file that keeps services from starting by themselves is there.
+    pub quiet: bool,
 }
 
 impl Checkout {
     fn compose(&self, deadline: Duration) -> Cmd {
-        Cmd::new(PROGRAM, deadline).args(["-p", &*self.project, "-f"]).args([self.folder.join(&self.file)]).cwd(&self.folder)
+        let cmd = Cmd::new(PROGRAM, deadline).args(["-p", &*self.project, "-f"]).args([self.folder.join(&self.file)]);
+        let cmd = if self.quiet { cmd.arg("-f").arg(self.folder.join(QUIET)) } else { cmd };
+        cmd.cwd(&self.folder)
+    }
+
+    /// Writes beside the compose file that none of these services starts by itself, for [`up`](Checkout::up) to heed.
+    pub fn keep_quiet(&mut self, world: &World, services: &[Service]) -> Result<(), disk::Error> {
+        let never =
+            |service: &Service| (service.name.clone(), json!({ "restart": "no", "deploy": { "restart_policy": { "condition": "none" } } }));
+        let services: serde_json::Map<String, Value> = services.iter().map(never).collect();
+        world.replace_file(&self.folder.join(QUIET), json!({ "services": services }).to_string().as_bytes(), true)?;
+        self.quiet = true;
+        Ok(())
     }
 
     pub fn pull(&self, world: &World, services: &[String], timeouts: &Timeouts) -> Result<(), cmd::Error> {
@@ -101,9 +114,9 @@ impl Checkout {
         self.compose(timeouts.stop).arg("stop").run(world)
     }
 
-    pub fn down(&self, world: &World, volumes: Volumes, timeouts: &Timeouts) -> Result<(), cmd::Error> {
-        let options: &[&str] = if volumes == Volumes::Remove { &["-v"] } else { &[] };
-        self.compose(timeouts.stop).args(["down", "--remove-orphans"]).args(options).run(world)
+    /// The containers go, volumes stay.
+    pub fn down(&self, world: &World, timeouts: &Timeouts) -> Result<(), cmd::Error> {
+        self.compose(timeouts.stop).args(["down", "--remove-orphans"]).run(world)
     }
 
     /// One of the application's own scripts; `false`: it has none of this name.

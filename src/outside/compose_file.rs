@@ -1,5 +1,6 @@
 //! Reading an application's compose file: what the handler needs of its services and volumes, and nothing else. Pure.
 
+use super::engine::Restart;
 use super::yaml::{self, kind, scalar};
 use crate::model::names::{Project, Volume as VolumeName};
 use serde_yaml::{Mapping, Value};
@@ -29,6 +30,8 @@ pub struct Service {
     pub build: bool,
     /// Variables with a value in the file; those taken from the caller's environment are left out.
     pub environment: BTreeMap<String, String>,
+    /// What the engine is to do when its container ends.
+    pub restart: Restart,
     /// Another service waits for this one to complete, so that its container is expected to exit.
     pub oneshot: bool,
 }
@@ -50,6 +53,7 @@ pub enum Error {
     Missing { at: String },
     Type { at: String, expected: &'static str, found: &'static str },
     Name { at: String, name: String },
+    Restart { at: String, found: String },
     Container { name: String, first: String, second: String },
 }
 
@@ -64,6 +68,7 @@ impl fmt::Display for Error {
                 "{at}: {name:?} is no usable name: letters, digits, `.`, `_` and `-`, beginning with a letter or digit; \
                  variables are not replaced here"
             ),
+            Error::Restart { at, found } => write!(f, "{at}: {found:?}: expected no, always, unless-stopped, on-failure or on-failure:N"),
             Error::Container { name, first, second } => write!(f, "services {first} and {second} both name their container {name}"),
         }
     }
@@ -72,6 +77,15 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Compose {
+    /// The services whose containers are expected to exit.
+    pub fn oneshots(&self) -> Vec<String> {
+        self.services.iter().filter(|service| service.oneshot).map(|service| service.name.clone()).collect()
+    }
+
+    pub fn data_volumes(&self) -> Vec<VolumeName> {
+        self.volumes.iter().filter(|volume| volume.data).map(|volume| volume.name.clone()).collect()
+    }
+
     /// Reads `text`, the compose file of `project`; `driver` is the volume driver that replicates.
     pub fn parse(text: &str, project: &Project, driver: &str) -> Result<Compose, Error> {
         let root = yaml::read(text).map_err(Error::Yaml)?;
@@ -115,9 +129,38 @@ fn service(key: &Value, value: &Value, project: &Project, oneshots: &BTreeSet<St
             .into_iter()
             .filter_map(|(key, value)| Some((key, value?)))
             .collect(),
+        restart: restart(map, &at)?,
         oneshot: oneshots.contains(&name),
         name,
     })
+}
+
+/// `restart`, or as compose has it `deploy.restart_policy`, which goes before it.
+fn restart(map: &Mapping, at: &str) -> Result<Restart, Error> {
+    let of = |name: &str, most| Restart { name: name.into(), most };
+    if let Some(policy) = map.get("deploy").and_then(|deploy| deploy.get("restart_policy")).filter(|policy| !policy.is_null()) {
+        let most = policy.get("max_attempts").and_then(Value::as_u64).unwrap_or_default();
+        return match policy.get("condition").and_then(Value::as_str).unwrap_or("any") {
+            "none" => Ok(of("no", 0)),
+            "on-failure" => Ok(of("on-failure", most)),
+            "any" => Ok(of("always", 0)),
+            other => Err(Error::Restart { at: format!("{at}.deploy.restart_policy.condition"), found: other.into() }),
+        };
+    }
+    let at = format!("{at}.restart");
+    match present(map, "restart") {
+        None => Ok(Restart::never()),
+        // unquoted, `no` is false to some
+        Some(Value::Bool(false)) => Ok(Restart::never()),
+        Some(value) => {
+            let text = scalar(value).ok_or_else(|| wrong(at.clone(), "text", value))?;
+            let (name, most) = text.split_once(':').unwrap_or((&text, "0"));
+            match (name, most.parse()) {
+                ("no" | "always" | "unless-stopped" | "on-failure", Ok(most)) => Ok(of(name, most)),
+                _ => Err(Error::Restart { at, found: text }),
+            }
+        }
+    }
 }
 
 /// The services that another one waits for to complete.
@@ -267,6 +310,7 @@ mod tests {
                     image: None,
                     build: true,
                     environment: env(&[("A", "2=3"), ("C", "")]),
+                    restart: Restart::never(),
                     oneshot: false,
                 },
                 Service {
@@ -275,6 +319,7 @@ mod tests {
                     image: Some("db:1".into()),
                     build: false,
                     environment: env(&[("N", "1"), ("F", "1.1"), ("T", "true"), ("Y", "yes"), ("P", "22:22")]),
+                    restart: Restart::never(),
                     oneshot: false,
                 },
                 Service {
@@ -283,6 +328,7 @@ mod tests {
                     image: Some("a".into()),
                     build: false,
                     environment: env(&[]),
+                    restart: Restart::never(),
                     oneshot: true,
                 },
             ]

@@ -69,6 +69,10 @@ impl World {
             .map_err(cannot("write", path))
     }
 
+    pub fn rename_file(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.disk.rename(from, to).map_err(cannot("rename", from))
+    }
+
     /// A file that is gone already is no error.
     pub fn remove_file(&self, path: &Path) -> Result<(), Error> {
         match self.disk.remove(path) {

@@ -1,13 +1,16 @@
 //! Docker's engine, over its socket: the containers, images and volumes of one compose project.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::doors::{Request, Service, Unanswered, World};
 use crate::model::names::Project;
 
+const PROJECT: &str = "com.docker.compose.project";
 /// For calls that only ask.
 const QUICK: Duration = Duration::from_secs(60);
 
@@ -60,13 +63,14 @@ pub struct Container {
     pub health: Option<(String, String)>,
     /// One of `compose run`'s, which is none of the services.
     pub oneoff: bool,
+    pub restart: Restart,
 }
 
 impl Container {
     /// From `GET /containers/<id>/json`. `None` for what is none.
     fn of(value: &Value) -> Option<Container> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
-        let (state, config) = (&value["State"], &value["Config"]);
+        let (state, config, policy) = (&value["State"], &value["Config"], &value["HostConfig"]["RestartPolicy"]);
         let health = |health: &Value| {
             let last = health["Log"].as_array().and_then(|log| log.last());
             (text(&health["Status"]), last.map_or(String::new(), |last| text(&last["Output"])))
@@ -83,8 +87,34 @@ impl Container {
             started_at: text(&state["StartedAt"]),
             health: state.get("Health").filter(|health| health.is_object()).map(health),
             oneoff: config["Labels"]["com.docker.compose.oneoff"] == "True",
+            restart: Restart {
+                name: Some(text(&policy["Name"])).filter(|name| !name.is_empty()).unwrap_or_else(|| "no".into()),
+                most: policy["MaximumRetryCount"].as_u64().unwrap_or_default(),
+            },
         })
     }
+}
+
+/// What the engine does when a container ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// `no`, `always`, `unless-stopped` or `on-failure`
+    pub name: String,
+    /// How often, with `on-failure`; 0 for ever.
+    pub most: u64,
+}
+
+impl Restart {
+    pub fn never() -> Restart {
+        Restart { name: "no".into(), most: 0 }
+    }
+}
+
+/// A volume that compose has made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The engine of this node.
@@ -122,12 +152,18 @@ impl Engine<'_> {
         }
     }
 
+    fn list(&self, path: &str) -> Result<Vec<Value>, Error> {
+        match self.read(path)? {
+            Some(Value::Array(list)) => Ok(list),
+            other => Err(unexpected(path, other.unwrap_or_default().to_string().as_bytes())),
+        }
+    }
+
     /// All containers of the project, running or not, but those of `compose run`.
     pub fn containers(&self, project: &Project) -> Result<Vec<Container>, Error> {
         let path = format!("/containers/json?all=1&filters={}", project_filter(project));
-        let listed = self.read(&path)?.unwrap_or_default();
         let mut containers = Vec::new();
-        for listed in listed.as_array().ok_or_else(|| unexpected(&path, listed.to_string().as_bytes()))? {
+        for listed in self.list(&path)? {
             let path = format!("/containers/{}/json", listed["Id"].as_str().unwrap_or_default());
             // One of them may have gone in between.
             let Some(value) = self.read(&path)? else { continue };
@@ -153,8 +189,7 @@ impl Engine<'_> {
 
     /// Stops the project's containers, and keeps them from coming back with the engine.
     pub fn stop_for_good(&self, project: &Project, deadline: Duration) -> Result<(), Error> {
-        let never = json!({ "RestartPolicy": { "Name": "no" } });
-        self.each(project, |id| self.act("POST", &format!("/containers/{id}/update"), &never, QUICK, &[404]))?;
+        self.each(project, |id| self.set_restart(id, &Restart::never()))?;
         self.stop(project, deadline)
     }
 
@@ -164,7 +199,11 @@ impl Engine<'_> {
     }
 
     pub fn start(&self, project: &Project, deadline: Duration) -> Result<(), Error> {
-        self.each(project, |id| self.act("POST", &format!("/containers/{id}/start"), &Value::Null, deadline, &[304]))
+        self.each(project, |id| self.start_one(id, deadline))
+    }
+
+    pub fn start_one(&self, id: &str, deadline: Duration) -> Result<(), Error> {
+        self.act("POST", &format!("/containers/{id}/start"), &Value::Null, deadline, &[304])
     }
 
     /// Removes the project's containers, running or not.
@@ -172,16 +211,46 @@ impl Engine<'_> {
         self.each(project, |id| self.act("DELETE", &format!("/containers/{id}?force=1"), &Value::Null, deadline, &[404]))
     }
 
+    /// The names of all containers, running or not and whosesoever, that have the volume.
+    pub fn containers_on(&self, volume: &str) -> Result<Vec<String>, Error> {
+        let filter = escaped(&json!({ "volume": [volume] }).to_string());
+        let listed = self.list(&format!("/containers/json?all=1&filters={filter}"))?;
+        let name = |container: &Value| container["Names"][0].as_str().unwrap_or("?").trim_start_matches('/').to_string();
+        Ok(listed.iter().map(name).collect())
+    }
+
+    /// Each compose project that has containers here, and whether one of them is up.
+    pub fn projects(&self) -> Result<BTreeMap<String, bool>, Error> {
+        let filter = escaped(&json!({ "label": [PROJECT] }).to_string());
+        let mut projects = BTreeMap::new();
+        for container in self.list(&format!("/containers/json?all=1&filters={filter}"))? {
+            let project = container["Labels"][PROJECT].as_str().unwrap_or_default().to_string();
+            let down = ["created", "exited", "dead", "removing"].contains(&container["State"].as_str().unwrap_or_default());
+            *projects.entry(project).or_default() |= !down;
+        }
+        Ok(projects)
+    }
+
+    /// What the engine does when the container ends by itself, or when the engine starts.
+    pub fn set_restart(&self, id: &str, policy: &Restart) -> Result<(), Error> {
+        let body = json!({ "RestartPolicy": { "Name": policy.name, "MaximumRetryCount": policy.most } });
+        self.act("POST", &format!("/containers/{id}/update"), &body, QUICK, &[404])
+    }
+
     pub fn remove_volume(&self, volume: &str) -> Result<(), Error> {
         self.act("DELETE", &format!("/volumes/{volume}"), &Value::Null, QUICK, &[])
     }
 
     /// The volumes that compose has made for the project.
-    pub fn volumes(&self, project: &Project) -> Result<Vec<String>, Error> {
+    pub fn volumes(&self, project: &Project) -> Result<Vec<Made>, Error> {
         let path = format!("/volumes?filters={}", project_filter(project));
         let listed = self.read(&path)?.unwrap_or_default();
-        let names = listed["Volumes"].as_array().into_iter().flatten();
-        Ok(names.filter_map(|volume| volume["Name"].as_str().map(String::from)).collect())
+        let made = |volume: &Value| {
+            let labels = volume["Labels"].as_object().into_iter().flatten();
+            let labels = labels.filter_map(|(label, value)| Some((label.clone(), value.as_str()?.to_string()))).collect();
+            Some(Made { name: volume["Name"].as_str()?.into(), labels })
+        };
+        Ok(listed["Volumes"].as_array().into_iter().flatten().filter_map(made).collect())
     }
 
     /// Whether the node has all of these images.
@@ -208,7 +277,7 @@ fn unexpected(path: &str, body: &[u8]) -> Error {
 }
 
 fn project_filter(project: &Project) -> String {
-    escaped(&json!({ "label": [format!("com.docker.compose.project={project}")] }).to_string())
+    escaped(&json!({ "label": [format!("{PROJECT}={project}")] }).to_string())
 }
 
 /// As a part of a path or query; slashes stay, as the engine's API wants them in names of images.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{info, warn};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -132,13 +132,10 @@ impl Plugin {
         }
     }
 
-    /// Puts the snapshot in the place of the volume, whose content is kept as a snapshot.
-    pub fn restore(&self, snapshot: &Snapshot, volume: &Volume) -> Result<(), Error> {
+    /// Puts the snapshot in the place of the volume; answers as what the content is kept that it replaces.
+    pub fn restore(&self, snapshot: &Snapshot, volume: &Volume) -> Result<Option<String>, Error> {
         let answer = self.act("Snapshot.Restore", json!({ "Name": snapshot, "Target": volume }), self.patience)?;
-        if let Some(backup) = answer["VolumeBackup"].as_str().filter(|name| !name.is_empty()) {
-            debug!("what {volume} held is kept as {backup}");
-        }
-        Ok(())
+        Ok(answer["VolumeBackup"].as_str().filter(|name| !name.is_empty()).map(String::from))
     }
 
     pub fn exists(&self, volume: &Volume) -> Result<bool, Error> {
@@ -147,10 +144,6 @@ impl Plugin {
             Err(Error::Refused { says, .. }) if is_unknown_volume(&says) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    pub fn remove(&self, volume: &Volume) -> Result<(), Error> {
-        self.act("Remove", json!({ "Name": volume }), QUICK).map(drop)
     }
 
     pub fn schedules(&self) -> Result<Vec<Scheduled>, Error> {

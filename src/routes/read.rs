@@ -163,6 +163,7 @@ pub(super) mod tests {
     /// Service, variable, value.
     pub fn services(variables: &[(&str, &str, &str)]) -> Vec<Service> {
         let service = |(name, key, value): &(&str, &str, &str)| Service {
+            restart: crate::outside::engine::Restart::never(),
             name: name.to_string(),
             container: format!("p-{name}-1"),
             image: None,

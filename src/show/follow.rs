@@ -36,7 +36,7 @@ pub fn follow(here: &Here, order: &Order, mut told: impl FnMut(&str)) -> Result<
             return Err(Fault::Unfollowed { id: order.id.to_string() }.into());
         }
         if let Some(reason) = worker::lost(here, &now, &members)?.filter(|_| now.state != State::Failed) {
-            orders::archive_failed(here, &now.id, &reason)?;
+            orders::fail(here, &now.id, &reason, None)?;
         }
         here.consul.wait(&order.key(), index)?;
     }

@@ -1,5 +1,6 @@
 //! What an order would mean for each node concerned, as text for people. Changes nothing.
 
+use crate::data::own;
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::names::NodeName;
@@ -52,10 +53,10 @@ fn replicas(here: &Here, name: &NodeName, facts: &Facts) -> Result<Vec<String>, 
     if here.me()? != name {
         return Ok(vec![format!("how old its replicas are, `handler plan` says on {name}")]);
     }
-    let (plugin, now) = (here.plugin(), here.world.clock.now());
+    let now = here.world.clock.now();
     let mut notes = Vec::new();
     for volume in facts.record.iter().flat_map(|record| &record.volumes) {
-        let newest = plugin.snapshots(volume)?.pop();
+        let newest = own::replicas(here, volume)?.pop();
         notes.push(newest.map_or(format!("{volume}: no replica here"), |snapshot| replica_note(volume, &snapshot, now)));
     }
     Ok(notes)

@@ -1,53 +1,115 @@
-//! What is deployed where, as text for people.
+//! What is deployed where, as text for people; and what of it is wrong.
+
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::here::Here;
+use crate::model::members::{self, Member};
+use crate::model::names::AppName;
+use crate::model::order::{Order, State};
 use crate::model::record::Record;
 use crate::model::time::{self, Time};
-use crate::model::{json, keys, members};
+use crate::model::{json, keys};
 use crate::node::local::{self, LocalRole};
 use crate::orders;
 
-pub fn status(here: &Here) -> Result<String, Error> {
+/// An order that no node has taken up for so long is named: the watches start handlers within a second.
+const UNTAKEN: Duration = Duration::from_secs(60);
+
+pub struct Status {
+    pub text: String,
+    /// How many things are wrong: named in the text's first lines.
+    pub wrong: usize,
+}
+
+pub fn status(here: &Here) -> Result<Status, Error> {
     let members = here.consul.members()?;
-    let dead = |name: &str| if members::alive(&members, name) { "" } else { " (dead)" };
-    let mut lines = Vec::new();
+    let (mut wrong, mut lines) = (Vec::new(), Vec::new());
     let records = here.consul.list(keys::APPS)?;
     if records.is_empty() {
         lines.push("no application is deployed".into());
     }
+    let mut served_here = Vec::new();
     for entry in records {
         let name = entry.key.trim_start_matches(keys::APPS);
-        match json::read::<Record>(&entry.value) {
-            Ok(record) => {
-                let slave = record.slave.map_or("no slave".into(), |slave| format!("slave {slave}{}", dead(&slave)));
-                lines.push(format!("{name}: master {}{}, {slave}, deployed {}", record.master, dead(&record.master), record.deploy_date));
-                if !record.urls.is_empty() {
-                    lines.push(format!("    {}", record.urls));
+        match (AppName::try_from(name), json::read::<Record>(&entry.value)) {
+            (Ok(name), Ok(record)) => {
+                lines.extend(described(&name, &record, &members));
+                if !members::alive(&members, &record.master) {
+                    wrong.push(format!("{name}: its master, {}, is dead", record.master));
+                }
+                if record.master == *here.me()? {
+                    served_here.push(name);
                 }
             }
-            Err(why) => lines.push(format!("{} in Consul is not a record: {why}", entry.key)),
+            (Err(why), _) => wrong.push(format!("{} in Consul is not a record: {why}", entry.key)),
+            (_, Err(why)) => wrong.push(format!("{} in Consul is not a record: {why}", entry.key)),
         }
+    }
+    for name in served_here {
+        if here.consul.get(&keys::maintenance(&name))?.is_none() {
+            wrong.extend(not_running(here, &name));
+        }
+    }
+    for name in here.world.list_folder(&here.paths.journals())? {
+        let what = match name.split_once('.') {
+            None => "is not at its end",
+            Some((_, "given-up")) => "was given up by hand; look at it, then remove it",
+            Some(_) => continue, // half written
+        };
+        wrong.push(format!("a journal of this node {what}: {}", here.paths.journals().join(name).display()));
     }
     for (name, local) in local::all(here)?.into_iter().filter(|(_, local)| local.role == LocalRole::Fenced) {
         let volumes: Vec<&str> = local.volumes.iter().map(|volume| &**volume).collect();
-        lines.push(format!("{name}: fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", ")));
+        wrong.push(format!("{name}: fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", ")));
     }
     for entry in here.consul.list(keys::ORDERS)? {
         match orders::parse(&entry) {
-            Ok(order) => {
-                let now = here.world.clock.now();
-                let age = Time::parse(&order.created).map_or("?".into(), |created| time::age(now.since(created)));
-                lines.push(format!("order {}: {} {}, {:?}, since {age}", order.id, order.request.event(), order.name, order.state));
-                for (node, progress) in &order.progress {
-                    lines.push(format!(
-                        "    {node}: step {} of {}: {}, since {}",
-                        progress.step, progress.of, progress.name, progress.since
-                    ));
-                }
-            }
-            Err(why) => lines.push(why.to_string()),
+            Ok(order) => wrong.extend(order_described(here, &order, &mut lines)),
+            Err(why) => wrong.push(why.to_string()),
         }
     }
-    Ok(lines.join("\n") + "\n")
+    let text: Vec<String> = wrong.iter().map(|wrong| format!("wrong: {wrong}")).chain(lines).collect();
+    Ok(Status { text: text.join("\n") + "\n", wrong: wrong.len() })
+}
+
+fn described(name: &AppName, record: &Record, members: &[Member]) -> Vec<String> {
+    let dead = |name: &str| if members::alive(members, name) { "" } else { " (dead)" };
+    let slave = record.slave.as_ref().map_or("no slave".into(), |slave| format!("slave {slave}{}", dead(slave)));
+    let mut lines = vec![format!("{name}: master {}{}, {slave}, deployed {}", record.master, dead(&record.master), record.deploy_date)];
+    if !record.urls.is_empty() {
+        lines.push(format!("    {}", record.urls));
+    }
+    lines
+}
+
+/// The containers of an application of this node that should be up and are not: those that come back by themselves.
+fn not_running(here: &Here, name: &AppName) -> Vec<String> {
+    let containers = match here.engine().containers(&name.project()) {
+        Ok(containers) if containers.is_empty() => return vec![format!("{name}: its master is this node, and no container of it is here")],
+        Ok(containers) => containers,
+        Err(why) => return vec![format!("{name}: whether it runs cannot be told: {why}")],
+    };
+    let down = containers.iter().filter(|container| container.status != "running" && container.restart.name != "no");
+    down.map(|container| format!("{name}: the container {} is {}", container.name, container.status)).collect()
+}
+
+fn order_described(here: &Here, order: &Order, lines: &mut Vec<String>) -> Option<String> {
+    let now = here.world.clock.now();
+    let since = Time::parse(&order.created).map(|created| now.since(created));
+    let age = since.map_or("?".into(), time::age);
+    lines.push(format!("order {}: {} {}, {:?}, since {age}", order.id, order.request.event(), order.name, order.state));
+    for (node, progress) in &order.progress {
+        lines.push(format!("    {node}: step {} of {}: {}, since {}", progress.step, progress.of, progress.name, progress.since));
+    }
+    match (order.state, since) {
+        (State::Failed, _) => {
+            let reason = order.reason.as_deref().unwrap_or_default();
+            Some(format!("order {} of {} has failed and is not undone on every node yet: {reason}", order.id, order.name))
+        }
+        (_, Some(since)) if order.owner.is_none() && since > UNTAKEN => {
+            Some(format!("order {} of {}: no node has taken it up for {}", order.id, order.name, time::age(since)))
+        }
+        _ => None,
+    }
 }

@@ -83,6 +83,7 @@ pub fn schedule_old(run: &mut Run, _: Option<Output>) -> Done {
 }
 
 pub fn commit(run: &mut Run) -> Result<Output, Stop> {
+    run.master_is_dead()?;
     let deploy = run.deploy()?;
     let commit = run.cloned().ok_or(Fault::Impossible { what: "a commit of what was not cloned" })?;
     let (data, ip, now) = (run.data_volumes()?, run.here.address_of(&deploy.master)?, run.here.world.clock.now());
@@ -106,6 +107,7 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
         ct: loaded.compose.services.iter().map(|service| (service.name.clone(), service.container.clone())).collect(),
         volumes: data,
         commit: Some(commit),
+        data_id: Some((&run.order.id).into()),
         unknown,
     };
     let key = keys::app(&run.name);
@@ -114,7 +116,11 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
 }
 
 pub fn commit_migrate(run: &mut Run) -> Result<Output, Stop> {
-    finish(run, &[Op::CheckIndex(&keys::app(&run.name), run.old_index())])
+    let old = run.old().cloned().ok_or(Fault::Impossible { what: "a migrate into what is not deployed" })?;
+    let record = Record { data_id: Some((&run.order.id).into()), ..old };
+    let key = keys::app(&run.name);
+    let text = json::write(&record).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
+    finish(run, &[Op::Cas(&key, &text, run.old_index())])
 }
 
 pub fn commit_destroy(run: &mut Run) -> Result<Output, Stop> {

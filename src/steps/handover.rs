@@ -9,17 +9,16 @@ use crate::model::names::Volume;
 use crate::model::order::{Request, State};
 
 impl Run {
-    /// A volume that the record names and this node has not is left out, with a warning.
+    /// A volume that the record names and this node has not is an error: the plugin says so for whatever trouble it has in looking.
     pub fn snapshot_all(&mut self, volumes: &[Volume]) -> Result<Snapshots, Error> {
         let (checked, plugin) = (self.checked()?, self.here.plugin());
         let mut snapshots = Snapshots::new();
         for volume in volumes {
             // asked for once: the application is down
-            if checked.existing.contains(volume) || plugin.exists(volume)? {
-                snapshots.insert(volume.clone(), plugin.snapshot(volume)?);
-            } else {
-                log::warn!("the record names the volume {volume}, but this node has none");
+            if !checked.existing.contains(volume) && !plugin.exists(volume)? {
+                return Err(Fault::NoVolume { volume: volume.clone() }.into());
             }
+            snapshots.insert(volume.clone(), plugin.snapshot(volume)?);
         }
         Ok(snapshots)
     }
@@ -36,7 +35,7 @@ impl Run {
     }
 
     /// The node that carries the order out, as a source knows it.
-    fn owner(&self) -> String {
+    pub fn owner(&self) -> String {
         match &self.order.request {
             Request::Deploy(deploy) => deploy.master.to_string(),
             _ => self.old().map_or(String::new(), |old| old.master.to_string()),
@@ -92,8 +91,10 @@ pub fn await_sent(run: &mut Run) -> Result<Output, Stop> {
 
 pub fn await_done(run: &mut Run) -> Result<Output, Stop> {
     match run.wait_for(&run.owner(), "start the application", |_| false) {
-        // The other node may be starting it by now: what Consul refuses to say is no reason to start it here, too.
-        Err(Stop::Failed(why @ Error::Consul(_))) => Err(Stop::Away(why)),
+        // The other node may be starting it by now: neither what Consul refuses to say nor that it takes long is a reason to start it here, too.
+        Err(Stop::Failed(why @ (Error::Consul(_) | Error::Fault(Fault::PeerSlow { .. } | Fault::PeerAbsent { .. })))) => {
+            Err(Stop::Away(why))
+        }
         waited => waited.map(|()| Output::Nothing),
     }
 }

@@ -53,6 +53,7 @@ mod tests {
             started_at: "2026-11-22T17:59:22.5Z".into(),
             health: health.map(|health| (health.into(), "no answer\n".into())),
             oneoff: false,
+            restart: crate::outside::engine::Restart::never(),
         };
         let now = Time::parse("2026-11-22T17:59:23Z").unwrap();
         let of = |container: &Container, oneshot| match health(container, now, Duration::from_secs(1), oneshot) {

@@ -13,7 +13,7 @@ use super::output::{Checked, Cloned, Output, Restored, Snapshots};
 use crate::error::{Error, Fault};
 use crate::model::json;
 use crate::model::names::{Host, Volume};
-use crate::model::order::{Order, Unknown};
+use crate::model::order::{Order, Origin, Unknown};
 use crate::model::record::Record;
 use crate::outside::doors::{World, Write};
 
@@ -31,18 +31,6 @@ pub enum Part {
     Bystander,
 }
 
-/// Where the data of a new master comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Data {
-    /// Nothing ran before, or it is here already.
-    New,
-    /// The old master hands it over.
-    Alive,
-    /// The old master is dead: what it had replicated.
-    Dead,
-}
-
 /// What does not change during a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Header {
@@ -52,7 +40,7 @@ pub struct Header {
     pub part: Part,
     /// Absent in the first format.
     #[serde(default)]
-    pub data: Option<Data>,
+    pub origin: Option<Origin>,
     /// By their names.
     pub steps: Vec<String>,
     /// The record when the order was taken, and the index it was last changed at.
@@ -234,7 +222,7 @@ impl Journal {
                 "clone" => data.commit.clone().map(|commit| Output::Cloned(Cloned { commit })),
                 "check" if past => Some(Output::Checked(Checked {
                     existing: data.existing.clone(),
-                    had_volumes: data.had_volumes,
+                    ordinary: (!data.had_volumes).then(Vec::new),
                     images: data.images.clone(),
                     replicas: replicas.clone(),
                     notes: data.notes.clone(),
@@ -253,7 +241,7 @@ impl Journal {
             let writes = ["restore-source", "post-migrate", "update", "up"].contains(&&**step);
             self.at(Begins { at: number, writes, replaces: ["restore", "restore-replica"].contains(&&**step) });
         }
-        self.header.data = Some(if takes_over { Data::Dead } else { Data::Alive });
+        self.header.origin = Some(if takes_over { Origin::Dead } else { Origin::Alive });
         self.header.steps = steps;
         self.undoing = data.undoing;
         self.undone.extend(data.undone);
@@ -312,8 +300,18 @@ impl Journal {
         self.outputs.get(&at)
     }
 
+    /// What the present step has left before it was killed, or before another try.
+    pub fn output(&self) -> Option<&Output> {
+        self.output_of(self.at)
+    }
+
     pub fn outputs(&self) -> impl Iterator<Item = &Output> {
         self.outputs.values()
+    }
+
+    /// Out of the way, for a person to look at.
+    pub fn set_aside(self, world: &World) -> Result<(), Error> {
+        Ok(world.rename_file(&self.path, &self.path.with_added_extension("given-up"))?)
     }
 
     pub fn remove(self, world: &World) -> Result<(), Error> {
@@ -385,7 +383,7 @@ mod tests {
 
     fn header() -> Header {
         let header = serde_json::json!({
-            "order": order(), "part": "Owner", "data": "alive", "steps": ["clone", "check", "restore", "up"], "old": null,
+            "order": order(), "part": "Owner", "origin": "alive", "steps": ["clone", "check", "restore", "up"], "old": null,
             "source_record": null, "peer_address": "10.0.0.1", "colour": "blue",
         });
         serde_json::from_value(header).unwrap()
@@ -468,7 +466,7 @@ mod tests {
         assert_eq!(read.header.steps.join(" "), "clone check pull build ready await-sent restore up");
         assert_eq!((read.at, read.written, read.replaced), (7, true, true));
         assert_eq!(read.outputs[&0], Output::Cloned(Cloned { commit: "abc".into() }));
-        assert!(matches!(&read.outputs[&1], Output::Checked(checked) if checked.had_volumes && checked.images.len() == 1));
+        assert!(matches!(&read.outputs[&1], Output::Checked(checked) if checked.ordinary.is_none() && checked.images.len() == 1));
         assert!(matches!(&read.outputs[&5], Output::Received(received) if received.len() == 2));
         assert!(matches!(&read.outputs[&6], Output::Restored(restored) if restored.created.iter().map(|v| &**v).eq(["v_data"])));
         std::fs::remove_dir_all(folder).unwrap();

@@ -7,11 +7,15 @@ use log::{debug, error, info, warn};
 use super::journal::{Begins, Part};
 use super::run::Run;
 use super::table::{Flag, Step, Undo};
+use super::verdict::{Facts, Fate, Says, Verdict, verdict};
 use super::{Done, Stop};
 use crate::error::{Error, Fault};
+use crate::model::members;
 use crate::model::names::NodeName;
-use crate::model::order::{Progress, State};
-use crate::orders;
+use crate::model::order::{Order, Progress, Request, State};
+use crate::model::record::Record;
+use crate::model::{json, keys};
+use crate::orders::{self, Failing};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,27 +37,33 @@ impl Run {
         self.steps().iter().position(|step| step.is(Flag::Commit))
     }
 
-    /// From the first step to the end. The owner says first that it has taken the order up.
+    /// From the first step to the end. That this node takes part is said first, so that nobody forgets what it may have to undo.
     pub fn start(mut self, owner: NodeName, source: Option<NodeName>) -> Outcome {
-        if self.journal.header.part == Part::Owner {
-            let first = self.steps().first().map(|first| self.progress(0, *first));
-            let taken = self.update(|order| {
+        let first = self.steps().first().map(|first| self.progress(0, *first));
+        let (part, origin) = (self.journal.header.part, self.journal.header.origin);
+        let me = match self.here.me() {
+            Ok(me) => me.to_string(),
+            Err(why) => return Run::left(&why.into()),
+        };
+        let taken = self.update(|order| {
+            if part == Part::Owner {
                 order.owner = Some(owner.clone());
                 order.source = source.clone();
-                order.progress.extend(first.clone().map(|first| (owner.to_string(), first)));
-            });
-            if let Err(stop) = taken {
-                return self.give_up(stop);
             }
+            order.origin = order.origin.or(origin);
+            order.progress.extend(first.clone().map(|first| (me.clone(), first)));
+        });
+        match taken {
+            // Somebody has decided otherwise since the plan was made.
+            Ok(()) if self.order.origin != origin => self.finish(Outcome::Done),
+            Ok(()) => self.go(0),
+            Err(stop) => self.give_up(stop),
         }
-        self.go(0)
     }
 
-    /// What a killed run has left: finished where that is safe, else undone. An order that is undone here and still open
-    /// is taken up again from its beginning.
-    pub fn resume(mut self) -> Outcome {
-        let at = self.journal.at;
-        let steps = self.steps();
+    /// What a killed run has left. An order that is undone here and still open is taken up again from its beginning.
+    pub fn resume(self) -> Outcome {
+        let (at, steps) = (self.journal.at, self.steps());
         info!("a run was killed at step {} of {}: {}", at + 1, steps.len(), steps.get(at).map(Step::to_string).unwrap_or_default());
         if let Some(mark) = self.here.world.mark()
             && let Err(why) = self.here.world.processes.end_marked(mark)
@@ -61,53 +71,117 @@ impl Run {
             error!("{why}; nothing is changed until they have");
             return Outcome::Left;
         }
-        let state = match self.refresh() {
-            Ok(()) => Ok(self.order.state),
-            Err(Stop::Done) => Ok(State::Done),
-            Err(Stop::Obey(reason)) => Err(reason),
-            Err(Stop::Away(why) | Stop::Failed(why)) => {
-                error!("{why}; nothing is changed until it is back");
-                return Outcome::Left;
-            }
+        self.decide()
+    }
+
+    /// What becomes of this run now, by the record.
+    fn decide(mut self) -> Outcome {
+        let facts = match self.facts() {
+            Ok(facts) => facts,
+            Err(why) => return Run::left(&why),
         };
-        let owner = self.journal.header.part == Part::Owner;
-        match (state, self.commit_at()) {
-            (Ok(State::Open | State::Ready | State::Sent), _) if self.journal.undoing.is_some() => {
-                let reason = self.journal.undoing.clone().unwrap_or_default();
-                self.undo_and_archive(&reason)
+        let verdict = verdict(facts);
+        debug!("{facts:?}: {verdict:?}");
+        let given_up = self.here.me().is_ok_and(|me| self.order.given_up.contains(me));
+        let (at, steps) = (self.journal.at, self.steps());
+        let commit = self.commit_at().unwrap_or(steps.len());
+        match verdict {
+            _ if given_up => {
+                warn!("its undo was given up by hand: the journal is set aside, and nothing is changed");
+                match self.journal.set_aside(&self.here.world) {
+                    Ok(()) => Outcome::Failed,
+                    Err(why) => Run::left(&why),
+                }
             }
-            (Ok(State::Done), Some(commit)) if owner || self.handed_over() => self.go(at.max(commit + 1)),
-            // Another node has taken over; reconcile finds out what that means here.
-            (Ok(State::Done), _) => self.finish(Outcome::Done),
-            // Half undone: only backwards.
-            (Ok(_), _) if self.journal.any_undone() => self.undo_for_another_try(at),
-            (Ok(State::Sent), Some(commit)) if !owner => self.go(commit),
-            (Ok(_), _) if owner && steps[..at.min(steps.len())].contains(&Step::AwaitHealthy) => self.go(at),
-            (Ok(_), _) => self.undo_for_another_try(at),
-            (Err(reason), _) => self.give_up(Stop::Obey(reason)),
+            Verdict::Finish => self.go(at.max(commit + 1)),
+            Verdict::StartAgain => {
+                let up = steps.iter().position(|step| *step == Step::Up).unwrap_or(at);
+                self.go(up)
+            }
+            Verdict::Await => self.go(commit),
+            Verdict::Undo => self.undo_all(facts.fate),
+            Verdict::Drop => {
+                warn!(
+                    "somebody has gone on since: what this run had begun is neither finished nor undone; the record decides what runs here"
+                );
+                self.drop_journal(facts.fate)
+            }
         }
     }
 
-    /// The order is still open: it is taken up again from its beginning.
-    fn undo_for_another_try(mut self, at: usize) -> Outcome {
-        if self.undo(at) { self.finish(Outcome::Done) } else { Outcome::Left }
+    fn facts(&mut self) -> Result<Facts, Error> {
+        let fate = match orders::read(&self.here.consul, &self.name, &self.order.id) {
+            Ok((order, index)) => {
+                self.archived = index.is_none();
+                self.index = index.unwrap_or(self.index);
+                self.order = order;
+                match self.order.state {
+                    State::Done => Fate::Done,
+                    State::Failed => Fate::Failed,
+                    State::Open | State::Ready | State::Sent => Fate::Open,
+                }
+            }
+            Err(Error::Fault(Fault::Vanished { .. })) => Fate::Unknown,
+            Err(why) => return Err(why),
+        };
+        let me = self.here.me()?.clone();
+        let id = &*self.order.id;
+        let key = keys::app(&self.name);
+        let entry = self.here.consul.get(&key)?;
+        let index = entry.as_ref().map_or(0, |entry| entry.modify_index);
+        let record: Option<Record> = entry.map(|entry| json::read(&entry.value)).transpose().map_err(|source| Error::Json {
+            at: format!("{key} in Consul"),
+            what: "a record",
+            source,
+        })?;
+        let ours = match (&self.order.request, &record) {
+            (Request::Deploy(_), Some(record)) => *record.deploy_id == *id,
+            (Request::Migrate(_), Some(record)) => record.data_id.as_ref().is_some_and(|data| **data == *id),
+            (Request::Destroy(_), None) => fate == Fate::Done,
+            _ => false,
+        };
+        let (at, steps) = (self.journal.at, self.steps());
+        let healthy = steps[..at.min(steps.len())].contains(&Step::AwaitHealthy);
+        // No record then and none now, and nobody knows the order: whether the commit has been cannot be told.
+        let lost = index == 0 && fate == Fate::Unknown && healthy;
+        let says = match record {
+            _ if ours => Says::Ours,
+            _ if index == self.old_index() && !lost => Says::Unchanged,
+            Some(record) if record.master == me => Says::Mine,
+            _ => Says::Others,
+        };
+        Ok(Facts {
+            part: self.journal.header.part,
+            says,
+            fate,
+            going_back: self.journal.undoing.is_some() || self.journal.any_undone(),
+            healthy,
+            handed_over: self.sent().is_some_and(|sent| sent == self.order.snapshots),
+        })
     }
 
-    /// Whether the finished order stands on what this node has sent for it. If not, another has taken over in another way, and
-    /// what is here may be newer: reconcile keeps it.
-    fn handed_over(&self) -> bool {
-        self.sent().is_some_and(|sent| sent == self.order.snapshots)
+    /// A migrate's source has nothing to finish or to undo, and leaves no more than snapshots.
+    fn drop_journal(self, fate: Fate) -> Outcome {
+        match fate {
+            Fate::Open => {
+                let why = Fault::RecordChanged { app: self.name.clone() }.to_string();
+                self.say_undone(&why)
+            }
+            Fate::Failed => self.say_undone("for an unknown reason"),
+            Fate::Done | Fate::Unknown => self.finish(Outcome::Done),
+        }
     }
 
     fn go(mut self, from: usize) -> Outcome {
         let steps = self.steps();
         let commit = self.commit_at().unwrap_or(steps.len());
         for (at, step) in steps.iter().enumerate().skip(from) {
-            let result = self.begin(at, *step).and_then(|()| (step.row().act)(&mut self));
-            match result {
+            match self.begin(at, *step).and_then(|()| (step.row().act)(&mut self)) {
                 Ok(output) => self.journal.left_behind(output),
-                Err(Stop::Done) if at <= commit && self.handed_over() => {}
+                // The owner has finished it: the way goes on behind the commit, if the record says so.
+                Err(Stop::Done) if at == commit => return self.decide(),
                 Err(stop) if at <= commit => return self.give_up(stop),
+                Err(Stop::Done) => {}
                 Err(Stop::Failed(why) | Stop::Away(why)) => {
                     error!("the order is done, but step {} ({step}) failed and will be tried again: {why}", at + 1);
                     return Outcome::Left;
@@ -116,7 +190,6 @@ impl Run {
                     error!("the order is done, but step {} ({step}) failed and will be tried again: {why}", at + 1);
                     return Outcome::Left;
                 }
-                Err(Stop::Done) => {}
             }
         }
         info!("done");
@@ -169,84 +242,142 @@ impl Run {
     }
 
     fn left(why: &Error) -> Outcome {
-        error!("{why}; everything is left as it is, to be taken up when Consul is back");
+        error!("{why}; everything is left as it is, to be taken up by a later run");
         Outcome::Left
     }
 
     fn give_up(mut self, stop: Stop) -> Outcome {
         match stop {
-            // Not for us to undo: the node that finished it has the data now.
-            Stop::Done => self.finish(Outcome::Done),
             Stop::Away(why) => Run::left(&why),
+            Stop::Done => self.decide(),
             Stop::Obey(reason) => {
                 error!("the order has failed: {reason}");
-                self.undo_and_archive(&reason)
-            }
-            // The others hear of it when this node has stopped what it had started: the source starts its own again.
-            Stop::Failed(why) if self.journal.header.part == Part::Owner => {
-                let reason = why.to_string();
-                error!("failed: {reason}");
-                match self.journal.undo_for(&self.here.world, &reason) {
-                    Ok(()) => self.undo_and_archive(&reason),
-                    Err(why) => {
-                        error!("{why}");
-                        Outcome::Left
-                    }
-                }
+                self.decide()
             }
             Stop::Failed(why) => {
                 let reason = why.to_string();
                 error!("failed: {reason}");
-                let told = self.update(|order| {
-                    order.state = State::Failed;
-                    order.reason = Some(reason.clone());
-                });
+                if let Err(why) = self.journal.undo_for(&self.here.world, &reason) {
+                    error!("{why}");
+                    return Outcome::Left;
+                }
+                // An owner has first to stop what it has started: then its source starts its own again.
+                let told = if self.journal.header.part == Part::Owner { Ok(()) } else { self.say_failed(&reason, false) };
                 match told {
-                    Ok(()) => self.undo_and_archive(&reason),
-                    Err(Stop::Obey(theirs)) => self.undo_and_archive(&theirs),
-                    Err(Stop::Done) if self.handed_over() => {
-                        let commit = self.commit_at().unwrap_or(0);
-                        self.go(commit + 1)
-                    }
-                    Err(Stop::Done) => self.finish(Outcome::Done),
-                    Err(Stop::Away(why) | Stop::Failed(why)) => Run::left(&why),
+                    Ok(()) => self.decide(),
+                    Err(why) => Run::left(&why),
                 }
             }
         }
     }
 
-    fn undo_and_archive(mut self, reason: &str) -> Outcome {
-        let clean = self.undo(self.journal.at);
-        match orders::archive_failed(&self.here, &self.order.id, reason) {
-            Ok(_) if clean => self.finish(Outcome::Failed),
-            Ok(_) => Outcome::Left,
-            Err(why) => {
-                error!("{why}");
-                Outcome::Left
-            }
+    /// From here on the others undo their part, too. `down`: an owner has stopped what it had started.
+    fn say_failed(&mut self, reason: &str, down: bool) -> Result<(), Error> {
+        let owner = self.journal.header.part == Part::Owner;
+        let told = self.update(|order| {
+            order.state = State::Failed;
+            order.reason = Some(reason.into());
+            order.down = owner && down;
+        });
+        match told {
+            Ok(()) | Err(Stop::Obey(_) | Stop::Done) => Ok(()),
+            Err(Stop::Failed(why) | Stop::Away(why)) => Err(why),
         }
     }
 
-    /// Undoes the steps up to and with `at`, the last first, each once; whether all of it worked. What comes after the switch
-    /// is undone even where something fails, the switch itself only as far as it goes.
-    fn undo(&mut self, at: usize) -> bool {
+    /// Undoes the steps up to the one that has begun, the last first, each once. What comes after the switch is undone even where something
+    /// fails, the switch itself only as far as it goes. The checkout goes last, and only when nothing needs it any more.
+    fn undo_all(mut self, fate: Fate) -> Outcome {
         let steps = self.steps();
+        let mut reason = self.journal.undoing.clone();
+        if fate != Fate::Open {
+            reason = reason.or(self.order.reason.clone()).or(Some("the order is neither open nor in the history".into()));
+        }
+        if self.owner_may_have_it_up(fate) {
+            info!("the order has failed, and {} has not said yet that it has stopped what it had started: waiting for that", self.owner());
+            return Outcome::Left;
+        }
         let mut clean = true;
-        for (at, step) in steps.iter().enumerate().take(at + 1).rev() {
+        // Whether something of the new version may still be up here.
+        let up = steps.iter().position(|step| *step == Step::Up).unwrap_or(0);
+        let mut told = fate != Fate::Open;
+        for (at, step) in steps.iter().enumerate().take(self.journal.at + 1).rev() {
+            if at < up
+                && let Some(reason) = reason.as_deref().filter(|_| !std::mem::replace(&mut told, true))
+                && let Err(why) = self.say_failed(reason, true)
+            {
+                return Run::left(&why);
+            }
             if self.journal.is_undone(at) {
                 continue;
             }
+            if at == 0 && !clean {
+                break;
+            }
             debug!("undo: {step}");
-            let undone = self.undo_step(at, *step).and_then(|()| self.journal.undid(&self.here.world, at));
-            if let Err(why) = undone {
+            if let Err(why) = self.undo_step(at, *step).and_then(|()| self.journal.undid(&self.here.world, at)) {
                 error!("undoing \"{step}\" failed, and is tried again by the next run: {why}");
                 clean = false;
                 if step.is(Flag::Gate) {
-                    return false;
+                    break;
                 }
             }
         }
-        clean
+        match reason {
+            // It has failed, even if its undo never ends: so that others know of it, and a person can give the undo up.
+            Some(reason) if !clean && !told => match self.say_failed(&reason, false) {
+                Ok(()) => Outcome::Left,
+                Err(why) => Run::left(&why),
+            },
+            _ if !clean => Outcome::Left,
+            Some(reason) => self.say_undone(&reason),
+            // Still open, and nobody has failed it: it is taken up again from its beginning.
+            None => self.finish(Outcome::Done),
+        }
+    }
+
+    fn undone_late(&self) -> Result<(), Error> {
+        orders::undone_late(&self.here, &self.name, &self.order.id, self.here.me()?)
+    }
+
+    /// A source that has sent its data starts nothing again while the new version may be up: until its owner says that it is down, has undone
+    /// its part, is dead, or a person has given it up.
+    fn owner_may_have_it_up(&self, fate: Fate) -> bool {
+        let Order { state, owner, down, undone, pending, given_up, .. } = &self.order;
+        let (Some(owner), Some(sent)) = (owner, self.sent()) else { return false };
+        // With other snapshots the owner has never heard of these. In the history all is undone, but by those who seemed dead.
+        let told =
+            self.journal.header.part == Part::Owner || sent != self.order.snapshots || *state != State::Failed || fate != Fate::Failed;
+        if told || *down || undone.contains(owner) || given_up.contains(owner) || (self.archived && !pending.contains(owner)) {
+            return false;
+        }
+        // Who cannot be asked about may live.
+        self.here.consul.members().map_or(true, |members| members::alive(&members, owner))
+    }
+
+    /// This node has nothing of a failed order left.
+    fn say_undone(self, reason: &str) -> Outcome {
+        let reason = match &self.unwell {
+            Some(why) => format!("{reason}; and after the undo the old version is not well: {why}"),
+            None => reason.into(),
+        };
+        let said = match self.here.me() {
+            Ok(me) => orders::fail(&self.here, &self.order.id, &reason, Some(me)),
+            Err(why) => Err(why.into()),
+        };
+        match said {
+            Ok(Failing::Undoing(nodes)) => {
+                let nodes: Vec<&str> = nodes.iter().map(|node| &**node).collect();
+                info!("undone here; still to be undone on {}", nodes.join(", "));
+                self.finish(Outcome::Failed)
+            }
+            Ok(Failing::Archived) => self.finish(Outcome::Failed),
+            Ok(Failing::Gone) => match self.undone_late() {
+                Ok(()) => self.finish(Outcome::Failed),
+                Err(why) => Run::left(&why),
+            },
+            Err(why) => Run::left(&why),
+        }
     }
 
     fn undo_step(&mut self, at: usize, step: Step) -> Result<(), Error> {

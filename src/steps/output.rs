@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::model::names::{Snapshot, Volume};
+use crate::outside::engine::Restart;
 
 /// Volume → snapshot.
 pub type Snapshots = BTreeMap<Volume, Snapshot>;
@@ -16,6 +17,8 @@ pub enum Output {
     Nothing,
     Cloned(Cloned),
     Checked(Checked),
+    /// The restart policies that the old containers had.
+    Stopped(BTreeMap<String, Restart>),
     /// Snapshots taken in the switch, to come back to.
     Taken(Snapshots),
     /// Those of a source on this node, to be copied.
@@ -37,8 +40,9 @@ pub struct Cloned {
 pub struct Checked {
     /// The data volumes of the compose file that this node had.
     pub existing: BTreeSet<Volume>,
-    /// Whether the project had any volume on this node, data or not.
-    pub had_volumes: bool,
+    /// The volumes that compose had made for the project on this node, where that was looked up.
+    #[serde(default)]
+    pub ordinary: Option<Vec<String>>,
     /// Image name → ID, of the containers that ran.
     pub images: BTreeMap<String, String>,
     /// What a takeover restores.

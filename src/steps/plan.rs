@@ -1,13 +1,14 @@
 //! What a node has to do, computed from what is known, without doing anything: (order, facts) → steps.
 
-use super::journal::{Data, Part};
+use super::journal::Part;
 use super::table::Step;
 use crate::error::Fault;
 use crate::model::members::{self, Member};
-use crate::model::names::NodeName;
-use crate::model::order::{Order, Request, State};
+use crate::model::names::{App, NodeName};
+use crate::model::order::{Order, Origin, Request, State};
 use crate::model::record::Record;
 use crate::model::roles::{Role, Roles, role, role_in};
+use crate::model::text::redacted;
 use crate::node::local::{Local, LocalRole};
 use crate::node::reconcile::{self, Task};
 
@@ -34,7 +35,7 @@ impl Facts<'_> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub part: Part,
-    pub data: Data,
+    pub origin: Origin,
     /// Run for the order, in this sequence, each undone if a later one fails before the commit.
     pub steps: Vec<Step>,
     /// Done by reconcile, once the record has changed.
@@ -44,6 +45,7 @@ pub struct Plan {
 /// The node that carries the order out; an error is the reason why nobody can.
 pub fn owner(order: &Order, facts: &Facts) -> Result<NodeName, Fault> {
     let app = &order.name;
+    same_repository(order, facts)?;
     match &order.request {
         Request::Deploy(deploy) => {
             for (member, name) in [("master", Some(&deploy.master)), ("slave", deploy.slave.as_ref())] {
@@ -77,6 +79,21 @@ pub fn owner(order: &Order, facts: &Facts) -> Result<NodeName, Fault> {
     }
 }
 
+/// A name means one thing: `feature/x` and `feature-x` of one repository have the same, and so have repositories of two hosts with one path.
+fn same_repository(order: &Order, facts: &Facts) -> Result<(), Fault> {
+    let elsewhere = matches!(&order.request, Request::Deploy(deploy) if deploy.repo_moved);
+    let source = order.request.source_app();
+    for (app, record) in [(Some(order.request.app()), facts.record), (source, facts.source_record)] {
+        let (Some(app), Some(record)) = (app, record) else { continue };
+        let deployed = App { repo: record.repo_url.clone(), branch: record.branch.clone() };
+        if app.branch != deployed.branch || (!elsewhere && app.repo.without_secret() != deployed.repo.without_secret()) {
+            let name = |app: &App| format!("{} {}", redacted(&app.repo), app.branch);
+            return Err(Fault::AnotherRepository { app: app.name(), deployed: name(&deployed), ordered: name(&app) });
+        }
+    }
+    Ok(())
+}
+
 /// The node that hands data over to the owner, if the order needs one.
 pub fn source(order: &Order, owner: &NodeName, facts: &Facts) -> Option<NodeName> {
     let record = match order.request {
@@ -97,21 +114,21 @@ pub fn plan(order: &Order, facts: &Facts, node: &NodeName) -> Result<Plan, Fault
         _ => Part::Bystander,
     };
     let old = role_in(facts.record, node);
-    // What has been sent is here, whatever became of the sender.
+    // Once taken it stays what it was. What has been sent is here, whatever became of the sender.
     let alive = |master: &NodeName| facts.alive(master) || order.state == State::Sent;
-    let data = match facts.record {
-        None => Data::New,
-        Some(record) if alive(&record.master) => Data::Alive,
-        Some(_) => Data::Dead,
-    };
+    let origin = order.origin.unwrap_or_else(|| match facts.record {
+        None => Origin::New,
+        Some(record) if alive(&record.master) => Origin::Alive,
+        Some(_) => Origin::Dead,
+    });
     let steps = match &order.request {
-        Request::Deploy(deploy) => deploy_steps(old, role(node, &deploy.master, deploy.slave.as_deref()), data, deploy.update),
+        Request::Deploy(deploy) => deploy_steps(old, role(node, &deploy.master, deploy.slave.as_deref()), origin, deploy.update),
         Request::Destroy(_) if part == Part::Owner => destroy_steps(old),
         Request::Destroy(_) => Vec::new(),
         Request::Migrate(migrate) => migrate_steps(part, source.is_none(), migrate.update),
     };
     let then = then(order, facts, node, &steps);
-    Ok(Plan { part, data, steps, then })
+    Ok(Plan { part, origin, steps, then })
 }
 
 /// What reconcile will find to do on the node once the order is done, by the function that reconcile itself asks.
@@ -136,7 +153,7 @@ fn then(order: &Order, facts: &Facts, node: &NodeName, steps: &[Step]) -> Vec<Ta
         Request::Destroy(_) => None,
         Request::Migrate(_) => facts.record.map(Roles::from),
     };
-    reconcile::tasks(after.as_ref(), roles.as_ref(), node)
+    reconcile::tasks(after.as_ref(), false, roles.as_ref(), node)
 }
 
 const PREPARE: [Step; 4] = [Step::Clone, Step::Check, Step::Pull, Step::Build];
@@ -147,12 +164,12 @@ const CLEAR: [Step; 3] = [Step::Deregister, Step::Unschedule, Step::Remove];
 
 /// The roles table: old role x new role of the node x where the data comes from.
 #[rustfmt::skip]
-fn deploy_steps(old: Role, new: Role, data: Data, update: bool) -> Vec<Step> {
+fn deploy_steps(old: Role, new: Role, origin: Origin, update: bool) -> Vec<Step> {
     use Role::{Master, Slave};
     use Step::*;
-    use Data::*;
+    use Origin::*;
     let update: &[Step] = if update { &[Update] } else { &[] };
-    let sequence: &[&[Step]] = match (old, new, data) {
+    let sequence: &[&[Step]] = match (old, new, origin) {
         (Master, Master, _)              => &[&PREPARE, &SWITCH_OFF, update, &SWITCH_ON, &COMMIT],
         (Slave | Role::None, Master, New)   => &[&PREPARE, &SWITCH_ON, &COMMIT],
         (Slave | Role::None, Master, Alive) => &[&PREPARE, &[Ready, AwaitSent, Restore], update, &SWITCH_ON, &COMMIT],
@@ -177,7 +194,9 @@ fn migrate_steps(part: Part, same_node: bool, update: bool) -> Vec<Step> {
     let update: &[Step] = if update { &[Update] } else { &[] };
     let first = if same_node { SnapshotSource } else { AwaitSent };
     match part {
-        Part::Owner => [&[Check, first][..], &SWITCH_OFF, &[RestoreSource, PostMigrate], update, &SWITCH_ON, &[CommitMigrate]].concat(),
+        Part::Owner => {
+            [&[Check, first][..], &SWITCH_OFF, &[RestoreSource, PostMigrate], update, &SWITCH_ON, &[CommitMigrate, Reopen]].concat()
+        }
         Part::Source => vec![SnapshotSource],
         Part::Bystander => Vec::new(),
     }
@@ -334,9 +353,9 @@ mod tests {
             ["a", "b", "c"].map(|name| of(&order("migrate", &payload(update)), &facts, name))
         };
         let switch = "maintenance stop snapshot restore-source post-migrate";
-        let here = format!("check snapshot-source {switch} update up await-healthy commit-migrate |");
+        let here = format!("check snapshot-source {switch} update up await-healthy commit-migrate reopen |");
         assert_eq!(all(true, "a", "a"), [&here, "|", "|"]);
-        let there = format!("check await-sent {switch} up await-healthy commit-migrate |");
+        let there = format!("check await-sent {switch} up await-healthy commit-migrate reopen |");
         assert_eq!(all(false, "a", "b"), ["snapshot-source |", &there, "|"]);
     }
 

@@ -7,6 +7,7 @@ use log::{info, warn};
 use super::output::{Checked, Cloned, Output, Snapshots};
 use super::run::Run;
 use super::{Done, Stop};
+use crate::data::own;
 use crate::error::{Error, Fault};
 use crate::model::keys;
 use crate::model::names::{AppName, Snapshot, Volume};
@@ -58,8 +59,8 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         }
     }
     let engine = run.here.engine();
-    let had_volumes = !existing.is_empty() || !engine.volumes(&run.project)?.is_empty();
-    let mut checked = Checked { existing, had_volumes, ..Checked::default() };
+    let ordinary = engine.volumes(&run.project)?.into_iter().map(|volume| volume.name).collect();
+    let mut checked = Checked { existing, ordinary: Some(ordinary), ..Checked::default() };
     if run.old_role()? == Role::Master {
         let named = engine.containers(&run.project)?.into_iter().filter(|container| !container.image_name.is_empty());
         checked.images = named.map(|container| (container.image_name, container.image)).collect();
@@ -105,7 +106,7 @@ fn find_replicas(run: &Run, data: &[Volume]) -> Result<(Snapshots, Vec<String>),
     let (expected, plugin, now) = (run.old_volumes(), run.here.plugin(), run.here.world.clock.now());
     let (mut found, mut missing, mut notes) = (Snapshots::new(), Vec::new(), Vec::new());
     for volume in data.iter().filter(|volume| expected.contains(volume)) {
-        match plugin.snapshots(volume)?.pop() {
+        match own::replicas(&run.here, volume)?.pop() {
             Some(snapshot) => {
                 notes.push(replica_note(volume, &snapshot, now));
                 found.insert(volume.clone(), snapshot);
@@ -117,7 +118,12 @@ fn find_replicas(run: &Run, data: &[Volume]) -> Result<(Snapshots, Vec<String>),
     if !missing.is_empty() && !empty {
         return Err(Fault::NoReplica { master: old.master.clone(), volumes: missing }.into());
     }
-    notes.extend(missing.iter().map(|volume| format!("{volume} starts empty")));
+    for volume in &missing {
+        notes.push(match plugin.exists(volume)? {
+            true => format!("{volume} has no replica here: it starts with what the volume of this name holds here"),
+            false => format!("{volume} starts empty"),
+        });
+    }
     for note in &notes {
         warn!("taking over from {}: {note}", old.master);
     }

@@ -1,18 +1,25 @@
 //! After the commit, only forward: what was replaced goes.
 
-use super::Stop;
 use super::output::Output;
 use super::run::Run;
-use crate::data::schedules;
+use super::{Stop, gate};
+use crate::data::{removal, schedules};
 use crate::node::local::{self, Local, LocalRole};
-use crate::outside::compose::Volumes;
 use crate::service;
 
 pub fn settle(run: &mut Run) -> Result<Output, Stop> {
     let id = (&run.order.id).into();
     let local = Local::new(LocalRole::Master, id, run.data_volumes()?);
+    // Remembered before anything can come back by itself.
     local::set(&run.here, &run.name, Some(local))?;
+    gate::open(run)?;
     run.here.remove_checkouts(&run.name, Some(&(&run.order.id).into()))?;
+    Ok(Output::Nothing)
+}
+
+/// A migrate's target runs what it ran.
+pub fn reopen(run: &mut Run) -> Result<Output, Stop> {
+    gate::open(run)?;
     Ok(Output::Nothing)
 }
 
@@ -30,21 +37,14 @@ pub fn unschedule(run: &mut Run) -> Result<Output, Stop> {
 
 pub fn remove(run: &mut Run) -> Result<Output, Stop> {
     let checkout = run.old_checkout();
-    let (timeouts, engine) = (&run.here.settings.timeouts, run.here.engine());
+    let timeouts = &run.here.settings.timeouts;
     match checkout {
-        Some(checkout) => checkout.down(&run.here.world, Volumes::Remove, timeouts)?,
-        None => {
-            engine.remove(&run.project, timeouts.stop)?;
-            engine.volumes(&run.project)?.iter().try_for_each(|volume| engine.remove_volume(volume))?;
-        }
+        Some((checkout, _)) => checkout.down(&run.here.world, timeouts)?,
+        None => run.here.engine().remove(&run.project, timeouts.stop)?,
     }
-    // A volume that was restored here has no label of compose's.
-    let plugin = run.here.plugin();
-    for volume in run.old_volumes() {
-        if plugin.exists(&volume)? {
-            engine.remove_volume(&volume)?;
-        }
-    }
+    let data = run.old_volumes();
+    data.iter().try_for_each(|volume| removal::remove(&run.here, volume))?;
+    removal::leave_ordinary(&run.here, &run.project, &data)?;
     run.here.remove_checkouts(&run.name, None)?;
     local::set(&run.here, &run.name, None)?;
     Ok(Output::Nothing)

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use log::warn;
 
 use super::Stop;
-use super::journal::{Data, Journal, Part};
+use super::journal::{Journal, Part};
 use super::output::{Checked, Output, Snapshots};
 use crate::error::{Error, Fault};
 use crate::here::Here;
+use crate::model::members;
 use crate::model::names::{App, AppName, Project, Volume};
-use crate::model::order::{Order, Request};
+use crate::model::order::{Order, Origin, Request};
 use crate::model::record::Record;
 use crate::model::roles::{Role, role_in};
 use crate::outside::compose::{Checkout, Tool};
@@ -34,6 +35,10 @@ pub struct Run {
     pub order: Order,
     pub index: u64,
     pub journal: Journal,
+    /// Whether the order was in the history when it was last decided about.
+    pub archived: bool,
+    /// Why the old version is not well after an undo.
+    pub unwell: Option<String>,
     loaded: Option<Loaded>,
     tool: Option<Tool>,
 }
@@ -42,7 +47,19 @@ impl Run {
     pub fn new(here: &Here, journal: Journal, order: Order, index: u64) -> Run {
         let here = here.marked(&journal.path.to_string_lossy());
         let name = order.name.clone();
-        Run { here, app: order.request.app(), project: name.project(), name, order, index, journal, loaded: None, tool: None }
+        Run {
+            here,
+            app: order.request.app(),
+            project: name.project(),
+            name,
+            order,
+            index,
+            journal,
+            archived: false,
+            unwell: None,
+            loaded: None,
+            tool: None,
+        }
     }
 
     pub fn old(&self) -> Option<&Record> {
@@ -102,9 +119,19 @@ impl Run {
         Ok(received.unwrap_or_default())
     }
 
+    /// A takeover looks again right before it restores, and right before the commit: a master that lives after all has the newer data.
+    pub fn master_is_dead(&self) -> Result<(), Error> {
+        match self.old().filter(|_| self.takes_over()) {
+            Some(old) if members::alive(&self.here.consul.members()?, &old.master) => {
+                Err(Fault::MasterLives { master: old.master.clone() }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// From a dead master.
     pub fn takes_over(&self) -> bool {
-        matches!(self.order.request, Request::Deploy(_)) && self.journal.header.data == Some(Data::Dead)
+        matches!(self.order.request, Request::Deploy(_)) && self.journal.header.origin == Some(Origin::Dead)
     }
 
     /// The checkout that the order makes, or for a migrate the one that runs.
@@ -139,11 +166,11 @@ impl Run {
     }
 
     /// The checkout that ran before, if it is still there and readable.
-    pub fn old_checkout(&mut self) -> Option<Checkout> {
+    pub fn old_checkout(&mut self) -> Option<(Checkout, Compose)> {
         let folder = self.here.paths.checkout(&self.name, &self.old()?.deploy_id);
         let tool = self.tool().ok()?;
         match self.here.read_checkout(&self.project, folder, tool) {
-            Ok((checkout, _)) => Some(checkout),
+            Ok(read) => Some(read),
             Err(why) => {
                 warn!("{why}; going by the containers' labels");
                 None
@@ -152,7 +179,6 @@ impl Run {
     }
 
     pub fn data_volumes(&mut self) -> Result<Vec<Volume>, Error> {
-        let volumes = self.loaded()?.compose.volumes.iter().filter(|volume| volume.data);
-        Ok(volumes.map(|volume| volume.name.clone()).collect())
+        Ok(self.loaded()?.compose.data_volumes())
     }
 }

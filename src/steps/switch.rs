@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use log::info;
+use log::{error, info};
 use serde_json::json;
 
+use super::gate;
 use super::health::{Health, health};
 use super::output::{Output, Restored, Snapshots};
 use super::prepare::retag;
 use super::run::Run;
 use super::{Done, Stop};
+use crate::data::{removal, restoring};
 use crate::error::{Error, Fault};
 use crate::model::keys;
 use crate::model::roles::Role;
-use crate::outside::compose::{Recreate, Volumes};
+use crate::outside::compose::Recreate;
 
 pub fn maintenance_on(run: &mut Run) -> Result<Output, Stop> {
     let value = json!({ "order": run.order.id, "since": run.here.world.clock.now().rfc3339() });
@@ -26,20 +28,39 @@ pub fn maintenance_off(run: &mut Run, _: Option<Output>) -> Done {
 }
 
 pub fn stop(run: &mut Run) -> Result<Output, Stop> {
+    let stopped = gate::close(run)?;
     match run.old_checkout() {
-        Some(checkout) => checkout.stop(&run.here.world, &run.here.settings.timeouts)?,
+        Some((checkout, _)) => checkout.stop(&run.here.world, &run.here.settings.timeouts)?,
         None => run.here.engine().stop(&run.project, run.here.settings.timeouts.stop)?,
     }
-    Ok(Output::Nothing)
+    Ok(stopped)
 }
 
-pub fn start_old(run: &mut Run, _: Option<Output>) -> Done {
+/// The old version is waited for like a new one: that an undo has worked is not known before.
+pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
     retag(run, None)?;
-    match run.old_checkout() {
-        Some(checkout) => checkout.up(&run.here.world, Recreate::Changed, &run.here.settings.timeouts)?,
-        None => run.here.engine().start(&run.project, run.here.settings.timeouts.up)?,
+    let checkout = run.old_checkout();
+    // Twice: a stop that was cut off may go on in the engine, and stop what was believed to be up.
+    for try_again in [true, false] {
+        match &checkout {
+            Some((checkout, _)) => checkout.up(&run.here.world, Recreate::Changed, &run.here.settings.timeouts)?,
+            None => run.here.engine().start(&run.project, run.here.settings.timeouts.up)?,
+        }
+        let oneshots = checkout.as_ref().map(|(_, compose)| compose.oneshots()).unwrap_or_default();
+        run.unwell = match await_all(run, &oneshots) {
+            Ok(()) => None,
+            Err(_) if try_again => continue,
+            Err(why) => {
+                error!("AFTER THE UNDO THE OLD VERSION IS NOT WELL: {why}");
+                Some(why.to_string())
+            }
+        };
+        break;
     }
-    Ok(())
+    match stopped {
+        Some(Output::Stopped(policies)) => gate::open_again(run, &policies),
+        _ => Ok(()),
+    }
 }
 
 pub fn snapshot(run: &mut Run) -> Result<Output, Stop> {
@@ -50,7 +71,7 @@ pub fn snapshot(run: &mut Run) -> Result<Output, Stop> {
 pub fn restore_own(run: &mut Run, taken: Option<Output>) -> Done {
     let Some(Output::Taken(taken)) = taken.filter(|_| run.journal.written) else { return Ok(()) };
     for (volume, snapshot) in &taken {
-        run.here.plugin().restore(snapshot, volume)?;
+        restoring::restore(&run.here, snapshot, volume)?;
     }
     Ok(())
 }
@@ -66,6 +87,7 @@ fn look_up(run: &Run, snapshots: &Snapshots) -> Result<(), Error> {
 }
 
 pub fn restore(run: &mut Run) -> Result<Output, Stop> {
+    run.master_is_dead()?;
     let (data, existing) = (run.data_volumes()?, run.checked()?.existing);
     let mut received = run.received()?;
     received.retain(|volume, _| data.contains(volume));
@@ -74,20 +96,14 @@ pub fn restore(run: &mut Run) -> Result<Output, Stop> {
     let restored = Output::Restored(Restored { created });
     run.journal.keep(&run.here.world, restored.clone())?;
     for (volume, snapshot) in &received {
-        run.here.plugin().restore(snapshot, volume)?;
+        restoring::restore(&run.here, snapshot, volume)?;
     }
     Ok(restored)
 }
 
 pub fn remove_restored(run: &mut Run, restored: Option<Output>) -> Done {
     let Some(Output::Restored(Restored { created })) = restored else { return Ok(()) };
-    let plugin = run.here.plugin();
-    for volume in &created {
-        if plugin.exists(volume)? {
-            plugin.remove(volume)?;
-        }
-    }
-    Ok(())
+    Ok(created.iter().try_for_each(|volume| removal::remove(&run.here, volume))?)
 }
 
 pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
@@ -98,7 +114,7 @@ pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
     for (from, snapshot) in &received {
         let key = from.strip_prefix(&source_prefix).unwrap_or(from);
         match volumes.iter().find(|volume| volume.data && volume.key == key) {
-            Some(volume) if volume.migrable => run.here.plugin().restore(snapshot, &volume.name)?,
+            Some(volume) if volume.migrable => restoring::restore(&run.here, snapshot, &volume.name)?,
             Some(volume) => info!("{} keeps its data: it is labelled non-migrable", volume.name),
             None => info!("{from} has no counterpart in {}", run.name),
         }
@@ -127,32 +143,61 @@ pub fn update_script(run: &mut Run) -> Result<Output, Stop> {
 
 pub fn up(run: &mut Run) -> Result<Output, Stop> {
     let recreate = if run.journal.replaced { Recreate::All } else { Recreate::Changed };
-    let checkout = run.loaded()?.checkout.clone();
+    let loaded = run.loaded()?;
+    let (mut checkout, services) = (loaded.checkout.clone(), loaded.compose.services.clone());
+    // Created so; the commit gives each what its compose file says.
+    checkout.keep_quiet(&run.here.world, &services)?;
+    let kept = keep_what_was_here(run)?;
     checkout.up(&run.here.world, recreate, &run.here.settings.timeouts)?;
-    Ok(Output::Nothing)
+    Ok(kept)
 }
 
-/// Volumes go only where there were none before.
-pub fn down(run: &mut Run, _: Option<Output>) -> Done {
-    let new_here = run.old_role()? != Role::Master && !run.checked()?.had_volumes;
-    let volumes = if new_here { Volumes::Remove } else { Volumes::Keep };
-    let checkout = run.loaded().map(|loaded| loaded.checkout.clone());
-    let (timeouts, engine) = (&run.here.settings.timeouts, run.here.engine());
-    if let Ok(checkout) = checkout {
-        return Ok(checkout.down(&run.here.world, volumes, timeouts)?);
+/// Where no switch has taken a snapshot, and nothing is restored: data that was here before the application was, brought along or left behind.
+fn keep_what_was_here(run: &mut Run) -> Result<Output, Stop> {
+    let received = run.received()?;
+    let existing = run.checked()?.existing;
+    if run.taken().is_some() || existing.iter().all(|volume| received.contains_key(volume)) {
+        return Ok(Output::Nothing);
     }
-    // The checkout may be damaged; the containers have to go all the same.
-    engine.remove(&run.project, timeouts.stop)?;
-    if volumes == Volumes::Remove {
-        engine.volumes(&run.project)?.iter().try_for_each(|volume| engine.remove_volume(volume))?;
+    let mut kept = Snapshots::new();
+    for volume in existing.iter().filter(|volume| !received.contains_key(*volume)) {
+        kept.insert(volume.clone(), run.here.plugin().snapshot(volume)?);
+    }
+    run.journal.keep(&run.here.world, Output::Taken(kept.clone()))?;
+    Ok(Output::Taken(kept))
+}
+
+/// With the volumes that this order has made, and no others.
+pub fn down(run: &mut Run, kept: Option<Output>) -> Done {
+    let (master, checked) = (run.old_role()? == Role::Master, run.checked()?);
+    let loaded = run.loaded().map(|loaded| (loaded.checkout.clone(), loaded.compose.data_volumes()));
+    let timeouts = &run.here.settings.timeouts;
+    let Ok((checkout, data)) = loaded else {
+        // The checkout may be damaged; the containers have to go all the same. What is whose among the volumes cannot be told: they stay.
+        return Ok(run.here.engine().remove(&run.project, timeouts.stop)?);
+    };
+    checkout.down(&run.here.world, timeouts)?;
+    if let Some(Output::Taken(kept)) = kept {
+        kept.iter().try_for_each(|(volume, snapshot)| restoring::restore(&run.here, snapshot, volume))?;
+    }
+    if !master {
+        data.iter().filter(|volume| !checked.existing.contains(*volume)).try_for_each(|volume| removal::remove(&run.here, volume))?;
+        if let Some(before) = checked.ordinary {
+            removal::remove_made(&run.here, &run.project, &data, &before)?;
+        }
     }
     Ok(())
 }
 
 pub fn await_healthy(run: &mut Run) -> Result<Output, Stop> {
+    let oneshots = run.loaded()?.compose.oneshots();
+    await_all(run, &oneshots)?;
+    Ok(Output::Nothing)
+}
+
+/// Waits until every container of the project is healthy.
+fn await_all(run: &Run, oneshots: &[String]) -> Result<(), Error> {
     let (limit, settle) = (run.here.settings.timeouts.health, run.here.settings.settle);
-    let oneshot: Vec<String> =
-        run.loaded()?.compose.services.iter().filter(|service| service.oneshot).map(|service| service.name.clone()).collect();
     let (clock, engine) = (&run.here.world.clock, run.here.engine());
     let start = clock.uptime();
     loop {
@@ -162,13 +207,13 @@ pub fn await_healthy(run: &mut Run) -> Result<Output, Stop> {
         }
         let mut waiting = None;
         for container in &containers {
-            match health(container, clock.now(), settle, oneshot.contains(&container.service)) {
+            match health(container, clock.now(), settle, oneshots.contains(&container.service)) {
                 Health::Good => {}
                 Health::Waiting(why) => waiting = Some(why),
                 Health::Bad(why) => return Err(Fault::Unhealthy { why, last_lines: Some(engine.logs(&container.id)) }.into()),
             }
         }
-        let Some(why) = waiting else { return Ok(Output::Nothing) };
+        let Some(why) = waiting else { return Ok(()) };
         if clock.uptime().saturating_sub(start) > limit {
             return Err(Fault::NotHealthyInTime { why, secs: limit.as_secs_f32() }.into());
         }

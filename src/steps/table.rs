@@ -134,6 +134,8 @@ steps! {
     // after the commit: only forward
     Settle, "settle", "remember the deployment, remove the old checkout",
         [Repeatable], retire::settle, Nothing;
+    Reopen, "reopen", "let the containers come back with the engine again",
+        [Repeatable], retire::reopen, Nothing;
     Deregister, "deregister", "deregister the service",
         [Repeatable], retire::deregister, Nothing;
     Unschedule, "unschedule", "end the volumes' schedules",
@@ -171,7 +173,7 @@ mod tests {
             names.join(" "),
             "clone check pull build send-ahead ready await-ready send await-sent await-done snapshot-source maintenance stop snapshot restore \
              restore-replica restore-source post-migrate update up await-healthy register schedule commit commit-migrate commit-destroy \
-             settle deregister unschedule remove"
+             settle reopen deregister unschedule remove"
         );
         for step in Step::ALL {
             assert_eq!(Step::named(step.row().name), Some(*step));

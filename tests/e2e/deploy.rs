@@ -5,7 +5,8 @@ use serde_json::json;
 use crate::world::outside::World;
 use crate::world::{Act, Cluster, Run, event, id};
 use crate::{
-    APP, DATA, PROJECT, URL, assert_failed, assert_order, assert_serves, compose, deploy, deployed, finished, push, push_files, shop,
+    APP, DATA, PROJECT, URL, all_well, assert_failed, assert_order, assert_serves, compose, deploy, deployed, finished, push, push_files,
+    shop,
 };
 
 fn redeploy(w: &World) -> Run {
@@ -15,10 +16,6 @@ fn redeploy(w: &World) -> Run {
 fn update(w: &World) -> Run {
     let payload = json!({"repo": URL, "branch": "master", "master": "node1", "update": true});
     w.deliver("node1", &[event("second", "deploy", &payload)])
-}
-
-fn first_commit(w: &World) -> String {
-    w.kv(&format!("app/{APP}")).unwrap()["commit"].as_str().unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -225,10 +222,10 @@ fn a_version_that_is_slow_is_waited_for() {
     assert_serves(&w, "node1", &second);
 }
 
+/// Old knowledge is acted upon no more: what runs is left alone, and the order fails.
 #[test]
 fn a_record_changed_by_another_is_not_overwritten() {
     let w = deployed(&["node1"], "node1", None);
-    let first = first_commit(&w);
     push(&w, "");
     let key = format!("app/{APP}");
     let change = move |s: &mut crate::world::State| {
@@ -236,12 +233,15 @@ fn a_record_changed_by_another_is_not_overwritten() {
         s.store.set(&key, text.as_bytes());
     };
     w.on("node1", "up -d", Act::First(Box::new(change)));
-    redeploy(&w).exits(1);
-    assert_failed(&w, "second", &[]);
+    redeploy(&w).exits(1).says("somebody has gone on since");
+    assert_eq!(finished(&w, "second")["state"], "failed");
+    assert_eq!(w.keys("order/"), [""; 0]);
     assert_eq!(w.kv(&format!("app/{APP}")).unwrap()["by_hand"], 1);
-    if !first.is_empty() {
-        assert_serves(&w, "node1", &first);
-    }
+    assert!(w.volume("node1", DATA).unwrap().starts_with("orders of monday"));
+    // The next order finds its way from there.
+    let third = push(&w, "");
+    all_well(&w.deliver_all(&[deploy("third", "node1", None)]));
+    assert_serves(&w, "node1", &third);
 }
 
 #[test]

@@ -169,3 +169,26 @@ fn a_command_that_is_interrupted_stops_watching_and_nothing_else() {
     w.settle();
     assert_eq!(w.serving(PROJECT).len(), 2);
 }
+
+/// Green is what runs and is looked after; what is not is named first, and fails.
+#[test]
+fn the_status_says_what_is_wrong_and_fails() {
+    let w = deployed(&["node1", "node2"], "node1", None);
+    let status = |node: &str| w.handler(node, &["status"]).run();
+    let fine = status("node1");
+    fine.exits(0);
+    assert!(fine.stdout.starts_with(&format!("{APP}: master node1, no slave")), "{fine}");
+    // An application whose containers were stopped by somebody.
+    w.lock().engine("node1").containers.iter_mut().for_each(|container| container.running = false);
+    let down = status("node1");
+    down.exits(1).says("2 things are wrong");
+    assert!(down.stdout.starts_with(&format!("wrong: {APP}: the container {PROJECT}-")), "{down}");
+    assert!(down.stdout.contains("is exited"), "{down}");
+    // While it shows its maintenance page that is meant.
+    w.lock().store.set(&format!("maintenance/{APP}"), b"by hand");
+    status("node1").exits(0);
+    w.die("node1");
+    let dead = status("node2");
+    dead.exits(1);
+    assert!(dead.stdout.starts_with(&format!("wrong: {APP}: its master, node1, is dead")), "{dead}");
+}

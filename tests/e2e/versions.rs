@@ -11,7 +11,7 @@ const NODES: [&str; 3] = ["node1", "node2", "node3"];
 
 /// From here on these nodes have the older handler.
 fn older(w: &World, nodes: &[&str]) {
-    let older = std::env::var("OLDER_HANDLER").expect("OLDER_HANDLER: see .ci/older");
+    let older = std::env::var("OLDER_HANDLER").unwrap_or_else(|_| panic!("OLDER_HANDLER is not set: see .ci/older"));
     *w.programs.lock().unwrap() = nodes.iter().map(|node| ((*node).to_owned(), older.clone())).collect();
 }
 

@@ -32,9 +32,9 @@ async def answer():
 async def ask():
     at, start = time.time(), time.monotonic()
     try:
-        status, size, problem = await asyncio.wait_for(answer(), 60)
+        status, size, problem = await asyncio.wait_for(answer(), 120)
     except asyncio.TimeoutError:
-        status, size, problem = 0, 0, "no answer within 60 s"
+        status, size, problem = 0, 0, "no answer within 120 s"
     except Exception as error:
         status, size, problem = 0, 0, f"{type(error).__name__} {error}".replace("\n", " ")
     print(f"{at:.3f} {status} {size} {time.monotonic() - start:.6f} {problem}", flush=True)

@@ -96,6 +96,10 @@ fn history(seed: u64, sum: &mut Sum) -> Result<(), String> {
     if serving.iter().any(|line| master.as_ref().is_none_or(|master| !line.starts_with(master.as_str()))) {
         wrong.push(format!("{serving:?}, though the record names {master:?}"));
     }
+    for (name, node) in s.nodes.iter().filter(|(name, _)| master.as_ref() != Some(*name)) {
+        let replicates = node.plugin.schedules.keys().filter(|(_, action)| action.starts_with("replicate:"));
+        wrong.extend(replicates.map(|(volume, action)| format!("{name} has {action} of {volume}, though the record names {master:?}")));
+    }
     let open = [s.keys("order/"), s.keys("maintenance/")].concat();
     if !open.is_empty() {
         wrong.push(format!("still there: {open:?}"));

@@ -6,6 +6,8 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod attack;
 mod basics;
 mod histories;
 mod matrix;
+mod stories;

@@ -36,6 +36,8 @@ pub enum Start {
     /// A request of a person's: the event's name and its payload.
     Request(&'static str, Value),
     Reconcile,
+    /// `cancel ORDER`, with the node that the undo is given up on.
+    Cancel(String, Option<&'static str>),
 }
 
 pub struct Sim {
@@ -140,6 +142,11 @@ impl Sim {
     /// The first call of this node (of any, for "") whose line contains the text.
     pub fn on(&self, node: &str, text: &str, act: Act) {
         self.add_fault(by_text(node, text), 1, act);
+    }
+
+    /// Each of them, for ever.
+    pub fn on_each(&self, node: &str, text: &str, act: Act) {
+        self.add_fault(by_text(node, text), 0, act);
     }
 
     pub fn on_exactly(&self, effect: &Effect, nth: usize, act: Act) {
@@ -341,6 +348,7 @@ pub fn spawn(shared: &Arc<Shared>, inner: &mut Inner, node: &str, start: Start, 
         Start::Events(events) => format!("{node}: handler <<< {}", Value::from(events.clone())),
         Start::Request(event, payload) => format!("{node}: handler {event} {payload}"),
         Start::Reconcile => format!("{node}: handler reconcile"),
+        Start::Cancel(order, on) => format!("{node}: handler cancel {order} {on:?}"),
     };
     let run = inner.enter(node, what, after.as_micros() as u64, starts);
     let door = Door { shared: shared.clone(), run, node: node.to_owned() };
@@ -387,9 +395,10 @@ fn carry_out(door: &Door, settings: Settings, start: Start) -> i32 {
     let ended = prepared.and_then(|()| match start {
         Start::Events(events) => handler::verbs::events(&here, &Value::from(events).to_string()),
         Start::Request(event, payload) => {
-            handler::verbs::request(&here, event, &payload.to_string(), &["reconcile".to_owned()], |line| ::log::info!("{line}"))
+            handler::verbs::request(&here, event, &payload.to_string(), &["reconcile".to_owned()], |_| {}, |line| ::log::info!("{line}"))
         }
         Start::Reconcile => handler::verbs::reconcile(&here),
+        Start::Cancel(order, on) => handler::verbs::cancel(&here, &order, on).map(drop),
     });
     match ended {
         Ok(()) => 0,

@@ -2,28 +2,34 @@
 //!
 //!     x-standin: {build: fails, start: exits | restarts | unhealthy | slow | refused, writes: TEXT}
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_yaml::Value as Yaml;
 
 use super::docker::each;
-use super::engine::Container;
+use super::engine::{Container, Made};
 use super::{Files, Out, State, git};
 
 pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Path) -> Out {
     if args == ["version", "--short"] {
         return Out::ok(format!("{}\n", s.engine(node).compose));
     }
-    let ["-p", project, "-f", file, verb, rest @ ..] = args else {
-        return Out::fail(1, &format!("stand-in: no such compose command: {args:?}"));
+    let (project, used, verb, rest) = match args {
+        ["-p", project, "-f", file, "-f", more, verb, rest @ ..] => (project, vec![*file, *more], verb, rest),
+        ["-p", project, "-f", file, verb, rest @ ..] => (project, vec![*file], verb, rest),
+        _ => return Out::fail(1, &format!("stand-in: no such compose command: {args:?}")),
     };
-    let Some(text) = files.read(&cwd.join(file)) else {
-        return Out::fail(14, &format!("open {file}: no such file or directory"));
-    };
-    let yaml = match serde_yaml::from_str::<Yaml>(&text).and_then(|mut y| y.apply_merge().map(|()| y)) {
-        Ok(yaml) => yaml,
-        Err(e) => return Out::fail(15, &format!("yaml: {e}")),
-    };
+    let mut yaml = Yaml::Null;
+    for file in used {
+        let Some(text) = files.read(&cwd.join(file)) else {
+            return Out::fail(14, &format!("open {file}: no such file or directory"));
+        };
+        match serde_yaml::from_str::<Yaml>(&text).and_then(|mut y| y.apply_merge().map(|()| y)) {
+            Ok(more) => merge(&mut yaml, more),
+            Err(e) => return Out::fail(15, &format!("yaml: {e}")),
+        }
+    }
     let services = yaml["services"].as_mapping().into_iter().flatten();
     let services: Vec<_> = services.map(|(n, y)| (n.as_str().unwrap_or_default(), y)).collect();
     let reference = |name: &str, y: &Yaml| match y["image"].as_str() {
@@ -85,6 +91,9 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
                 s.stop(node, i);
                 s.engine(node).containers.remove(i);
             });
+            if s.engine(node).held_networks.contains(*project) {
+                return Out::fail(1, &format!("error while removing network: network {project}_default has active endpoints"));
+            }
             if rest.contains(&"-v") {
                 for (key, _) in yaml["volumes"].as_mapping().into_iter().flatten() {
                     let name = format!("{project}_{}", key.as_str().unwrap_or_default());
@@ -98,6 +107,24 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
     Out::ok("")
 }
 
+/// A later file's mappings go into those of an earlier one, anything else takes its place.
+fn merge(into: &mut Yaml, more: Yaml) {
+    match (into, more) {
+        (Yaml::Mapping(into), Yaml::Mapping(more)) => {
+            for (key, value) in more {
+                merge(into.entry(key).or_insert(Yaml::Null), value);
+            }
+        }
+        (into, more) => *into = more,
+    }
+}
+
+/// As a mapping, the way the tests write them.
+fn labels(volume: &Yaml) -> BTreeMap<String, String> {
+    let each = volume["labels"].as_mapping().into_iter().flatten();
+    each.filter_map(|(label, value)| Some((label.as_str()?.to_owned(), value.as_str()?.to_owned()))).collect()
+}
+
 impl State {
     fn create_volumes(&mut self, node: &str, project: &str, yaml: &Yaml) -> Result<(), String> {
         for (key, y) in yaml["volumes"].as_mapping().into_iter().flatten() {
@@ -108,7 +135,7 @@ impl State {
             // Compose uses a volume that the plugin alone made, with a warning, and cannot label it.
             if !self.nodes[node].plugin.volumes.contains_key(&name) {
                 self.create_volume(node, &name, y.get("driver").and_then(Yaml::as_str).unwrap_or("local"))?;
-                self.engine(node).volumes.insert(name, project.to_owned());
+                self.engine(node).volumes.insert(name, Made { project: project.to_owned(), labels: labels(y) });
             }
         }
         Ok(())

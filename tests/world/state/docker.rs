@@ -49,7 +49,7 @@ pub fn run(s: &mut State, node: &str, args: &[&str]) -> Out {
         ["logs", "--tail", _, _] => Out { stderr: "last words\n".to_owned(), ..Out::ok("") },
         ["volume", "ls", "-q", rest @ ..] => {
             let project = project_of(rest);
-            let found = s.engine(node).volumes.iter().filter(|(_, p)| **p == project);
+            let found = s.engine(node).volumes.iter().filter(|(_, made)| made.project == project);
             Out::ok(found.map(|(name, _)| format!("{name}\n")).collect::<String>())
         }
         ["volume", "rm", names @ ..] => {

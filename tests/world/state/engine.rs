@@ -1,6 +1,6 @@
 //! The engine of one node: its containers, images and volumes, and its API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -31,6 +31,13 @@ pub struct Container {
     pub looks: u32,
 }
 
+/// A volume that was made through docker.
+#[derive(Clone, Debug)]
+pub struct Made {
+    pub project: String,
+    pub labels: BTreeMap<String, String>,
+}
+
 #[derive(Clone)]
 pub struct Engine {
     /// What docker-compose says that it is.
@@ -39,15 +46,16 @@ pub struct Engine {
     /// id → what it was made from
     pub images: BTreeMap<String, String>,
     pub tags: BTreeMap<String, String>,
-    /// The volumes that were made through docker, and for which project.
-    pub volumes: BTreeMap<String, String>,
+    pub volumes: BTreeMap<String, Made>,
+    /// Projects whose network something else is connected to: it cannot be removed.
+    pub held_networks: BTreeSet<String>,
     pub born: usize,
 }
 
 impl Default for Engine {
     fn default() -> Engine {
-        let (containers, images, tags, volumes) = Default::default();
-        Engine { compose: "2.26.1".into(), containers, images, tags, volumes, born: 0 }
+        let (containers, images, tags, volumes, held_networks) = Default::default();
+        Engine { compose: "2.26.1".into(), containers, images, tags, volumes, held_networks, born: 0 }
     }
 }
 
@@ -113,12 +121,26 @@ fn policy_of(request: &Request) -> Option<String> {
     body["RestartPolicy"]["Name"].as_str().map(str::to_owned)
 }
 
-/// Of the filter by label.
-fn project_of(request: &Request) -> String {
+fn filter(request: &Request, by: &str) -> Option<String> {
     let filters: Value = serde_json::from_str(request.get("filters").unwrap_or_default()).unwrap_or_default();
-    let labels = filters["label"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let mut projects = labels.filter_map(|label| label.strip_prefix(PROJECT)?.strip_prefix('='));
-    projects.next().unwrap_or("?").to_owned()
+    filters[by][0].as_str().map(str::to_owned)
+}
+
+fn label_of(request: &Request) -> String {
+    filter(request, "label").unwrap_or_default()
+}
+
+fn volume_of(request: &Request) -> Option<String> {
+    filter(request, "volume")
+}
+
+/// What is filtered by: a project, all of them, or a volume.
+fn project_of(request: &Request) -> String {
+    match (volume_of(request), label_of(request).split_once('=')) {
+        (Some(volume), _) => format!("on {volume}"),
+        (None, Some((_, project))) => project.to_owned(),
+        (None, None) => "of all projects".to_owned(),
+    }
 }
 
 pub fn error(status: u16, text: &str) -> Response {
@@ -130,14 +152,25 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
     let json = |value: Value| Response::new(200, value.to_string());
     match (request.method.as_str(), path.as_slice()) {
         ("GET", ["containers", "json"]) => {
-            let (all, project) = (request.get("all").is_some_and(|all| all == "1"), project_of(request));
-            let found = s.engine(node).containers.iter().filter(|c| c.project == project && (all || c.running));
-            json(found.map(|c| json!({"Id": c.id, "Names": [format!("/{}", c.name)]})).collect())
+            let all = request.get("all").is_some_and(|all| all == "1");
+            let (wanted, volume) = (label_of(request), volume_of(request));
+            let fits = |c: &&Container| match (&volume, wanted.split_once('=')) {
+                (Some(volume), _) => c.volumes.contains(volume),
+                (None, Some((_, project))) => c.project == project,
+                (None, None) => true,
+            };
+            let found = s.engine(node).containers.iter().filter(|c| all || c.running).filter(fits);
+            let one = |c: &Container| {
+                let state = if c.running { "running" } else { "exited" };
+                json!({"Id": c.id, "Names": [format!("/{}", c.name)], "State": state, "Labels": {PROJECT: c.project}})
+            };
+            json(found.map(one).collect())
         }
         ("GET", ["volumes"]) => {
             let project = project_of(request);
-            let found = s.engine(node).volumes.iter().filter(|(_, p)| **p == project);
-            json(json!({"Volumes": found.map(|(name, _)| json!({"Name": name})).collect::<Vec<_>>(), "Warnings": null}))
+            let found = s.engine(node).volumes.iter().filter(|(_, made)| made.project == project);
+            let one = |(name, made): (&String, &Made)| json!({"Name": name, "Labels": made.labels});
+            json(json!({"Volumes": found.map(one).collect::<Vec<_>>(), "Warnings": null}))
         }
         ("DELETE", ["volumes", name]) => match s.remove_engine_volume(node, name) {
             Ok(()) => Response::new(204, ""),
@@ -298,7 +331,7 @@ impl State {
     }
 
     pub fn remove_engine_volume(&mut self, node: &str, name: &str) -> Result<(), String> {
-        if self.engine(node).containers.iter().any(|c| c.volumes.iter().any(|v| v == name)) {
+        if self.plugin(node).held.contains(name) || self.engine(node).containers.iter().any(|c| c.volumes.iter().any(|v| v == name)) {
             return Err(format!("remove {name}: volume is in use"));
         }
         let known = self.engine(node).volumes.remove(name).is_some();

@@ -1,6 +1,6 @@
 //! The volume plugin of one node, traps included. A volume's content is a text, so that data can be followed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -13,6 +13,14 @@ pub struct Plugin {
     pub snapshots: BTreeMap<String, String>,
     /// (volume, action) → minutes
     pub schedules: BTreeMap<(String, String), String>,
+    /// Volumes that a container of somebody else uses: they cannot be removed.
+    pub held: BTreeSet<String>,
+    /// How many of the next questions for a volume find none: so it answers to whatever goes wrong in looking.
+    pub blind: usize,
+    /// A person has paused all schedules: it neither lists nor changes them.
+    pub paused: bool,
+    /// It restores over a volume and names nothing that was kept of it.
+    pub nameless: bool,
 }
 
 /// Lists of snapshots and schedules change nothing.
@@ -39,6 +47,11 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
     let name = body["Name"].as_str().unwrap_or_default().to_owned();
     let call = (request.method.as_str(), request.path.trim_start_matches("/VolumeDriver."));
     let result = match call {
+        ("POST", "Get") if s.nodes[node].plugin.blind > 0 => {
+            s.plugin(node).blind -= 1;
+            Err(format!("{name}: no such volume"))
+        }
+        ("POST", "Schedule") | ("GET", "Schedule.List") if s.nodes[node].plugin.paused => Err("Schedule is globally paused".to_owned()),
         ("POST", "Get") => match s.nodes[node].plugin.volumes.contains_key(&name) {
             true => Ok(json!({"Volume": {"Name": name, "Mountpoint": format!("/v/{name}")}})),
             false => Err(format!("{name}: no such volume")),
@@ -129,7 +142,7 @@ fn restore(s: &mut State, node: &str, name: &str, target: Option<&str>) -> Resul
         s.violations.push(format!("{node}: {volume} restored under a running container"));
     }
     let before = s.plugin(node).volumes.insert(volume.clone(), content);
-    let backup = before.map(|content| s.snapshot(node, &volume, content));
+    let backup = before.filter(|_| !s.nodes[node].plugin.nameless).map(|content| s.snapshot(node, &volume, content));
     Ok(backup.map_or(json!({}), |b| json!({"VolumeBackup": b})))
 }
 

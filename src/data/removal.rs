@@ -1,0 +1,63 @@
+//! The one door through which a volume goes.
+//!
+//! What must hold: nothing that exists nowhere else is deleted. So nothing stands on the volume that could run again, a snapshot of it is
+//! taken and seen listed, and only then it is removed. An ordinary volume, of another driver, cannot be snapshotted: it stays, unless it is
+//! labelled disposable or this very order has made it.
+
+use log::{info, warn};
+
+use super::own;
+use crate::error::{Error, Fault};
+use crate::here::Here;
+use crate::model::names::{Project, Volume};
+
+/// A cache: goes with a move and a destroy.
+const DISPOSABLE: &str = "com.github.mlfmonde.cluster.disposable";
+
+/// A volume of the data driver. One that is gone already has been through here.
+pub fn remove(here: &Here, volume: &Volume) -> Result<(), Error> {
+    let (plugin, engine) = (here.plugin(), here.engine());
+    if !plugin.exists(volume)? {
+        return Ok(());
+    }
+    if let Some(container) = engine.containers_on(volume)?.pop() {
+        return Err(Fault::VolumeInUse { volume: volume.to_string(), container }.into());
+    }
+    let snapshot = plugin.snapshot(volume)?;
+    if !plugin.snapshots(volume)?.contains(&snapshot) {
+        return Err(Fault::NotKept { volume: volume.clone(), snapshot }.into());
+    }
+    own::remember(here, &snapshot)?;
+    info!("removing the volume {volume}; what it holds is kept as {snapshot}");
+    Ok(engine.remove_volume(volume)?)
+}
+
+/// The ordinary volumes of a project that leaves this node: disposable ones go, the others are named and kept.
+pub fn leave_ordinary(here: &Here, project: &Project, data: &[Volume]) -> Result<(), Error> {
+    let engine = here.engine();
+    for volume in engine.volumes(project)? {
+        if data.iter().any(|data| **data == *volume.name) {
+            continue;
+        }
+        let disposable = volume.labels.get(DISPOSABLE).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
+        if !disposable {
+            warn!("the volume {0} is not of the data driver: it stays on this node; docker volume rm {0} removes it", volume.name);
+            continue;
+        }
+        info!("removing the volume {}, which is labelled disposable", volume.name);
+        engine.remove_volume(&volume.name)?;
+    }
+    Ok(())
+}
+
+/// The ordinary volumes that an order which is being undone has made: those of the project that were not here `before`.
+pub fn remove_made(here: &Here, project: &Project, data: &[Volume], before: &[String]) -> Result<(), Error> {
+    let engine = here.engine();
+    for volume in engine.volumes(project)? {
+        if !before.contains(&volume.name) && !data.iter().any(|data| **data == *volume.name) {
+            info!("removing the volume {}, which this order has made", volume.name);
+            engine.remove_volume(&volume.name)?;
+        }
+    }
+    Ok(())
+}
