@@ -150,10 +150,6 @@ pub enum Fault {
     MasterLives {
         master: NodeName,
     },
-    UndoPending {
-        order: String,
-        node: String,
-    },
     NoContainer {
         project: Project,
     },
@@ -340,11 +336,6 @@ impl fmt::Display for Fault {
             Fault::MasterLives { master } => write!(
                 f,
                 "{master}, which was dead when the order was taken, lives after all and has the newer data; order again to move it from there"
-            ),
-            Fault::UndoPending { order, node } => write!(
-                f,
-                "the order {order} of the same application is not undone yet on {node}; see the log there, or handler cancel {order} --give-up \
-                 {node}"
             ),
             Fault::NoContainer { project } => write!(f, "the project {project} has no container"),
             Fault::Unhealthy { why, last_lines: Some(lines) } => write!(f, "{why}; its last lines:\n{}", lines.trim_end()),
