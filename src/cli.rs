@@ -14,6 +14,7 @@ usage: handler [OPTIONS]                        carry out the events on standard
        handler [OPTIONS] migrate JSON           the same
        handler [OPTIONS] plan EVENT JSON        print what each node would do; change nothing
        handler [OPTIONS] reconcile              take part in open orders, compare this node with the records
+       handler [OPTIONS] work NAME              the same for one application (what the others start for each)
        handler [OPTIONS] cancel ID [--give-up NODE]   fail an open order; leave the undo of a failed one on NODE to a person
        handler [OPTIONS] routes                 write the proxies' files from the records
        handler [OPTIONS] status                 print what is deployed, where, and which orders are open
@@ -46,6 +47,7 @@ pub enum Verb {
     Request { event: String, json: String },
     Plan { event: String, json: String },
     Reconcile,
+    Work { name: String },
     Cancel { id: String, give_up: Option<String> },
     Routes,
     Status,
@@ -76,7 +78,7 @@ impl Args {
 }
 
 impl Args {
-    /// The arguments of a handler that takes part in what is open, and logs as this one does.
+    /// The flags of a handler that logs as this one does.
     pub fn of_worker(&self) -> Vec<String> {
         let flag = if self.verbosity < 0 { "-q" } else { "-v" };
         let mut args = vec![flag.to_string(); self.verbosity.unsigned_abs() as usize];
@@ -86,7 +88,6 @@ impl Args {
         if self.json_log {
             args.extend(["--log-format".into(), "json".into()]);
         }
-        args.push("reconcile".into());
         args
     }
 }
@@ -129,6 +130,7 @@ where
             _ => return Err("plan: expected EVENT JSON after it".into()),
         },
         Some("reconcile") => Verb::Reconcile,
+        Some("work") => Verb::Work { name: words.next().ok_or("work: expected the name of an application after it")? },
         Some("cancel") => Verb::Cancel { id: words.next().ok_or("cancel: expected the ID of an order after it")?, give_up: give_up.take() },
         Some("routes") => Verb::Routes,
         Some("status") => Verb::Status,

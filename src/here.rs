@@ -33,14 +33,48 @@ impl Paths {
         self.deploy_dir.join("handler.log")
     }
 
-    /// Held by the run that is at work.
+    /// Held for a moment by whoever changes what is nobody's alone; an older handler held it for its whole run.
     pub fn lock(&self) -> PathBuf {
         self.own.join("lock")
     }
 
-    /// One file for each order that this node is in the middle of.
-    pub fn journals(&self) -> PathBuf {
-        self.own.join("journal")
+    /// A folder for each application that this node has had to do with.
+    pub fn apps(&self) -> PathBuf {
+        self.own.join("apps")
+    }
+
+    pub fn app(&self, name: &AppName) -> PathBuf {
+        self.apps().join(&**name)
+    }
+
+    /// What this node is in the middle of with an application.
+    pub fn journal(&self, name: &AppName) -> PathBuf {
+        self.app(name).join("journal")
+    }
+
+    /// What this node runs or keeps of an application.
+    pub fn state(&self, name: &AppName) -> PathBuf {
+        self.app(name).join("state.json")
+    }
+
+    /// The order of an application that nobody has taken up, and since when this node sees that.
+    pub fn untaken(&self, name: &AppName) -> PathBuf {
+        self.app(name).join("untaken")
+    }
+
+    /// Held by the worker of an application, and by the one that waits for it.
+    pub fn worker_locks(&self, name: &AppName) -> (PathBuf, PathBuf) {
+        (self.app(name).join("lock"), self.app(name).join("next"))
+    }
+
+    /// Where older handlers had the journals, a file for each order, and what the node remembers of all its applications.
+    pub fn older(&self) -> (PathBuf, PathBuf) {
+        (self.own.join("journal"), self.own.join("state.json"))
+    }
+
+    /// What the processes of an order carry, so that a later run can end them; the same in older handlers.
+    pub fn mark(&self, id: &OrderId) -> String {
+        self.own.join("journal").join(&**id).to_string_lossy().into_owned()
     }
 
     /// Events that have not become orders yet, a file each.
@@ -56,11 +90,6 @@ impl Paths {
     /// Consul's index at which there was nothing to do.
     pub fn quiet(&self) -> PathBuf {
         self.own.join("quiet")
-    }
-
-    /// What this node runs or keeps of each application.
-    pub fn state(&self) -> PathBuf {
-        self.own.join("state.json")
     }
 
     /// Names of snapshots that are no replicas, a line each.
@@ -82,9 +111,18 @@ impl Paths {
         self.deploy_dir.join(format!("{name}-{id}"))
     }
 
+    /// The application's folder, on the disk when this returns: what is written into it must not be lost with it.
+    pub fn prepare_app(&self, world: &World, name: &AppName) -> Result<(), Error> {
+        world.create_folder(&self.app(name))?;
+        for folder in [&self.apps(), &self.own, &self.deploy_dir] {
+            world.sync_folder(folder)?;
+        }
+        Ok(())
+    }
+
     /// Makes the folders, and sees that they are this user's.
     pub fn prepare(&self, world: &World) -> Result<(), Error> {
-        for folder in [self.inbox(), self.journals()] {
+        for folder in [self.inbox(), self.apps()] {
             world.create_folder(&folder)?;
         }
         // What another user has left can often be read but not replaced, and git refuses another's checkouts.
@@ -166,6 +204,12 @@ impl Here {
         let compose = Compose::parse(&text, project, &self.settings.driver);
         let compose = compose.map_err(|source| Error::ComposeFile { file, source })?;
         Ok((Checkout { project: project.clone(), folder, file: file.to_string(), tool, quiet }, compose))
+    }
+
+    /// The applications that have a folder of their own among the handler's files.
+    pub fn apps(&self) -> Result<Vec<AppName>, Error> {
+        let names = self.world.list_folder(&self.paths.apps())?;
+        Ok(names.into_iter().filter_map(|name| AppName::try_from(name).ok()).collect())
     }
 
     /// The checkouts on this node: application's name, id, folder.

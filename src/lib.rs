@@ -16,18 +16,21 @@
 //! - [`node`]: this node against the records: reconcile, fence.
 //! - [`proxies`]: the files of haproxy and Caddy.
 //! - [`steps`]: carrying an order out, and undoing it.
-//! - [`worker`]: whose turn it is.
+//! - [`older`]: what an older handler has left on this node.
+//! - [`worker`]: what is to be done for one application. [`dispatch`]: for which there is something to do.
 //! - [`show`]: text for people.
 //! - [`verbs`]: what the handler can be asked to do; [`cli`]: how.
 
 pub mod cli;
 pub mod data;
+pub mod dispatch;
 pub mod error;
 pub mod here;
 pub mod inbox;
 pub mod logger;
 pub mod model;
 pub mod node;
+pub mod older;
 pub mod orders;
 pub mod outside;
 pub mod proxies;

@@ -80,11 +80,12 @@ fn run(args: &Args) -> Result<(), Ended> {
     }
     let here = Here::new(settings, world);
     match &args.verb {
-        Verb::Events => Ok(verbs::events(&here, &input()?)?),
+        Verb::Events => Ok(verbs::events(&here, &input()?, &args.of_worker())?),
         Verb::Request { event, json } => Ok(verbs::request(&here, event, json, &args.of_worker(), watched, say)?),
         Verb::Plan { event, json } => print(&verbs::plan(&here, event, json)?),
         Verb::Cancel { id, give_up } => print(&verbs::cancel(&here, id, give_up.as_deref())?),
-        Verb::Reconcile => Ok(verbs::reconcile(&here)?),
+        Verb::Reconcile => Ok(verbs::reconcile(&here, &args.of_worker())?),
+        Verb::Work { name } => Ok(verbs::work(&here, name)?),
         Verb::Routes => {
             let settings = settings::Proxies::from_env().map_err(usage)?;
             proxies::apply::routes(&here, &settings).map_err(failed)

@@ -55,6 +55,18 @@ pub fn open(consul: &Consul) -> Result<Vec<Open>, Error> {
     Ok(open)
 }
 
+/// Whether an order that is open was ordered before it and is about the same application.
+pub fn waits(consul: &Consul, order: &Order) -> Result<bool, Error> {
+    let open = open(consul)?;
+    let before = open.iter().take_while(|open| open.order.id != order.id);
+    Ok(before.into_iter().any(|open| shares_app(&open.order, order)))
+}
+
+pub fn shares_app(a: &Order, b: &Order) -> bool {
+    let apps = a.apps();
+    b.apps().iter().any(|app| apps.contains(app))
+}
+
 pub fn open_one(consul: &Consul, id: &OrderId) -> Result<Order, Error> {
     let entry = consul.get(&keys::order(id))?;
     parse(&entry.ok_or_else(|| Fault::NotOpen { id: id.to_string() })?)

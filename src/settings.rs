@@ -124,6 +124,8 @@ pub struct Settings {
     pub caddy: Version,
     /// `HANDLER_SETTLE`: a container without HEALTHCHECK is healthy when it has run this long.
     pub settle: Duration,
+    /// A watch of Consul's has started this: it says so by `CONSUL_INDEX`, and waits for the end.
+    pub by_watch: bool,
     /// Whether `GIT_SSH_COMMAND` is the operator's own.
     pub own_ssh: bool,
     pub timeouts: Timeouts,
@@ -226,6 +228,7 @@ impl Settings {
             agent: Address::from_env()?,
             caddy,
             settle: seconds("HANDLER_SETTLE", 1)?,
+            by_watch: env::var_os("CONSUL_INDEX").is_some(),
             own_ssh: env::var_os("GIT_SSH_COMMAND").is_some(),
             timeouts: Timeouts {
                 git: timeout("GIT", 600)?,

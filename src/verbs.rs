@@ -4,16 +4,17 @@ use std::fmt;
 
 use log::error;
 
+use crate::dispatch::{self, Sent};
 use crate::error::{Error, Fault, ends_with_an_error};
 use crate::here::Here;
 use crate::inbox;
 use crate::logger;
 use crate::model::event::{self, Asked};
-use crate::model::names::{NodeName, OrderId};
+use crate::model::names::{AppName, NodeName, OrderId};
 use crate::model::order::{Order, Request, State};
 use crate::orders::{self, Failing};
 use crate::show::{follow, plan, status};
-use crate::worker::{self, Tally};
+use crate::worker;
 
 /// Why a run ends with another status than 0.
 #[derive(Debug)]
@@ -30,7 +31,11 @@ pub enum Failure {
         of: usize,
     },
     Unreconciled {
-        apps: usize,
+        app: AppName,
+    },
+    Workers {
+        failed: usize,
+        of: usize,
     },
     /// 1: what was asked about is not as it should be.
     Wrong {
@@ -52,7 +57,8 @@ impl fmt::Display for Failure {
             Failure::Failed(error) | Failure::Usage(error) => error.fmt(f),
             Failure::Events { failed, of } => write!(f, "failed {failed} of {of} events"),
             Failure::Orders { failed, of } => write!(f, "failed {failed} of {of} orders"),
-            Failure::Unreconciled { apps } => write!(f, "{apps} applications are not as their records say"),
+            Failure::Unreconciled { app } => write!(f, "{app} is not as its record says"),
+            Failure::Workers { failed, of } => write!(f, "something failed or is left for {failed} of {of} applications"),
             Failure::Wrong { count: 1 } => write!(f, "1 thing is wrong"),
             Failure::Wrong { count } => write!(f, "{count} things are wrong"),
             Failure::Order { event, name, reason } => write!(f, "{event} {name} failed: {reason}"),
@@ -68,21 +74,20 @@ impl From<Error> for Failure {
 
 ends_with_an_error!(Failure);
 
-fn judged(tally: &Tally) -> Result<(), Failure> {
-    match (tally.failed + tally.left, tally.unreconciled) {
-        (0, 0) => Ok(()),
-        (0, apps) => Err(Failure::Unreconciled { apps }),
-        (failed, _) => Err(Failure::Orders { failed, of: failed + tally.done }),
+fn judged(sent: &Sent) -> Result<(), Failure> {
+    match sent.failed {
+        0 => Ok(()),
+        failed => Err(Failure::Workers { failed, of: sent.workers.max(failed) }),
     }
 }
 
-/// Consul's event watch: a list of events on standard input.
-pub fn events(here: &Here, input: &str) -> Result<(), Failure> {
+/// Consul's event watch: a list of events on standard input. `flags`: how those that it starts are to log.
+pub fn events(here: &Here, input: &str, flags: &[String]) -> Result<(), Failure> {
     let events = event::parse(input).map_err(|why| Failure::Usage(Error::Events(why)))?;
     let taken = inbox::take(here, events);
-    let worked = worker::work(here, taken.as_ref().is_ok_and(|taken| taken.new > 0));
+    let sent = dispatch::dispatch(here, taken.as_ref().is_ok_and(|taken| taken.new > 0), flags);
     let taken = taken?;
-    judged(&worked?)?;
+    judged(&sent?)?;
     match taken.failed {
         0 => Ok(()),
         failed => Err(Failure::Events { failed, of: taken.events }),
@@ -90,20 +95,30 @@ pub fn events(here: &Here, input: &str) -> Result<(), Failure> {
 }
 
 /// Another watch runs this; what it writes to standard input does not matter.
-pub fn reconcile(here: &Here) -> Result<(), Failure> {
+pub fn reconcile(here: &Here, flags: &[String]) -> Result<(), Failure> {
     let taken = inbox::take(here, Vec::new());
-    judged(&worker::work(here, false)?)?;
+    judged(&dispatch::dispatch(here, false, flags)?)?;
     Ok(taken.map(drop)?)
 }
 
+/// What is to be done for one application.
+pub fn work(here: &Here, name: &str) -> Result<(), Failure> {
+    let name = AppName::try_from(name).map_err(|source| Failure::Usage(Error::Name { what: "work", source }))?;
+    let tally = worker::work(here, &name)?;
+    match (tally.failed + tally.left, tally.unreconciled) {
+        (0, false) => Ok(()),
+        (0, true) => Err(Failure::Unreconciled { app: name }),
+        (failed, _) => Err(Failure::Orders { failed, of: failed + tally.done }),
+    }
+}
+
 /// An order of one's own: written first, then the bell is rung, then a worker started apart and the order followed to its end, whoever works
-/// on it. `worker`: the arguments that make a handler take part in what is open. `ordered` gets the order before anything is done for it, `told`
-/// a line for each step.
+/// on it. `flags`: how the worker is to log. `ordered` gets the order before anything is done for it, `told` a line for each step.
 pub fn request(
     here: &Here,
     event: &str,
     json: &str,
-    worker: &[String],
+    flags: &[String],
     ordered: impl FnOnce(&Order),
     told: impl FnMut(&str),
 ) -> Result<(), Failure> {
@@ -119,7 +134,7 @@ pub fn request(
         error!("the other nodes are not told: {why}");
     }
     // Apart, so that whoever stops watching stops nothing else. It waits where another run is at work, and finds nothing left to do.
-    let mut worker = here.world.processes.start_apart(worker)?;
+    let mut worker = here.world.processes.start_apart(&dispatch::work(flags, &order.name), false)?;
     let ended = follow::follow(here, &order, told)?;
     let status = worker.wait();
     match (ended.state, status) {

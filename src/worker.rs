@@ -1,39 +1,41 @@
-//! Whose turn it is: under the node's lock, what killed runs have left is taken up, then this node's part of each open order, in the one
-//! order in which Consul has them, until none is left for it.
+//! What is to be done for one application: what must not run here is stopped, what a killed run has left is taken up, then this node's part
+//! of each open order, in the one order in which Consul has them, until none is left for it. One worker at a time for an application; those of
+//! others are at work beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
 
 use crate::error::{Error, Fault};
 use crate::here::Here;
-use crate::inbox;
 use crate::logger;
 use crate::model::members::{self, Member};
-use crate::model::names::{Host, NodeName};
+use crate::model::names::{AppName, Host, NodeName};
 use crate::model::order::{Order, Request, State, UNDERSTANDS};
 use crate::model::record::Record;
 use crate::model::time::Time;
 use crate::model::{json, keys};
 use crate::node::{about, reconcile};
+use crate::older;
 use crate::orders::{self, Failing, Open};
-use crate::steps::journal::{Header, Journal, Part, Unreadable};
+use crate::outside::doors::Lock;
+use crate::steps::journal::{self, Header, Journal, Part};
 use crate::steps::machine::Outcome;
 use crate::steps::plan::{self, Facts};
 use crate::steps::run::Run;
 use crate::steps::table::Step;
 
-/// How this node's orders went.
+/// How it went.
 #[derive(Debug, Default, PartialEq)]
 pub struct Tally {
     pub done: usize,
     pub failed: usize,
     /// Something could not be brought to its end; a later run has to.
     pub left: usize,
-    /// Applications that are not as their records say.
-    pub unreconciled: usize,
-    /// An application went to another node, or data did.
+    /// The application is not as its record says.
+    pub unreconciled: bool,
+    /// It went to another node, or its data did.
     handed_over: bool,
 }
 
@@ -51,200 +53,293 @@ impl Tally {
     }
 }
 
-/// Applications with a journal on this node.
-#[derive(Debug, Default)]
-struct Busy {
-    /// And whether this node is the owner of what it is in the middle of.
-    names: BTreeMap<String, reconcile::Busy>,
-    /// Their orders, whose checkouts are still needed.
-    orders: BTreeSet<String>,
-}
-
-/// This node's part of everything that is to be done; `told` that there is something new. Waits until no other run is at work here.
-pub fn work(here: &Here, told: bool) -> Result<Tally, Error> {
-    let lock = here.paths.lock();
-    let _lock = match here.world.try_lock_file(&lock)? {
+/// This node's part of everything that is to be done for the application. Waits for a worker that is at it; where another waits already,
+/// that one will see all that this one could.
+pub fn work(here: &Here, name: &AppName) -> Result<Tally, Error> {
+    older::take_over(here)?;
+    here.paths.prepare_app(&here.world, name)?;
+    let (lock, next) = here.paths.worker_locks(name);
+    let first = match here.world.try_lock_file(&lock)? {
         Some(lock) => lock,
         None => {
-            debug!("another run of the handler is at work on this node; waiting for it");
+            let Some(_next) = here.world.try_lock_file(&next)? else {
+                debug!("another worker of {name} waits for its turn already");
+                return Ok(Tally::default());
+            };
+            debug!("another worker is at work on {name}; waiting for it");
+            if let Err(why) = stop_behind(here, name) {
+                error!("{name}: whether it must be stopped here cannot be told: {why}");
+            }
             here.world.lock_file(&lock)?
         }
     };
-    inbox::trim_seen(here)?;
-    let mut tally = Tally::default();
-    let (journals, busy) = left(here, Some(&mut tally))?;
-    // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
-    let index = if told { 0 } else { here.consul.index("")? };
-    if journals.is_empty() && tally.is_idle() && quiet_index(here) == Some(index) {
-        debug!("nothing has changed since there was nothing to do");
-        return Ok(tally);
+    let mut locked = BTreeSet::from([name.clone()]);
+    let mut locks = vec![first];
+    let mut worker = Worker { here, name, tally: Tally::default(), passed: BTreeSet::new() };
+    while let Some(more) = worker.round(&locked)? {
+        debug!("{name} and others are needed: {more:?}");
+        // None of them is waited for while another is held that comes later.
+        drop(std::mem::take(&mut locks));
+        locked = more;
+        locks = locked.iter().map(|name| lock_of(here, name)).collect::<Result<_, Error>>()?;
     }
-    about::tell(here)?;
-    // First of all what must not run here any more is stopped; then what killed runs have left, then what is new.
-    let mut seen = reconcile::look(here)?;
-    let mut unfenced = reconcile::fence(here, &seen, &busy.names)?;
-    if !journals.is_empty() {
-        resume(here, journals, &mut tally);
-        (seen, unfenced) = fence_anew(here)?;
-    }
-    let mut unreconciled = reconcile(here, &seen)?;
-    let none_open = carry_out(here, &unfenced, &mut tally)?;
-    let idle = tally.is_idle();
-    if !idle {
-        (_, unfenced) = fence_anew(here)?;
-    }
-    if tally.handed_over {
-        unreconciled = reconcile(here, &reconcile::look(here)?)?;
-    }
-    // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
-    if idle && none_open && unreconciled + unfenced.len() == 0 && index > 1 {
-        here.world.replace_file(&here.paths.quiet(), index.to_string().as_bytes(), false)?;
-    }
-    tally.unreconciled = unreconciled + unfenced.len();
-    debug!("{tally:?}");
-    Ok(tally)
+    debug!("{:?}", worker.tally);
+    Ok(worker.tally)
 }
 
-/// A run that somebody has gone on without leaves what it has started: with its journal gone nothing else says that it may stand here.
-fn fence_anew(here: &Here) -> Result<(reconcile::Seen, BTreeSet<String>), Error> {
-    let seen = reconcile::look(here)?;
-    let unfenced = reconcile::fence(here, &seen, &left(here, None)?.1.names)?;
-    Ok((seen, unfenced))
+fn lock_of(here: &Here, name: &AppName) -> Result<Lock, Error> {
+    here.paths.prepare_app(&here.world, name)?;
+    Ok(here.world.lock_file(&here.paths.worker_locks(name).0)?)
 }
 
-/// Consul's index at which there was nothing to do here: as long as it stands, there is nothing.
-fn quiet_index(here: &Here) -> Option<u64> {
-    let text = here.world.read_file(&here.paths.quiet(), 64).ok()??;
-    std::str::from_utf8(&text).ok()?.parse().ok()
+/// Whoever is at work on the application may be in the middle of something that takes hours, of an order that has failed meanwhile: what the
+/// record gives to another node is stopped all the same.
+fn stop_behind(here: &Here, name: &AppName) -> Result<(), Error> {
+    let at_work = || Ok::<_, Error>(Journal::open(&here.world, here.paths.journal(name), known)?.map(|journal| journal.header.order.id));
+    let Some(id) = at_work()? else { return Ok(()) };
+    let (order, _) = orders::read(&here.consul, name, &id)?;
+    let elsewhere = here.consul.get(&keys::app(name))?.map(|entry| json::read::<Record>(&entry.value));
+    let elsewhere = match elsewhere {
+        Some(Ok(record)) => record.master != *here.me()?,
+        Some(Err(_)) | None => false,
+    };
+    if elsewhere && order.state == State::Failed && at_work()? == Some(id) {
+        warn!("{name}: another node is its master now; what runs here is stopped, though a worker is still at it");
+        here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?;
+    }
+    Ok(())
 }
 
-/// Finishes or undoes what killed runs have left.
-fn resume(here: &Here, journals: Vec<Journal>, tally: &mut Tally) {
-    for journal in journals {
+fn known(step: &str) -> bool {
+    Step::named(step).is_some()
+}
+
+struct Worker<'a> {
+    here: &'a Here,
+    name: &'a AppName,
+    tally: Tally,
+    /// What could not be brought to its end here, and what has failed, stays as it is in this run.
+    passed: BTreeSet<String>,
+}
+
+/// What a killed run has left of an application.
+enum Left {
+    Nothing,
+    Journal(Box<Journal>),
+    /// A newer handler's, or it has been damaged.
+    Unreadable(Error),
+}
+
+impl Left {
+    /// The journal that is about the application: its own, or that of an order about two.
+    fn of(here: &Here, name: &AppName) -> Result<Left, Error> {
+        let open = |name: &AppName| Journal::open(&here.world, here.paths.journal(name), known);
+        match open(name) {
+            Ok(Some(journal)) => return Ok(Left::Journal(Box::new(journal))),
+            Err(why) => return Ok(Left::Unreadable(why)),
+            Ok(None) => {}
+        }
+        for other in here.apps()?.iter().filter(|other| *other != name) {
+            match open(other) {
+                Ok(Some(journal)) if journal.header.order.apps().contains(name) => return Ok(Left::Journal(Box::new(journal))),
+                Err(why) if journal::apps_of(&here.world, &here.paths.journal(other)).contains(name) => return Ok(Left::Unreadable(why)),
+                _ => {}
+            }
+        }
+        Ok(Left::Nothing)
+    }
+
+    fn is_nothing(&self) -> bool {
+        matches!(self, Left::Nothing)
+    }
+
+    /// Whether it may be of this order.
+    fn may_be_of(&self, order: &Order) -> bool {
+        match self {
+            Left::Nothing => false,
+            Left::Journal(journal) => journal.header.order.id == order.id,
+            Left::Unreadable(_) => true,
+        }
+    }
+
+    fn busy(&self) -> Option<reconcile::Busy> {
+        match self {
+            Left::Nothing => None,
+            Left::Journal(journal) if journal.header.part == Part::Owner => Some(reconcile::Busy::Owner(journal.header.order.id.clone())),
+            Left::Journal(_) | Left::Unreadable(_) => Some(reconcile::Busy::Other),
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// `Some`: the applications whose locks are needed to go on.
+    fn round(&mut self, locked: &BTreeSet<AppName>) -> Result<Option<BTreeSet<AppName>>, Error> {
+        // First of all what must not run here any more is stopped; then what a killed run has left, then what is new.
+        let mut fenced = self.fence(locked);
+        match Left::of(self.here, self.name)? {
+            Left::Journal(journal) => {
+                let apps: BTreeSet<AppName> = journal.header.order.apps().into_iter().collect();
+                if !apps.is_subset(locked) {
+                    return Ok(Some(&apps | locked));
+                }
+                self.resume(*journal);
+                // A run that somebody has gone on without leaves what it has started: with its journal gone nothing else says that it may
+                // stand here.
+                fenced = self.fence(locked);
+            }
+            Left::Unreadable(why) => {
+                error!(
+                    "nothing is done about {} here: its journal {why}; start the handler that wrote it, or move the file away",
+                    self.name
+                );
+                self.tally.left += 1;
+            }
+            Left::Nothing => {}
+        }
+        self.reconcile(fenced);
+        let more = if fenced { self.carry_out(locked)? } else { None };
+        if !self.tally.is_idle() {
+            fenced = self.fence(locked);
+        }
+        if self.tally.handed_over {
+            self.reconcile(fenced);
+        }
+        Ok(more)
+    }
+
+    /// Whether nothing runs here that must not.
+    fn fence(&mut self, locked: &BTreeSet<AppName>) -> bool {
+        let mut fenced = true;
+        for name in locked {
+            let tried = Left::of(self.here, name).and_then(|left| reconcile::fence(self.here, name, left.busy().as_ref()));
+            if let Err(why) = tried {
+                error!("{name}: not fenced: {why}");
+                fenced = false;
+            }
+        }
+        self.tally.unreconciled |= !fenced;
+        fenced
+    }
+
+    /// Finishes or undoes what a killed run has left.
+    fn resume(&mut self, journal: Journal) {
         let order = journal.header.order.clone();
         let _order = logger::order(&order.id);
-        let outcome = Run::new(here, journal, order, 0).resume();
+        let outcome = Run::new(self.here, journal, order, 0).resume();
         // What is brought to its end here has been counted by the run that began it, or is taken up again below.
         if outcome != Outcome::Done {
-            tally.count(outcome);
+            self.tally.count(outcome);
         }
     }
-}
 
-/// The journals that killed runs have left, and the applications that have one. One that cannot be read keeps its application alone from
-/// everything; a `tally` counts it, and it is told of then.
-fn left(here: &Here, tally: Option<&mut Tally>) -> Result<(Vec<Journal>, Busy), Error> {
-    let folder = here.paths.journals();
-    let (journals, unreadable) = Journal::left(&here.world, &folder, |step| Step::named(step).is_some())?;
-    let mut busy = Busy::default();
-    for journal in &journals {
-        let how = match journal.header.part {
-            Part::Owner => reconcile::Busy::Owner(journal.header.order.id.clone()),
-            Part::Source | Part::Bystander => reconcile::Busy::Other,
+    fn reconcile(&mut self, fenced: bool) {
+        let reconciled = match Left::of(self.here, self.name) {
+            Ok(Left::Nothing) if fenced => reconcile::reconcile(self.here, self.name),
+            Ok(_) => return, // the journal knows better
+            Err(why) => Err(why),
         };
-        busy.names.extend(journal.header.order.apps().iter().map(|app| (app.to_string(), how.clone())));
-        busy.orders.insert(journal.header.order.id.to_string());
-    }
-    if let Some(tally) = tally {
-        for Unreadable { path, app, why, .. } in &unreadable {
-            let what = app
-                .as_ref()
-                .map_or("of an application that it does not name".into(), |app| format!("of {app}, which nothing is done about here"));
-            error!("the journal {}, {what}: {why}; start the handler that wrote it, or move the file away", path.display());
+        if let Err(why) = reconciled {
+            error!("{}: {why}", self.name);
+            self.tally.unreconciled = true;
         }
-        tally.left += unreadable.len();
     }
-    for Unreadable { order, app, .. } in unreadable {
-        busy.names.extend(app.map(|app| (app, reconcile::Busy::Other)));
-        busy.orders.insert(order);
-    }
-    Ok((journals, busy))
-}
 
-fn reconcile(here: &Here, seen: &reconcile::Seen) -> Result<usize, Error> {
-    let (_, busy) = left(here, None)?;
-    reconcile::reconcile(here, seen, &busy.names.into_keys().collect(), &busy.orders)
-}
-
-/// Takes this node's part in open orders until none is left for it; whether none is left for anybody.
-fn carry_out(here: &Here, unfenced: &BTreeSet<String>, tally: &mut Tally) -> Result<bool, Error> {
-    // What could not be brought to its end here, and what this node cannot read, stays as it is in this run.
-    let mut passed: BTreeSet<String> = BTreeSet::new();
-    loop {
-        let open = orders::open(&here.consul)?;
-        if open.is_empty() {
-            return Ok(true);
-        }
-        let me = here.me()?.clone();
-        let members = here.consul.members()?;
-        let (_, busy) = left(here, None)?;
-        let mut again = false;
-        for (at, next) in open.iter().enumerate() {
-            let order = &next.order;
-            if passed.contains(&*order.id) {
-                continue;
+    /// Takes this node's part in open orders until none is left for it. `Some`: the applications whose locks the next one needs.
+    fn carry_out(&mut self, locked: &BTreeSet<AppName>) -> Result<Option<BTreeSet<AppName>>, Error> {
+        let here = self.here;
+        loop {
+            let open = orders::open(&here.consul)?;
+            let concerns = |open: &Open| open.order.apps().contains(self.name);
+            if !open.iter().any(concerns) {
+                return Ok(None);
             }
-            let _order = logger::order(&order.id);
-            if order.state == State::Failed {
-                passed.insert(order.id.to_string());
-                if after_failed(here, order, &busy, &me)? {
+            let me = here.me()?.clone();
+            let members = here.consul.members()?;
+            let mut again = false;
+            for (at, next) in open.iter().enumerate().filter(|(_, open)| open.order.apps().contains(self.name)) {
+                let order = &next.order;
+                if self.passed.contains(&*order.id) {
+                    continue;
+                }
+                let _order = logger::order(&order.id);
+                let apps: BTreeSet<AppName> = order.apps().into_iter().collect();
+                let left = apps.iter().map(|name| Left::of(here, name)).collect::<Result<Vec<Left>, Error>>()?;
+                if order.state == State::Failed {
+                    self.passed.insert(order.id.to_string());
+                    // What this node has no journal of, it has nothing to undo of.
+                    let undone = order.progress.contains_key(&*me) && !left.iter().any(|left| left.may_be_of(order));
+                    let reason = order.reason.as_deref().unwrap_or_default();
+                    if orders::fail(here, &order.id, reason, undone.then_some(&me))? == Failing::Archived {
+                        again = true;
+                        break;
+                    }
+                    continue;
+                }
+                let earlier: Vec<&Open> = open[..at].iter().filter(|other| orders::shares_app(&other.order, order)).collect();
+                let waited = if earlier.is_empty() { untaken(here, order)? } else { Duration::ZERO };
+                if let Some(reason) = lost(here, order, &members, waited)? {
+                    warn!("{} {}: {reason}", order.request.event(), order.name);
+                    self.passed.insert(order.id.to_string());
+                    orders::fail(here, &order.id, &reason, None)?;
                     again = true;
                     break;
                 }
-                continue;
-            }
-            if let Some(reason) = lost(here, order, &members)? {
-                warn!("{} {}: {reason}", order.request.event(), order.name);
-                passed.insert(order.id.to_string());
-                orders::fail(here, &order.id, &reason, None)?;
-                again = true;
-                break;
-            }
-            // While an application has a journal here, nothing of it is begun; a newer handler carries out what this one does not understand.
-            let busy = busy.orders.contains(&*order.id) || order.apps().iter().any(|app| busy.names.contains_key(&**app));
-            if order.needs > UNDERSTANDS || busy || order.apps().iter().any(|app| unfenced.contains(&**app)) {
-                continue;
-            }
-            let earlier: Vec<&Open> = open[..at].iter().filter(|other| shares_app(&other.order, order)).collect();
-            let records = Records::of(here, order)?;
-            if earlier.iter().any(|open| open.order.state == State::Failed) {
-                debug!("{} waits until an earlier order of it is undone", order.name);
-                continue;
-            }
-            if let Some(first) = earlier.first() {
-                if may_concern(order, &earlier, &records, &me) {
-                    info!("{} waits for the order {} of the same application", order.name, first.order.id);
-                    here.consul.wait(&first.order.key(), first.modify_index)?;
+                // While an application has a journal here, nothing of it is begun; a newer handler carries out what this one does not
+                // understand.
+                if order.needs > UNDERSTANDS || !left.iter().all(Left::is_nothing) {
+                    continue;
+                }
+                if earlier.iter().any(|open| open.order.state == State::Failed) {
+                    debug!("{} waits until an earlier order of it is undone", order.name);
+                    continue;
+                }
+                let records = Records::of(here, order)?;
+                if let Some(first) = earlier.first() {
+                    if may_concern(order, &earlier, &records, &me) {
+                        info!("{} waits for the order {} of the same application", order.name, first.order.id);
+                        here.consul.wait(&first.order.key(), first.modify_index)?;
+                        again = true;
+                        break;
+                    }
+                    continue;
+                }
+                if !apps.is_subset(locked) {
+                    return Ok(Some(&apps | locked));
+                }
+                if let Some(outcome) = take(here, next, &records, &members, &me, &mut self.tally)? {
+                    self.tally.count(outcome);
+                    if outcome == Outcome::Left {
+                        error!("the order {} is not at its end; the next run takes it up", order.id);
+                        self.passed.insert(order.id.to_string());
+                    }
                     again = true;
                     break;
                 }
-                continue;
             }
-            if let Some(outcome) = take(here, next, &records, &members, &me, tally)? {
-                tally.count(outcome);
-                if outcome == Outcome::Left {
-                    error!("the order {} is not at its end; the next run takes it up", order.id);
-                    passed.insert(order.id.to_string());
-                }
-                again = true;
-                break;
+            if !again {
+                return Ok(None);
             }
-        }
-        if !again {
-            return Ok(false);
         }
     }
 }
 
-/// An order that has failed stays until all is undone; whether that is so now. What this node has no journal of, it has nothing to undo of.
-fn after_failed(here: &Here, order: &Order, busy: &Busy, me: &NodeName) -> Result<bool, Error> {
-    let undone = Some(me).filter(|me| order.progress.contains_key(&***me) && !busy.orders.contains(&*order.id));
-    Ok(orders::fail(here, &order.id, order.reason.as_deref().unwrap_or_default(), undone)? == Failing::Archived)
-}
-
-fn shares_app(a: &Order, b: &Order) -> bool {
-    let apps = a.apps();
-    b.apps().iter().any(|app| apps.contains(app))
+/// For how long this node has seen that nobody takes the order up, though no other is before it. By its own clock alone, so that it does not
+/// matter whose clock is right.
+fn untaken(here: &Here, order: &Order) -> Result<Duration, Error> {
+    if order.owner.is_some() {
+        return Ok(Duration::ZERO);
+    }
+    let (path, now) = (here.paths.untaken(&order.name), here.world.clock.now());
+    let text = here.world.read_file(&path, 1024)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let since = text.trim().split_once(' ').filter(|(id, _)| *id == &*order.id).and_then(|(_, since)| Time::parse(since));
+    match since {
+        Some(since) => Ok(now.since(since)),
+        None => {
+            here.world.replace_file(&path, format!("{} {}\n", order.id, now.rfc3339()).as_bytes(), false)?;
+            Ok(Duration::ZERO)
+        }
+    }
 }
 
 /// The records that an order is about, with the index of the first.
@@ -284,8 +379,8 @@ fn may_concern(order: &Order, earlier: &[&Open], records: &Records, me: &NodeNam
     masters.into_iter().chain(orders).flatten().any(|node| node == *me)
 }
 
-/// Why nobody will bring the order to its end, if so.
-pub fn lost(here: &Here, order: &Order, members: &[Member]) -> Result<Option<String>, Error> {
+/// Why nobody will bring the order to its end, if so. `waited`: for how long nobody has taken it up, though its turn has come.
+pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) -> Result<Option<String>, Error> {
     let alive = |name: &str| members::alive(members, name);
     if order.needs > 1
         && order.state == State::Open
@@ -302,9 +397,7 @@ pub fn lost(here: &Here, order: &Order, members: &[Member]) -> Result<Option<Str
         let nobody = !hands_over || order.source.as_deref().is_none_or(|source| !alive(source));
         return Ok(nobody.then(|| format!("{owner} has died while it carried it out")));
     }
-    // Nobody has taken it up in time.
-    let age = Time::parse(&order.created).map_or(Duration::ZERO, |created| here.world.clock.now().since(created));
-    if order.owner.is_some() || age <= here.settings.timeouts.order {
+    if order.owner.is_some() || waited <= here.settings.timeouts.order {
         return Ok(None);
     }
     let (owner, state) = match &order.request {
@@ -376,7 +469,7 @@ fn take(
         peer_address: address.and_then(|address| Host::try_from(address).ok()),
         unknown: Default::default(),
     };
-    let journal = Journal::create(&here.world, &here.paths.journals(), header)?;
+    let journal = Journal::create(&here.world, here.paths.journal(&order.name), header)?;
     let run = Run::new(here, journal, order.clone(), open.modify_index);
     Ok(Some(run.start(owner, source)))
 }

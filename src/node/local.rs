@@ -1,6 +1,4 @@
-//! What this node remembers of each application: the file `state.json`.
-
-use std::collections::BTreeMap;
+//! What this node remembers of an application: the file `state.json` in its folder.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +9,7 @@ use crate::model::names::{AppName, DeployId, Volume};
 use crate::model::order::Unknown;
 use crate::model::roles::Role;
 
-const MOST: u64 = 64 << 20;
+const MOST: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,26 +46,23 @@ impl Local {
     }
 }
 
-pub type Locals = BTreeMap<AppName, Local>;
-
-pub fn all(here: &Here) -> Result<Locals, Error> {
-    let path = here.paths.state();
-    let Some(text) = here.world.read_file(&path, MOST)? else { return Ok(Locals::new()) };
-    let what = "what this node remembers of its applications (repair it, or remove it to have it made anew from the records)";
+pub fn of(here: &Here, name: &AppName) -> Result<Option<Local>, Error> {
+    let path = here.paths.state(name);
+    let Some(text) = here.world.read_file(&path, MOST)? else { return Ok(None) };
+    let what = "what this node remembers of the application (repair it, or remove it to have it made anew from the record)";
     json::read(&text).map_err(|source| Error::Json { at: path.display().to_string(), what, source })
 }
 
-/// Changes what is remembered of one application; `None` forgets it. Under the lock.
+/// Changes what is remembered of an application; `None` forgets it. Under its lock.
 pub fn set(here: &Here, name: &AppName, local: Option<Local>) -> Result<(), Error> {
-    let mut locals = all(here)?;
-    let before = match &local {
-        Some(local) => locals.insert(name.clone(), local.clone()),
-        None => locals.remove(name),
+    let path = here.paths.state(name);
+    let Some(local) = local else {
+        here.world.remove_file(&path)?;
+        return Ok(here.world.sync_folder(&here.paths.app(name))?);
     };
-    if before == local {
+    if of(here, name).is_ok_and(|before| before.as_ref() == Some(&local)) {
         return Ok(());
     }
-    let path = here.paths.state();
-    let text = json::write(&locals).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+    let text = json::write(&local).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
     Ok(here.world.replace_file(&path, &text, true)?)
 }

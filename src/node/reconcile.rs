@@ -2,7 +2,7 @@
 //!
 //! [`tasks`] says what is to be done about an application; it is asked for printing and for doing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use log::{error, info, warn};
@@ -13,7 +13,7 @@ use crate::data::schedules;
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::keys;
-use crate::model::names::{App, AppName, OrderId};
+use crate::model::names::{App, AppName, DeployId, OrderId};
 use crate::model::record::Record;
 use crate::model::roles::{Role, Roles};
 use crate::{model::json, orders};
@@ -72,23 +72,77 @@ pub fn tasks(local: Option<&Local>, runs: bool, roles: Option<&Roles>, me: &str)
 
 /// The records, as one look at Consul gave them.
 pub struct Seen {
-    records: BTreeMap<AppName, Roles>,
-    unreadable: HashSet<String>,
+    pub records: BTreeMap<AppName, Roles>,
+    pub unreadable: usize,
 }
 
 pub fn look(here: &Here) -> Result<Seen, Error> {
-    let mut seen = Seen { records: BTreeMap::new(), unreadable: HashSet::new() };
+    let mut seen = Seen { records: BTreeMap::new(), unreadable: 0 };
     here.consul.each(keys::APPS, |entry| {
         let name = entry.key.trim_start_matches(keys::APPS).to_string();
-        let why = match (AppName::try_from(name.clone()), serde_json::from_slice(&entry.value)) {
+        let why = match (AppName::try_from(name), serde_json::from_slice(&entry.value)) {
             (Ok(name), Ok(roles)) => return drop(seen.records.insert(name, roles)),
             (Err(why), _) => why.to_string(),
             (_, Err(why)) => why.to_string(),
         };
         error!("{} in Consul is not a record: {why}", entry.key);
-        seen.unreadable.insert(name);
+        seen.unreadable += 1;
     })?;
     Ok(seen)
+}
+
+/// The applications about which this node has something to do.
+pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
+    let known = here.apps()?;
+    let mut due = BTreeSet::new();
+    if seen.records.is_empty() && known.is_empty() {
+        return Ok(due);
+    }
+    let me = here.me()?;
+    let projects = here.engine().projects();
+    if let Err(why) = &projects {
+        error!("what runs here cannot be told: {why}");
+    }
+    let mut used = BTreeSet::new();
+    let names: BTreeSet<&AppName> = seen.records.keys().chain(&known).collect();
+    for name in names {
+        let (local, roles) = (local::of(here, name), seen.records.get(name));
+        let Ok(local) = local else {
+            due.insert(name.clone()); // its worker says what is wrong with it
+            continue;
+        };
+        let runs = runs(projects.as_ref().ok().and_then(|projects| projects.get(&*name.project())), local.as_ref(), roles);
+        if !tasks(local.as_ref(), runs, roles, me).is_empty() {
+            due.insert(name.clone());
+        }
+        used.extend(kept(local.as_ref(), roles).map(|id| (name.clone(), id.to_string())));
+        // Whatever has never been an application of this cluster is somebody else's.
+        if local.is_some() || roles.is_some() {
+            used.insert((name.clone(), String::new()));
+        }
+    }
+    let checkouts = here.checkouts()?.into_iter().map(|(name, id, _)| (name, id));
+    due.extend(checkouts.filter_map(|(name, id)| {
+        let is = |id: &str| used.contains(&(name.clone(), id.to_string()));
+        (is("") && !is(&id)).then_some(name)
+    }));
+    Ok(due)
+}
+
+/// Whether containers of the application run here, or may again; `project`: whether the engine has some that run.
+fn runs(project: Option<&bool>, local: Option<&Local>, roles: Option<&Roles>) -> bool {
+    match project {
+        Some(true) => true,
+        // Stopped, and nobody remembers why: they may come back with the engine.
+        Some(false) => local.is_none() && roles.is_some(),
+        None => false,
+    }
+}
+
+/// The deployments whose checkouts are used on this node.
+fn kept<'a>(local: Option<&'a Local>, roles: Option<&'a Roles>) -> impl Iterator<Item = &'a DeployId> {
+    let local = local.filter(|local| local.role != LocalRole::Fenced).map(|local| &local.deploy_id);
+    local.into_iter().chain(roles.map(|roles| &roles.deploy_id))
 }
 
 /// How a node is in the middle of something with an application.
@@ -99,100 +153,61 @@ pub enum Busy {
     Other,
 }
 
-/// Stops what must not run here, journal or not; the applications where that did not work. Nothing else is done for these.
-pub fn fence(here: &Here, seen: &Seen, busy: &BTreeMap<String, Busy>) -> Result<BTreeSet<String>, Error> {
-    let locals = local::all(here)?;
-    if seen.records.is_empty() && locals.is_empty() {
-        return Ok(BTreeSet::new());
-    }
-    let me = here.me()?;
-    let projects = here.engine().projects();
-    let mut unfenced = BTreeSet::new();
-    let names: BTreeSet<&AppName> = seen.records.keys().chain(locals.keys()).collect();
-    for name in names.into_iter().filter(|name| !seen.unreadable.contains(&***name)) {
-        let (local, roles) = (locals.get(name), seen.records.get(name));
-        let runs = match (projects.as_ref().map(|projects| projects.get(&*name.project())), local) {
-            (Ok(Some(true)), _) => true,
-            // Stopped, and nobody remembers why: it may come back with the engine.
-            (Ok(Some(false)), None) => true,
-            _ => false,
-        };
-        if !tasks(local, runs, roles, me).contains(&Task::Fence) {
-            continue;
+/// Stops what of the application must not run here, journal or not: by what runs, not by what a file says.
+pub fn fence(here: &Here, name: &AppName, busy: Option<&Busy>) -> Result<(), Error> {
+    let record = record(here, name)?;
+    let roles = record.as_ref().map(Roles::from);
+    let local = local::of(here, name).unwrap_or_else(|why| {
+        error!("{why}");
+        None
+    });
+    let runs = match here.engine().projects() {
+        Ok(projects) => runs(projects.get(&*name.project()), local.as_ref(), roles.as_ref()),
+        Err(why) => {
+            error!("what runs here cannot be told: {why}");
+            false
         }
-        if let Err(why) = fence_one(here, name, local, roles, busy.get(&**name)) {
-            error!("{name}: not fenced: {why}");
-            unfenced.insert(name.to_string());
-        }
-    }
-    if let Err(why) = projects {
-        error!("what runs here cannot be told: {why}");
-    }
-    Ok(unfenced)
-}
-
-fn fence_one(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&Roles>, busy: Option<&Busy>) -> Result<(), Error> {
-    if roles.is_none() && !orders::was_destroyed(&here.consul, name)? {
-        warn!("{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again to keep it");
+    };
+    if !tasks(local.as_ref(), runs, roles.as_ref(), here.me()?).contains(&Task::Fence) || !may_act(here, name, record.as_ref())? {
         return Ok(());
     }
     match busy {
         // Until the commit the record names the node that has handed over.
         Some(Busy::Owner(order)) if here.consul.get(&keys::order(order))?.is_some_and(|entry| orders::is_open(&entry)) => Ok(()),
         Some(_) => Ok(here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?),
-        None => {
-            let record = record(here, name)?;
-            fence::fence(here, name, local, record.as_ref())
-        }
+        None => fence::fence(here, name, local.as_ref(), record.as_ref()),
     }
 }
 
-/// The number of applications that could not be brought to what their record says. Those that are `busy` have a journal here, which knows
-/// better; `keep` are the orders whose checkouts it still needs.
-pub fn reconcile(here: &Here, seen: &Seen, busy: &BTreeSet<String>, keep: &BTreeSet<String>) -> Result<usize, Error> {
-    let Seen { records, unreadable } = seen;
-    let locals = local::all(here)?;
-    if records.is_empty() && locals.is_empty() && unreadable.is_empty() {
-        return Ok(0);
+/// A record that is gone means a destroy only if the history has one: missing information is nothing to act on.
+fn may_act(here: &Here, name: &AppName, record: Option<&Record>) -> Result<bool, Error> {
+    if record.is_some() || orders::was_destroyed(&here.consul, name)? {
+        return Ok(true);
     }
-    let me = here.me()?;
-    let mut failed = unreadable.len();
-    let names: BTreeSet<&AppName> = records.keys().chain(locals.keys()).collect();
-    for name in names.into_iter().filter(|name| !unreadable.contains(&***name) && !busy.contains(&***name)) {
-        let (local, roles) = (locals.get(name), records.get(name));
-        // What is still to be fenced has been counted where that was tried.
-        let tasks = tasks(local, false, roles, me);
-        if tasks.contains(&Task::Fence) {
-            continue;
-        }
-        if let Err(why) = carry_out(here, name, local, roles, &tasks) {
-            error!("{name}: {why}");
-            failed += 1;
-        }
-    }
-    remove_unused_checkouts(here, records, unreadable, busy, keep)?;
-    Ok(failed)
+    warn!("{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again to keep it");
+    Ok(false)
 }
 
-fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&Roles>, tasks: &[Task]) -> Result<(), Error> {
-    if tasks.is_empty() {
+/// Brings the application to what its record says. Not where it has a journal here, which knows better.
+pub fn reconcile(here: &Here, name: &AppName) -> Result<(), Error> {
+    let (local, record) = (local::of(here, name)?, record(here, name)?);
+    let roles = record.as_ref().map(Roles::from);
+    let tasks = tasks(local.as_ref(), false, roles.as_ref(), here.me()?);
+    // What is still to be fenced has been told of where that was tried.
+    if tasks.contains(&Task::Fence) {
         return Ok(());
     }
-    // A record that is gone means a destroy only if the history has one: missing information is nothing to act on.
-    if roles.is_none() && !orders::was_destroyed(&here.consul, name)? {
-        warn!("{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again to keep it");
-        return Ok(());
+    if !tasks.is_empty() && may_act(here, name, record.as_ref())? {
+        carry_out(here, name, local.as_ref(), record.as_ref(), &tasks)?;
     }
-    let (volumes, mut record) = (local.map(|local| local.volumes.clone()).unwrap_or_default(), None);
-    if roles.is_some() {
-        record = self::record(here, name)?;
-        if record.is_none() {
-            return Ok(()); // gone meanwhile: the next run finds out what that means
-        }
-    }
+    remove_unused_checkouts(here, name, roles.as_ref())
+}
+
+fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<&Record>, tasks: &[Task]) -> Result<(), Error> {
+    let volumes = local.map(|local| local.volumes.clone()).unwrap_or_default();
     for task in tasks {
         info!("{name}: {task}");
-        match (task, &record) {
+        match (task, record) {
             (Task::Fence, _) => return Err(Fault::Impossible { what: "what is to be fenced, and is not" }.into()),
             (Task::Adopt, Some(record)) => adopt(here, name, record)?,
             (Task::CloneSlave, Some(record)) => clone(here, name, record)?,
@@ -207,7 +222,7 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&
             }
             (Task::RemoveCheckouts, record) => {
                 let me = here.me()?;
-                let keep = record.as_ref().filter(|record| Roles::from(*record).of(me) == Role::Slave).map(|record| &record.deploy_id);
+                let keep = record.filter(|record| Roles::from(*record).of(me) == Role::Slave).map(|record| &record.deploy_id);
                 here.remove_checkouts(name, keep)?;
             }
             (Task::Adopt | Task::CloneSlave | Task::SchedulePurge, None) => {
@@ -251,20 +266,15 @@ fn clone(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
 }
 
 /// Old checkouts that no deployment uses.
-fn remove_unused_checkouts(
-    here: &Here,
-    records: &BTreeMap<AppName, Roles>,
-    unreadable: &HashSet<String>,
-    busy: &BTreeSet<String>,
-    keep: &BTreeSet<String>,
-) -> Result<(), Error> {
-    let locals = local::all(here)?;
-    for (name, id, path) in here.checkouts()? {
-        let used_here = locals.get(&name).is_some_and(|local| local.role != LocalRole::Fenced && *local.deploy_id == *id);
-        let recorded = records.get(&name).is_some_and(|record| *record.deploy_id == *id);
-        // Whatever has never been an application of this cluster is somebody else's.
-        let known = records.contains_key(&name) || locals.contains_key(&name);
-        if known && !used_here && !recorded && !keep.contains(&*id) && !busy.contains(&*name) && !unreadable.contains(&*name) {
+fn remove_unused_checkouts(here: &Here, name: &AppName, roles: Option<&Roles>) -> Result<(), Error> {
+    let local = local::of(here, name)?;
+    // Whatever has never been an application of this cluster is somebody else's.
+    if local.is_none() && roles.is_none() {
+        return Ok(());
+    }
+    for (app, id, path) in here.checkouts()? {
+        let used = kept(local.as_ref(), roles).any(|kept| **kept == *id);
+        if app == *name && !used {
             info!("removing the checkout {name}-{id}, which nothing uses");
             here.world.remove_folder(&path)?;
         }

@@ -269,17 +269,26 @@ impl Consul {
         Ok((itself.config.node_name, itself.member.addr))
     }
 
+    /// By the leader's catalog: what an agent hears by gossip may differ from one to the next.
     pub fn members(&self) -> Result<Vec<Member>, Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Raw {
-            name: String,
-            addr: String,
-            status: u8,
+        struct Node {
+            node: String,
+            address: String,
         }
-        // 1 alive, 2 leaving, 3 left, 4 failed
-        let member = |raw: Raw| Member { name: raw.name, address: raw.addr, alive: matches!(raw.status, 1 | 2) };
-        Ok(self.read::<Vec<Raw>>("agent/members")?.into_iter().map(member).collect())
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Check {
+            node: String,
+            #[serde(rename = "CheckID")]
+            check_id: String,
+        }
+        const SERF: &str = "serfHealth";
+        let nodes = self.read::<Vec<Node>>("catalog/nodes?consistent")?;
+        let passing = self.read::<Vec<Check>>("health/state/passing?consistent&filter=CheckID%20%3D%3D%20serfHealth")?;
+        let alive = |name: &str| passing.iter().any(|check| check.check_id == SERF && check.node == name);
+        Ok(nodes.into_iter().map(|Node { node, address }| Member { alive: alive(&node), name: node, address }).collect())
     }
 
     pub fn get(&self, key: &str) -> Result<Option<Entry>, Error> {

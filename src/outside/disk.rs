@@ -69,8 +69,24 @@ impl World {
             .map_err(cannot("write", path))
     }
 
+    /// A file that was not there: an error where it is. All of it is on the disk when this returns, with room for as many bytes as are said.
+    pub fn create_file(&self, path: &Path, bytes: &[u8], room: u64) -> Result<(), Error> {
+        let beside = path.with_added_extension(format!("{}.new", self.disk.process()));
+        let written = self.disk.write(&beside, bytes, Write::Over, false).and_then(|()| self.disk.reserve(&beside, room));
+        let written = written.and_then(|()| self.disk.write(&beside, b"", Write::Append, true));
+        let linked = written.and_then(|()| self.disk.link(&beside, path));
+        // Whether it is needed any more or not.
+        let removed = self.disk.remove(&beside);
+        linked.and(removed).and_then(|()| self.disk.sync_folder(path.parent().unwrap_or(path))).map_err(cannot("create", path))
+    }
+
     pub fn rename_file(&self, from: &Path, to: &Path) -> Result<(), Error> {
         self.disk.rename(from, to).map_err(cannot("rename", from))
+    }
+
+    /// A second name for a file, on the disk when this returns; an error where something has that name.
+    pub fn link_file(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        self.disk.link(from, to).and_then(|()| self.disk.sync_folder(to.parent().unwrap_or(to))).map_err(cannot("create", to))
     }
 
     /// A file that is gone already is no error.
@@ -159,13 +175,28 @@ impl Disk for RealDisk {
     fn write(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> io::Result<()> {
         let mut options = OpenOptions::new();
         match how {
-            Write::New => options.write(true).create_new(true),
             Write::Append => options.append(true).create(true),
             Write::Over => options.write(true).create(true).truncate(true),
         };
         let mut file = options.open(path)?;
         file.write_all(bytes)?;
         if synced { file.sync_data() } else { Ok(()) }
+    }
+
+    fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        // SAFETY: no memory is involved; the descriptor is open.
+        match unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, bytes as libc::off_t) } {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {

@@ -19,8 +19,8 @@ pub trait Processes {
     fn run(&self, cmd: &Cmd, capture: Capture) -> Result<String, cmd::Error>;
     /// Ends what carries this mark in its environment, and waits until it has ended.
     fn end_marked(&self, mark: &str) -> Result<(), cmd::Error>;
-    /// Starts the handler itself once more, apart from this process: it goes on when this one ends, and prints nothing.
-    fn start_apart(&self, args: &[String]) -> Result<Box<dyn Apart>, cmd::Error>;
+    /// Starts the handler itself once more, apart from this process: it goes on when this one ends. `seen`: what it logs is shown here, too.
+    fn start_apart(&self, args: &[String], seen: bool) -> Result<Box<dyn Apart>, cmd::Error>;
 }
 
 /// What was started apart.
@@ -91,8 +91,6 @@ pub trait Clock {
 /// What a file is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// A file that must not be there.
-    New,
     /// Its end; it is created if need be.
     Append,
     /// Whatever is there is replaced, not in one piece.
@@ -120,6 +118,10 @@ pub trait Disk {
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
     /// `synced`: the content is on the disk when this returns; the name of a new file is when its folder is synced.
     fn write(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> io::Result<()>;
+    /// Room for so many bytes of the file, which stays as long as it is. A disk that cannot do that takes none.
+    fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()>;
+    /// A second name for a file; an error where something has that name (`AlreadyExists`).
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
     /// All of the disk that holds the folder, whoever has written it.
     fn sync_disk(&self, folder: &Path) -> io::Result<()>;

@@ -107,9 +107,10 @@ impl Processes for RealProcesses {
         }
     }
 
-    fn start_apart(&self, args: &[String]) -> Result<Box<dyn Apart>, Error> {
+    fn start_apart(&self, args: &[String], seen: bool) -> Result<Box<dyn Apart>, Error> {
         let mut command = Command::new("/proc/self/exe");
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.stderr(if seen { Stdio::inherit() } else { Stdio::null() });
         #[allow(clippy::disallowed_methods, reason = "the one place")]
         let spawned = command.spawn();
         let child = spawned.map_err(|source| Error::Start { cmd: format!("handler {}", args.join(" ")), source })?;

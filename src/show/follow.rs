@@ -15,6 +15,8 @@ pub fn follow(here: &Here, order: &Order, mut told: impl FnMut(&str)) -> Result<
     let start = clock.uptime();
     let mut seen: BTreeMap<String, Progress> = BTreeMap::new();
     let mut waits = false;
+    // Since when nobody takes it up, though its turn has come.
+    let mut untaken = start;
     loop {
         let (entry, index) = here.consul.get_indexed(&order.key())?;
         let elapsed = clock.uptime().saturating_sub(start);
@@ -35,7 +37,11 @@ pub fn follow(here: &Here, order: &Order, mut told: impl FnMut(&str)) -> Result<
         if elapsed > here.settings.timeouts.handover * 4 {
             return Err(Fault::Unfollowed { id: order.id.to_string() }.into());
         }
-        if let Some(reason) = worker::lost(here, &now, &members)?.filter(|_| now.state != State::Failed) {
+        if now.owner.is_some() || orders::waits(&here.consul, &now)? {
+            untaken = clock.uptime();
+        }
+        let waited = clock.uptime().saturating_sub(untaken);
+        if let Some(reason) = worker::lost(here, &now, &members, waited)?.filter(|_| now.state != State::Failed) {
             orders::fail(here, &now.id, &reason, None)?;
         }
         here.consul.wait(&order.key(), index)?;

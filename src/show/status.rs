@@ -10,8 +10,9 @@ use crate::model::order::{Order, State};
 use crate::model::record::Record;
 use crate::model::time::{self, Time};
 use crate::model::{json, keys};
-use crate::node::local::{self, LocalRole};
+use crate::node::local::{self, Local, LocalRole};
 use crate::orders;
+use crate::steps::journal::GIVEN_UP;
 
 /// An order that no node has taken up for so long is named: the watches start handlers within a second.
 const UNTAKEN: Duration = Duration::from_secs(60);
@@ -51,17 +52,13 @@ pub fn status(here: &Here) -> Result<Status, Error> {
             wrong.extend(not_running(here, &name));
         }
     }
-    for name in here.world.list_folder(&here.paths.journals())? {
-        let what = match name.split_once('.') {
-            None => "is not at its end",
-            Some((_, "given-up")) => "was given up by hand; look at it, then remove it",
-            Some(_) => continue, // half written
-        };
-        wrong.push(format!("a journal of this node {what}: {}", here.paths.journals().join(name).display()));
+    for name in here.apps()? {
+        wrong.extend(of_this_node(here, &name)?);
     }
-    for (name, local) in local::all(here)?.into_iter().filter(|(_, local)| local.role == LocalRole::Fenced) {
-        let volumes: Vec<&str> = local.volumes.iter().map(|volume| &**volume).collect();
-        wrong.push(format!("{name}: fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", ")));
+    let (journals, _) = here.paths.older();
+    if here.world.is_folder(&journals) {
+        let files = here.world.list_folder(&journals)?;
+        wrong.extend(files.iter().map(|file| format!("an older handler's journal is here: {}", journals.join(file).display())));
     }
     for entry in here.consul.list(keys::ORDERS)? {
         match orders::parse(&entry) {
@@ -92,6 +89,32 @@ fn not_running(here: &Here, name: &AppName) -> Vec<String> {
     };
     let down = containers.iter().filter(|container| container.status != "running" && container.restart.name != "no");
     down.map(|container| format!("{name}: the container {} is {}", container.name, container.status)).collect()
+}
+
+/// What is wrong with an application by this node's own files.
+fn of_this_node(here: &Here, name: &AppName) -> Result<Vec<String>, Error> {
+    let mut wrong = Vec::new();
+    let folder = here.paths.app(name);
+    for file in here.world.list_folder(&folder)? {
+        let path = folder.join(&file);
+        if path == here.paths.journal(name) {
+            wrong.push(format!("{name}: a journal of this node is not at its end: {}", path.display()));
+        } else if file.ends_with(GIVEN_UP) {
+            wrong.push(format!(
+                "{name}: an undo on this node was given up by hand; look at its journal, then remove it: {}",
+                path.display()
+            ));
+        }
+    }
+    match local::of(here, name) {
+        Ok(Some(Local { role: LocalRole::Fenced, volumes, .. })) => {
+            let volumes: Vec<&str> = volumes.iter().map(|volume| &**volume).collect();
+            wrong.push(format!("{name}: fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", ")));
+        }
+        Ok(_) => {}
+        Err(why) => wrong.push(format!("{name}: {why}")),
+    }
+    Ok(wrong)
 }
 
 fn order_described(here: &Here, order: &Order, lines: &mut Vec<String>) -> Option<String> {

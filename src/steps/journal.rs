@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::output::{Checked, Cloned, Output, Restored, Snapshots};
 use crate::error::{Error, Fault};
 use crate::model::json;
-use crate::model::names::{Host, Volume};
+use crate::model::names::{AppName, Host, Volume};
 use crate::model::order::{Order, Origin, Unknown};
 use crate::model::record::Record;
 use crate::outside::doors::{World, Write};
@@ -20,6 +20,10 @@ use crate::outside::doors::{World, Write};
 /// Format 1 had, in each line, the step that begins and a bag with all that was learnt.
 const FORMAT: u32 = 2;
 const MOST: u64 = 64 << 20;
+/// Bytes that are taken for it when it is made: some ten times what an application with seventy volumes needs.
+const ROOM: u64 = 1 << 19;
+/// What the name of one ends with whose undo a person has taken over.
+pub const GIVEN_UP: &str = "given-up";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
@@ -122,23 +126,13 @@ pub struct Journal {
     undone: BTreeSet<usize>,
 }
 
-/// A journal of a newer handler, or one that has been damaged.
-pub struct Unreadable {
-    pub path: PathBuf,
-    /// Its order's id.
-    pub order: String,
-    /// Where it still says so.
-    pub app: Option<String>,
-    pub why: Error,
-}
-
 impl Journal {
-    pub fn create(world: &World, folder: &Path, header: Header) -> Result<Journal, Error> {
-        let path = folder.join(&*header.order.id);
+    /// The room for all that will be written into it is taken now: a full disk must not keep an undo from its end.
+    pub fn create(world: &World, path: PathBuf, header: Header) -> Result<Journal, Error> {
         let header = Header { format: FORMAT, ..header };
         let mut text = json::write(&header).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
         text.push(b'\n');
-        world.replace_file(&path, &text, true)?;
+        world.create_file(&path, &text, ROOM)?;
         Ok(Journal::empty(path, header))
     }
 
@@ -156,30 +150,9 @@ impl Journal {
         }
     }
 
-    /// The journals that killed runs have left, the oldest order's first; and those that cannot be read, or have a step that `knows` does not.
-    pub fn left(world: &World, folder: &Path, knows: impl Fn(&str) -> bool) -> Result<(Vec<Journal>, Vec<Unreadable>), Error> {
-        let (mut journals, mut unreadable) = (Vec::new(), Vec::new());
-        for order in world.list_folder(folder)? {
-            if order.contains('.') {
-                continue; // was not finished before anything began
-            }
-            let path = folder.join(&order);
-            let journal = Journal::open(world, path.clone());
-            let known = journal.and_then(|journal| match journal.header.steps.iter().find(|step| !knows(step)) {
-                Some(step) => Err(Fault::UnknownStep { name: step.clone() }.into()),
-                None => Ok(journal),
-            });
-            match known {
-                Ok(journal) => journals.push(journal),
-                Err(why) => unreadable.push(Unreadable { app: app_of(world, &path), order, path, why }),
-            }
-        }
-        journals.sort_by(|a, b| a.header.order.created.cmp(&b.header.order.created));
-        Ok((journals, unreadable))
-    }
-
-    fn open(world: &World, path: PathBuf) -> Result<Journal, Error> {
-        let text = world.read_file(&path, MOST)?.unwrap_or_default();
+    /// What a run has left there, if any. One that has a step which `knows` does not is a newer handler's.
+    pub fn open(world: &World, path: PathBuf, knows: impl Fn(&str) -> bool) -> Result<Option<Journal>, Error> {
+        let Some(text) = world.read_file(&path, MOST)? else { return Ok(None) };
         let mut lines = text.split(|byte| *byte == b'\n');
         let first = lines.next().filter(|line| !line.is_empty()).ok_or(Fault::EmptyJournal)?;
         let header: Value = json::read(first).map_err(|source| unreadable(&path, source))?;
@@ -195,7 +168,10 @@ impl Journal {
             1 => journal.take_first(lines.rev().find_map(|line| json::read(line).ok()).unwrap_or_default()),
             _ => lines.filter_map(|line| json::read::<Line>(line).ok()).for_each(|line| journal.take(line)),
         }
-        Ok(journal)
+        match journal.header.steps.iter().find(|step| !knows(step)) {
+            Some(step) => Err(Fault::UnknownStep { name: step.clone() }.into()),
+            None => Ok(Some(journal)),
+        }
     }
 
     fn at(&mut self, Begins { at, writes, replaces }: Begins) {
@@ -311,7 +287,8 @@ impl Journal {
 
     /// Out of the way, for a person to look at.
     pub fn set_aside(self, world: &World) -> Result<(), Error> {
-        Ok(world.rename_file(&self.path, &self.path.with_added_extension("given-up"))?)
+        let aside = self.path.with_file_name(format!("{}.{GIVEN_UP}", self.header.order.id));
+        Ok(world.rename_file(&self.path, &aside)?)
     }
 
     pub fn remove(self, world: &World) -> Result<(), Error> {
@@ -331,11 +308,15 @@ fn dashed(name: &str) -> String {
     dashed
 }
 
-/// The application that a journal is about, where no more of it can be read.
-fn app_of(world: &World, path: &Path) -> Option<String> {
-    let text = world.read_file(path, MOST).ok()??;
-    let header: Value = serde_json::from_slice(text.split(|byte| *byte == b'\n').next()?).ok()?;
-    header["order"]["name"].as_str().map(String::from)
+/// The applications that a journal is about, where no more of it can be read.
+pub fn apps_of(world: &World, path: &Path) -> Vec<AppName> {
+    let text = world.read_file(path, MOST).ok().flatten().unwrap_or_default();
+    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let header: Value = serde_json::from_slice(first).unwrap_or_default();
+    match json::from::<Order>(header["order"].clone()) {
+        Ok(order) => order.apps(),
+        Err(_) => header["order"]["name"].as_str().and_then(|name| AppName::try_from(name).ok()).into_iter().collect(),
+    }
 }
 
 fn unreadable(path: &Path, source: serde_json::Error) -> Error {
@@ -389,15 +370,13 @@ mod tests {
         serde_json::from_value(header).unwrap()
     }
 
-    fn left(world: &World, folder: &Path) -> (Vec<Journal>, Vec<String>) {
-        let (journals, unreadable) = Journal::left(world, folder, |step| step != "unheard-of").unwrap();
-        (journals, unreadable.iter().map(|it| format!("{} {:?}: {}", it.order, it.app, it.why)).collect())
-    }
-
     #[test]
     fn what_was_written_is_read_and_a_torn_line_is_as_good_as_not_written() {
         let (world, folder) = world("read");
-        let mut journal = Journal::create(&world, &folder, header()).unwrap();
+        let mut journal = Journal::create(&world, folder.join("journal"), header()).unwrap();
+        assert!(Journal::create(&world, folder.join("journal"), header()).is_err(), "never over another");
+        let taken = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(folder.join("journal")).unwrap()) * 512;
+        assert!(taken >= ROOM, "{taken}");
         let begins = |at, replaces| Begins { at, writes: false, replaces };
         journal.begin(&world, begins(0, false), false).unwrap();
         journal.left_behind(Output::Cloned(Cloned { commit: "abc".into() }));
@@ -407,11 +386,10 @@ mod tests {
         journal.keep(&world, Output::Restored(Restored::default())).unwrap();
         journal.undo_for(&world, "broken").unwrap();
         journal.undid(&world, 2).unwrap();
-        let path = folder.join(ID);
+        let path = folder.join("journal");
         world.write_file(&path, b"\n{\"undone\": 1", Write::Append, false).unwrap();
-        let (journals, unreadable) = left(&world, &folder);
-        assert_eq!(unreadable, [""; 0]);
-        let read = &journals[0];
+        assert_eq!(world.list_folder(&folder).unwrap(), ["journal"]);
+        let read = Journal::open(&world, path, |_| true).unwrap().unwrap();
         assert_eq!((read.at, read.written, read.replaced), (2, false, true));
         assert_eq!(read.outputs, journal.outputs);
         assert_eq!(read.outputs[&0], Output::Cloned(Cloned { commit: "abc".into() }));
@@ -424,26 +402,26 @@ mod tests {
     fn one_that_cannot_be_read_says_which_application_it_is_about() {
         let (world, folder) = world("unreadable");
         let mut newer = serde_json::json!({"format": 3, "order": {"name": "shop_master.e4371"}, "anything": []});
-        for (order, text) in [
-            ("1", newer.to_string()),
-            ("2", String::new()),
-            ("3", "half a".into()),
-            ("4", {
-                newer = serde_json::to_value(header()).unwrap();
-                newer["steps"][1] = "unheard-of".into();
-                newer.to_string()
-            }),
-            ("5.17.new", "not finished before anything began".into()),
+        for (text, app, says) in [
+            (newer.to_string(), "shop_master.e4371", "was written by a newer handler (format 3); start that one again"),
+            (String::new(), "", "is empty"),
+            ("half a".into(), "", "a journal that this handler can read"),
+            (
+                {
+                    newer = serde_json::to_value(header()).unwrap();
+                    newer["steps"][1] = "unheard-of".into();
+                    newer.to_string()
+                },
+                "shop_master.e4371",
+                "has a step that this handler does not know: \"unheard-of\"",
+            ),
         ] {
-            std::fs::write(folder.join(order), text).unwrap();
+            let path = folder.join("journal");
+            std::fs::write(&path, text).unwrap();
+            let why = Journal::open(&world, path.clone(), |step| step != "unheard-of").unwrap_err().to_string();
+            assert!(why.contains(says), "{why}");
+            assert_eq!(apps_of(&world, &path).first().map_or("", |app| &**app), app);
         }
-        let (journals, unreadable) = left(&world, &folder);
-        assert_eq!(journals.len(), 0);
-        assert_eq!(unreadable[0], "1 Some(\"shop_master.e4371\"): was written by a newer handler (format 3); start that one again");
-        assert_eq!(unreadable[1], "2 None: is empty");
-        assert!(unreadable[2].starts_with("3 None: "), "{}", unreadable[2]);
-        assert_eq!(unreadable[3], "4 Some(\"shop_master.e4371\"): has a step that this handler does not know: \"unheard-of\"");
-        assert_eq!(unreadable.len(), 4);
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -460,9 +438,7 @@ mod tests {
             "undoing": null, "undone": [],
         }});
         std::fs::write(folder.join(ID), format!("{header}\n\n{{\"at\":0}}\n\n{line}\n")).unwrap();
-        let (journals, unreadable) = left(&world, &folder);
-        assert_eq!(unreadable, [""; 0]);
-        let read = &journals[0];
+        let read = Journal::open(&world, folder.join(ID), |_| true).unwrap().unwrap();
         assert_eq!(read.header.steps.join(" "), "clone check pull build ready await-sent restore up");
         assert_eq!((read.at, read.written, read.replaced), (7, true, true));
         assert_eq!(read.outputs[&0], Output::Cloned(Cloned { commit: "abc".into() }));

@@ -45,7 +45,7 @@ pub struct Run {
 
 impl Run {
     pub fn new(here: &Here, journal: Journal, order: Order, index: u64) -> Run {
-        let here = here.marked(&journal.path.to_string_lossy());
+        let here = here.marked(&here.paths.mark(&order.id));
         let name = order.name.clone();
         Run {
             here,

@@ -185,3 +185,26 @@ fn without_consul_nothing_is_touched() {
     w.deliver("node1", &[deploy("a", "node1", None)]).exits(0);
     assert_eq!(w.take_log(), [""; 0], "once");
 }
+
+/// A watch hears of nothing else while what it has started is at work: it has a worker started, and ends.
+#[test]
+fn a_watch_waits_for_no_worker() {
+    let w = shop(&["node1"]);
+    let app = w.deploy_dir("node1").join(".handler/apps").join(APP);
+    std::fs::create_dir_all(&app).unwrap();
+    let lock = std::fs::File::create(app.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let events = Value::from(vec![deploy("one", "node1", None)]).to_string();
+    w.handler("node1", &[]).env("CONSUL_INDEX", "7").stdin(&events).run().exits(0).says(&format!("at work for {APP}"));
+    assert_eq!(w.kv(&format!("order/{}", id("one"))).unwrap()["owner"], Value::Null);
+    lock.unlock().unwrap();
+    for _ in 0..3000 {
+        if w.kv(&format!("history/{APP}/{}", id("one"))).is_some() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(finished(&w, "one")["state"], "done");
+    // It ends after that.
+    lock.lock().unwrap();
+}

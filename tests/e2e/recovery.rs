@@ -275,7 +275,7 @@ fn a_journal_without_its_end_is_read() {
     w.on("node1", "up -d", Act::KillBefore);
     assert_eq!(w.deliver("node1", &[deploy("second", "node1", None)]).status, None);
     // Torn while it was written.
-    let journal = w.deploy_dir("node1").join(format!(".handler/journal/{}", id("second")));
+    let journal = w.deploy_dir("node1").join(format!(".handler/apps/{APP}/journal"));
     let mut text = std::fs::read(&journal).unwrap();
     text.truncate(text.len() - 7);
     std::fs::write(&journal, text).unwrap();

@@ -90,8 +90,10 @@ fn upgraded_after(what: &str, act: Act, ends: &str) {
     let data = w.volume("node1", DATA).unwrap();
     assert!(data.starts_with("orders of monday"), "{data}");
     assert_eq!(w.serving(PROJECT).len(), 2);
-    let journals = std::fs::read_dir(w.deploy_dir("node1").join(".handler/journal")).unwrap().count();
-    assert_eq!((journals, w.keys("order/").len()), (0, 0));
+    let own = w.deploy_dir("node1").join(".handler");
+    let left = std::fs::read_dir(own.join("journal")).unwrap().count();
+    assert_eq!((left, own.join("state.json").exists(), own.join("apps").join(APP).join("journal").exists()), (0, false, false));
+    assert_eq!(w.keys("order/"), [""; 0]);
 }
 
 #[test]

@@ -235,6 +235,8 @@ impl Lab {
              docker info >/dev/null 2>&1 || {{ echo no engine; exit; }}
              lost=$(curl -s 127.0.0.1:8500/v1/agent/members | jq -r '{:?} - [.[] | select(.Status == 1) | .Addr] | join(\" \")') || exit
              [ -z \"$lost\" ] || {{ timeout 5 consul join $lost >/dev/null 2>&1; echo \"misses $lost\"; exit; }}
+             alive=$(curl -s '127.0.0.1:8500/v1/health/state/passing?consistent' | jq '[.[] | select(.CheckID == \"serfHealth\")] | length')
+             [ \"$alive\" = 3 ] || {{ echo \"$alive alive in the catalog\"; exit; }}
              voters=$(consul operator raft list-peers 2>/dev/null | grep -c ' true ')
              [ \"$voters\" = 3 ] || {{ echo \"$voters voters\"; exit; }}
              consul kv put lab ready >/dev/null 2>&1 && echo settled || echo no leader",

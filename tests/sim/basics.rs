@@ -161,7 +161,7 @@ fn a_disk_forgets_what_was_not_synced() {
     let (old, new, folder) = (Path::new("/deploy/old"), Path::new("/deploy/new"), Path::new("/deploy"));
     let set = |all: &[&str]| all.iter().map(|text| text.to_string()).collect::<BTreeSet<_>>();
     let begun = |disk: &mut Disk| {
-        disk.write(old, b"a", Write::New, true).unwrap();
+        disk.write(old, b"a", Write::Over, true).unwrap();
         disk.sync_folder(folder).unwrap();
     };
     let replaced = |disk: &mut Disk, content: bool, name: bool| {

@@ -40,7 +40,11 @@ fn something(sim: &Sim, random: &mut Random, at: usize) {
         }
         8 => sim.kill(node),
         9 if dead == 0 => sim.power_off(node),
-        10..=11 if !alive(node) => sim.power_on(node),
+        10..=11 if !alive(node) => {
+            sim.power_on(node);
+            // The agent's watches fire when it starts.
+            sim.start(node, Start::Events(Vec::new()));
+        }
         12 => sim.lock().lose_leader(random.below(60_000_000)),
         13 => {
             let kind = *random.pick(&[Kind::Plugin, Kind::Engine, Kind::Process]);
@@ -54,10 +58,16 @@ fn something(sim: &Sim, random: &mut Random, at: usize) {
             sim.fault(hits, 1 + random.below(20) as usize, act);
         }
         14 => sim.pass(Duration::from_secs(random.below(900))),
-        15 => sim.run_until_rest(),
+        15 => rest(sim),
         16..=17 if alive(node) => sim.start(node, Start::Events(Vec::new())),
         _ => sim.steps(random.below(300)),
     }
+}
+
+/// Until all has ended; each node looks once more, so that none waits for one that has given up without a leader.
+fn rest(sim: &Sim) {
+    NODES.iter().filter(|node| sim.lock().nodes[**node].reach == Reach::Fine).for_each(|node| sim.start(node, Start::Events(Vec::new())));
+    sim.run_until_rest();
 }
 
 /// How many orders were done, how many failed, and how many handlers and nodes died.
@@ -74,7 +84,7 @@ fn history(seed: u64, sum: &mut Sum) -> Result<(), String> {
     push(&sim, "");
     (0..30).for_each(|at| something(&sim, &mut random, at));
     sim.no_faults();
-    sim.run_until_rest();
+    rest(&sim);
     NODES.iter().filter(|node| sim.lock().nodes[**node].reach != Reach::Fine).for_each(|node| sim.power_on(node));
     sim.pass(Duration::from_secs(900));
     // Twice: an order that nobody has taken up in time is failed by the first.

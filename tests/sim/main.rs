@@ -8,6 +8,7 @@ mod world;
 
 mod attack;
 mod basics;
+mod beside;
 mod histories;
 mod matrix;
 mod stories;

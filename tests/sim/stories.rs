@@ -9,7 +9,7 @@ use std::time::Duration;
 use handler::outside::doors::Write;
 use serde_json::{Value, json};
 
-use crate::world::inside::{Sim, Start};
+use crate::world::inside::{Disk, Sim, Start};
 use crate::world::shop::{
     APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, destroy, migrate, push, push_files, shop, with_copy,
 };
@@ -39,10 +39,18 @@ fn assert_ended(sim: &Sim, word: &str, state: &str, why: &str) {
     assert!(reason.contains(why), "“{why}” expected in “{reason}”");
 }
 
-/// The files of a node's journals; of one that was given up the name says so.
+/// The orders that a node has a journal of; of one that was given up the name of its file.
 fn journals(sim: &Sim, node: &str) -> Vec<String> {
-    let paths = sim.disk(node, |disk| disk.paths());
-    paths.iter().filter_map(|path| path.strip_prefix("/deploy/.handler/journal/")).map(str::to_owned).collect()
+    let of = |disk: &mut Disk, path: &str| {
+        let (_, file) = path.strip_prefix("/deploy/.handler/apps/")?.split_once('/')?;
+        if file != "journal" {
+            return file.ends_with(".given-up").then(|| file.to_owned());
+        }
+        let text = disk.read(Path::new(path), 1 << 20).unwrap();
+        let header: Value = serde_json::from_slice(text.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+        Some(header["order"]["id"].as_str().unwrap().to_owned())
+    };
+    sim.disk(node, |disk| disk.paths().iter().filter_map(|path| of(disk, path)).collect())
 }
 
 fn data(sim: &Sim, node: &str) -> Option<String> {
@@ -179,7 +187,7 @@ fn a_stale_remove_is_not_replayed_over_a_live_master() {
     sim.lock().plugin("node1").held.insert(DATA.to_owned());
     sim.deliver_all(&[deploy("second", "node2", Some("node1"))]);
     assert_ended(&sim, "second", "done", "");
-    let path = format!("/deploy/.handler/journal/{}", id("second"));
+    let path = format!("/deploy/.handler/apps/{APP}/journal");
     let journal = sim.disk("node1", |disk| disk.read(Path::new(&path), 1 << 20).unwrap());
     sim.lock().write("node2", DATA, " and of tuesday");
     // It goes nowhere while the first is not at its end there.
@@ -196,7 +204,7 @@ fn a_stale_remove_is_not_replayed_over_a_live_master() {
     assert_rest(&sim, "node1");
     sim.lock().write("node1", DATA, " and of wednesday");
     // As if it had never gone away: a disk that forgets, a folder from a backup.
-    sim.disk("node1", |disk| disk.write(Path::new(&path), &journal, Write::New, true).unwrap());
+    sim.disk("node1", |disk| disk.write(Path::new(&path), &journal, Write::Over, true).unwrap());
     sim.settle();
     assert_rest(&sim, "node1");
     assert_eq!(data(&sim, "node1").unwrap(), "orders of monday and of tuesday and of wednesday");
@@ -336,7 +344,7 @@ fn a_returning_master_that_remembers_nothing_is_fenced() {
         sim.lock().write("node1", DATA, " and of the last hour");
         sim.power_off("node1");
         sim.deliver_all(&[deploy("second", "node2", Some("node3"))]);
-        sim.disk("node1", |disk| disk.remove(Path::new("/deploy/.handler/state.json")).unwrap());
+        sim.disk("node1", |disk| disk.remove(Path::new("/deploy/.handler/apps/shop_master.e4371/state.json")).unwrap());
         sim.power_on("node1");
         run(&sim, "node1", &[]);
         assert_serves(&sim, "node2");

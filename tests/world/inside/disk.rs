@@ -152,11 +152,10 @@ impl Disk {
     }
 
     /// The file that is written to, as it is opened.
-    pub fn open(&mut self, path: &Path, how: Write) -> io::Result<Ino> {
+    pub fn open(&mut self, path: &Path) -> io::Result<Ino> {
         let (folder, name) = self.place(path)?;
         let there = self.names(folder)?.get(&name).copied();
         match there {
-            Some(_) if how == Write::New => error(ErrorKind::AlreadyExists),
             Some(ino) if matches!(self.inodes[&ino], Inode::Folder { .. }) => error(ErrorKind::IsADirectory),
             Some(ino) => Ok(ino),
             None => Ok(self.create(folder, &name, Inode::File { now: Vec::new(), synced: Vec::new(), dirty: None })),
@@ -164,7 +163,7 @@ impl Disk {
     }
 
     pub fn write(&mut self, path: &Path, bytes: &[u8], how: Write, sync: bool) -> io::Result<()> {
-        let (ino, time) = (self.open(path, how)?, self.time);
+        let (ino, time) = (self.open(path)?, self.time);
         let Some(Inode::File { now, synced, dirty }) = self.inodes.get_mut(&ino) else { return error(ErrorKind::IsADirectory) };
         if dirty.is_some_and(|at| at + WRITEBACK <= time) {
             synced.clone_from(now);
@@ -180,6 +179,15 @@ impl Disk {
         } else if now != synced {
             dirty.get_or_insert(time);
         }
+        Ok(())
+    }
+
+    pub fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let (ino, (folder, name)) = (self.at(from)?, self.place(to)?);
+        if self.names(folder)?.contains_key(&name) {
+            return error(ErrorKind::AlreadyExists);
+        }
+        self.change(None, Some((folder, name, ino)));
         Ok(())
     }
 

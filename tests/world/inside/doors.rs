@@ -211,13 +211,14 @@ impl Processes for Door {
         Ok(())
     }
 
-    fn start_apart(&self, args: &[String]) -> Result<Box<dyn Apart>, process::Error> {
+    fn start_apart(&self, args: &[String], _: bool) -> Result<Box<dyn Apart>, process::Error> {
         if is_gone() {
             return Err(process::Error::NotFound { cmd: args.join(" ") });
         }
-        assert_eq!(args, ["reconcile"], "the only one that a simulated handler starts");
+        let [verb, name] = args else { panic!("a simulated handler starts {args:?}") };
+        assert_eq!(verb, "work", "the only one that a simulated handler starts");
         let mut inner = self.pass();
-        let run = spawn(&self.shared, &mut inner, &self.node, Start::Reconcile, Duration::ZERO, 0);
+        let run = spawn(&self.shared, &mut inner, &self.node, Start::Work(name.clone()), Duration::ZERO, 0);
         inner.apart.insert(run, None);
         Ok(Box::new(StartedApart { by: self.clone(), run }))
     }
@@ -339,6 +340,14 @@ impl doors::Disk for Door {
         self.disk(false, "write", path, |disk| disk.write(path, bytes, how, synced))
     }
 
+    fn reserve(&self, path: &Path, _: u64) -> io::Result<()> {
+        self.disk(false, "reserve", path, |disk| disk.open(path).map(drop))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk(false, "link", to, |disk| disk.link(from, to))
+    }
+
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         self.disk(false, "sync", folder, |disk| disk.sync_folder(folder))
     }
@@ -369,7 +378,7 @@ impl doors::Disk for Door {
     fn lock(&self, path: &Path, wait: bool) -> io::Result<Option<Lock>> {
         let ino = self.disk(false, "lock", path, |disk| {
             disk.write(path, b"", Write::Over, false)?;
-            disk.open(path, Write::Over)
+            disk.open(path)
         })?;
         let mut inner = self.shared.lock();
         let key = (self.node.clone(), ino);

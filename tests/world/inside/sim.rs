@@ -36,6 +36,8 @@ pub enum Start {
     /// A request of a person's: the event's name and its payload.
     Request(&'static str, Value),
     Reconcile,
+    /// What is to be done for one application.
+    Work(String),
     /// `cancel ORDER`, with the node that the undo is given up on.
     Cancel(String, Option<&'static str>),
 }
@@ -324,6 +326,7 @@ fn settings() -> Settings {
         agent: Address { base: "http://127.0.0.1:8500".into(), socket: None, token: None, tls: None },
         caddy: Version::Two,
         settle: Duration::ZERO,
+        by_watch: false,
         own_ssh: false,
         timeouts: Timeouts {
             git: seconds(600),
@@ -348,6 +351,7 @@ pub fn spawn(shared: &Arc<Shared>, inner: &mut Inner, node: &str, start: Start, 
         Start::Events(events) => format!("{node}: handler <<< {}", Value::from(events.clone())),
         Start::Request(event, payload) => format!("{node}: handler {event} {payload}"),
         Start::Reconcile => format!("{node}: handler reconcile"),
+        Start::Work(name) => format!("{node}: handler work {name}"),
         Start::Cancel(order, on) => format!("{node}: handler cancel {order} {on:?}"),
     };
     let run = inner.enter(node, what, after.as_micros() as u64, starts);
@@ -393,11 +397,12 @@ fn carry_out(door: &Door, settings: Settings, start: Start) -> i32 {
     let here = Here::new(settings, World::new(doors(door)));
     let prepared = here.paths.prepare(&here.world).map_err(Failure::from);
     let ended = prepared.and_then(|()| match start {
-        Start::Events(events) => handler::verbs::events(&here, &Value::from(events).to_string()),
+        Start::Events(events) => handler::verbs::events(&here, &Value::from(events).to_string(), &[]),
         Start::Request(event, payload) => {
-            handler::verbs::request(&here, event, &payload.to_string(), &["reconcile".to_owned()], |_| {}, |line| ::log::info!("{line}"))
+            handler::verbs::request(&here, event, &payload.to_string(), &[], |_| {}, |line| ::log::info!("{line}"))
         }
-        Start::Reconcile => handler::verbs::reconcile(&here),
+        Start::Reconcile => handler::verbs::reconcile(&here, &[]),
+        Start::Work(name) => handler::verbs::work(&here, &name),
         Start::Cancel(order, on) => handler::verbs::cancel(&here, &order, on).map(drop),
     });
     match ended {

@@ -18,17 +18,27 @@ use super::world::{Shared, World};
 pub struct Handlers(Mutex<BTreeMap<String, Vec<i32>>>);
 
 impl Handlers {
-    /// SIGKILL for all of a node.
+    /// SIGKILL for all of a node: the handlers that were started, and the workers that these have started in turn.
     pub fn kill(&self, node: &str) {
-        self.signal(node, libc::SIGKILL);
-    }
-
-    pub fn signal(&self, node: &str, signal: i32) {
         for pid in self.0.lock().unwrap().get(node).into_iter().flatten() {
-            // SAFETY: kill has no memory effects, and the process is a child that was not reaped: it leaves the list under the same lock.
-            unsafe { libc::kill(*pid, signal) };
+            let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+            let workers: Vec<i32> = children.filter(|child| program(*child).is_some_and(|exe| Some(exe) == program(*pid))).collect();
+            signal(*pid, libc::SIGKILL);
+            workers.iter().for_each(|worker| signal(*worker, libc::SIGKILL));
         }
     }
+
+    pub fn signal(&self, node: &str, number: i32) {
+        self.0.lock().unwrap().get(node).into_iter().flatten().for_each(|pid| signal(*pid, number));
+    }
+}
+
+fn signal(pid: i32, number: i32) {
+    // SAFETY: kill has no memory effects, and the process is a child that was not reaped (it leaves the list under the same lock), or was a
+    // moment ago a child of such a one.
+    unsafe { libc::kill(pid, number) };
 }
 
 pub struct Invocation<'a> {

@@ -160,12 +160,20 @@ pub fn answer(s: &mut State, node: &str, request: &Request, patient: bool) -> Op
         "/v1/agent/self" => {
             json!({"Config": {"NodeName": node}, "Member": {"Name": node, "Addr": me.addr}})
         }
+        // What older handlers ask.
         "/v1/agent/members" => {
             let all = s.nodes.iter().filter_map(|(name, n)| {
                 let status = me.sees.get(name).copied().unwrap_or(1);
                 (status > 0).then(|| json!({"Name": name, "Addr": n.addr, "Port": 8301, "Status": status, "Tags": {}}))
             });
             all.collect()
+        }
+        "/v1/catalog/nodes" => {
+            s.nodes.iter().filter(|(name, _)| s.member(name) != 0).map(|(name, n)| json!({"Node": name, "Address": n.addr})).collect()
+        }
+        "/v1/health/state/passing" => {
+            let alive = s.nodes.keys().filter(|name| matches!(s.member(name), 1 | 2));
+            alive.map(|name| json!({"Node": name, "CheckID": "serfHealth", "Status": "passing"})).collect()
         }
         "/v1/agent/services" => me.services.iter().map(|(id, v)| (id.clone(), v.clone())).collect(),
         "/v1/status/leader" => "127.0.0.1:8300".into(),

@@ -150,6 +150,12 @@ impl State {
         self.stirred += 1;
     }
 
+    /// What the leader's catalog says of a member: what those see whom the leader hears.
+    pub fn member(&self, member: &str) -> u8 {
+        let mut others = self.nodes.iter().filter(|(name, node)| *name != member && node.reach == Reach::Fine);
+        others.find_map(|(_, node)| node.sees.get(member).copied()).unwrap_or(1)
+    }
+
     /// The node is gone: its agent silent, its containers with it, and the others told that it failed.
     pub fn die(&mut self, node: &str) {
         self.see(node, 4);

@@ -1,0 +1,100 @@
+//! For which applications this node has something to do: a worker is started for each, so that none waits for another.
+
+use std::collections::BTreeSet;
+
+use log::{debug, error, info, warn};
+
+use crate::error::Error;
+use crate::here::Here;
+use crate::inbox;
+use crate::model::names::AppName;
+use crate::node::{about, reconcile};
+use crate::older;
+use crate::orders;
+use crate::outside::doors::Apart;
+
+/// How the workers have ended, as far as they were waited for.
+#[derive(Debug, Default, PartialEq)]
+pub struct Sent {
+    pub workers: usize,
+    /// Those that could not bring everything to its end, and what no worker could be started for.
+    pub failed: usize,
+}
+
+/// Starts what is to be done here; `told` that there is something new. `flags`: how the workers are to log. Waits for them, but not where a
+/// watch of Consul's has started this: that would hear of nothing else meanwhile.
+pub fn dispatch(here: &Here, told: bool, flags: &[String]) -> Result<Sent, Error> {
+    let left = older::take_over(here)?;
+    if let Some(_lock) = here.world.try_lock_file(&here.paths.lock())? {
+        inbox::trim_seen(here)?;
+    }
+    // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
+    let index = if told { 0 } else { here.consul.index("")? };
+    let journals = journals(here)?;
+    if journals.is_empty() && left == 0 && quiet_index(here) == Some(index) {
+        debug!("nothing has changed since there was nothing to do");
+        return Ok(Sent::default());
+    }
+    about::tell(here)?;
+    let seen = reconcile::look(here)?;
+    let mut due = journals;
+    due.extend(orders::open(&here.consul)?.iter().flat_map(|open| open.order.apps()));
+    due.extend(reconcile::due(here, &seen)?);
+    let wrong = seen.unreadable + left;
+    // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
+    if due.is_empty() && wrong == 0 && index > 1 {
+        here.world.replace_file(&here.paths.quiet(), index.to_string().as_bytes(), false)?;
+    }
+    let mut sent = Sent { workers: due.len(), failed: wrong };
+    let mut started: Vec<(AppName, Box<dyn Apart>)> = Vec::new();
+    for name in due {
+        match here.world.processes.start_apart(&work(flags, &name), !here.settings.by_watch) {
+            Ok(worker) => started.push((name, worker)),
+            Err(why) => {
+                error!("{name}: {why}");
+                sent.failed += 1;
+            }
+        }
+    }
+    if here.settings.by_watch {
+        if !started.is_empty() {
+            let names: Vec<&str> = started.iter().map(|(name, _)| &**name).collect();
+            info!("at work for {}", names.join(", "));
+        }
+        return Ok(sent);
+    }
+    for (name, mut worker) in started {
+        match worker.wait() {
+            Some(0) => {}
+            Some(_) => sent.failed += 1,
+            None => {
+                warn!("the worker of {name} was killed");
+                sent.failed += 1;
+            }
+        }
+    }
+    debug!("{sent:?}");
+    Ok(sent)
+}
+
+/// The arguments of a worker.
+pub fn work(flags: &[String], name: &AppName) -> Vec<String> {
+    [flags, &["work".into(), name.to_string()]].concat()
+}
+
+/// The applications that this node is in the middle of something with.
+fn journals(here: &Here) -> Result<BTreeSet<AppName>, Error> {
+    let mut names = BTreeSet::new();
+    for name in here.apps()? {
+        if here.world.look_at(&here.paths.journal(&name))?.is_some() {
+            names.insert(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Consul's index at which there was nothing to do here: as long as it stands, there is nothing.
+fn quiet_index(here: &Here) -> Option<u64> {
+    let text = here.world.read_file(&here.paths.quiet(), 64).ok()??;
+    std::str::from_utf8(&text).ok()?.parse().ok()
+}
