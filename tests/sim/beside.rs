@@ -121,3 +121,37 @@ fn a_master_that_is_still_sending_is_fenced_at_once() {
     assert!(sim.lock().serving(PROJECT).iter().all(|line| line.starts_with("node2")));
     assert!(sim.lock().volume("node2", DATA).is_some());
 }
+
+/// One state of all applications, a folder of journals, the undo that a person has given up; and a file that nobody can read, which holds up
+/// nothing but itself.
+#[test]
+fn what_an_older_handler_has_left_is_taken_over() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    let own = |file: &str| format!("/deploy/.handler/{file}");
+    let (state, given_up) = (own(&format!("apps/{APP}/state.json")), format!("{}.given-up", id("gone")));
+    let header = json!({"order": {"name": APP}}).to_string();
+    sim.disk("node1", |disk| {
+        let text = String::from_utf8(disk.read(Path::new(&state), 1 << 20).unwrap()).unwrap();
+        disk.remove_all(Path::new(&own("apps"))).unwrap();
+        disk.create_folders(Path::new(&own("journal"))).unwrap();
+        let files = [
+            ("state.json", format!("{{\"{APP}\": {text}}}")),
+            (&format!("journal/{given_up}"), header),
+            (&format!("journal/{}", id("torn")), "{".into()),
+            (&format!("journal/{}.17.new", id("half")), String::new()),
+        ];
+        files.iter().for_each(|(file, text)| disk.write(Path::new(&own(file)), text.as_bytes(), Write::Over, true).unwrap());
+    });
+    let runs = sim.deliver_all(&[]);
+    let first = runs.iter().find(|run| run.node == "node1" && run.what.contains("<<<")).unwrap();
+    first.exits(1).says(&id("torn"));
+    let paths = sim.disk("node1", |disk| disk.paths());
+    let there = |file: &str| paths.contains(&own(file));
+    assert!(there(&format!("apps/{APP}/state.json")) && there(&format!("apps/{APP}/{given_up}")), "{paths:#?}");
+    assert!(there(&format!("journal/{}", id("torn"))) && !there("state.json") && !there(&format!("journal/{}.17.new", id("half"))));
+    push(&sim, "");
+    sim.deliver_all(&[deploy("second", "node1", Some("node2"))]);
+    done(&sim, "second");
+    sim.disk("node1", |disk| disk.remove(Path::new(&own(&format!("journal/{}", id("torn"))))).unwrap());
+    sim.settle();
+}

@@ -239,6 +239,40 @@ fn a_resumed_undo_that_fails_keeps_the_way_back() {
     }
 }
 
+/// Somebody changes the record by hand in the middle of the switch: nothing was deployed since, so that the old version comes back.
+#[test]
+fn a_record_that_a_person_has_touched_leaves_nothing_stopped() {
+    for killed in [false, true] {
+        for to in ["node1", "node2"] {
+            let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+            let state = |sim: &Sim| {
+                sim.state().lines().filter(|line| !line.starts_with("app/")).map(|line| line.to_owned() + "\n").collect::<String>()
+            };
+            let before = state(&sim);
+            push(&sim, "");
+            sim.on(
+                to,
+                "up -d",
+                first(|s| {
+                    let key = format!("app/{APP}");
+                    let mut record = s.kv(&key).unwrap();
+                    record["note"] = "mine".into();
+                    s.store.set(&key, record.to_string().as_bytes());
+                }),
+            );
+            if killed {
+                sim.on(to, "agent/service/register", Act::KillAfter);
+            }
+            sim.deliver_all(&[deploy("second", to, Some(if to == "node1" { "node2" } else { "node1" }))]);
+            assert!(sim.no_faults());
+            sim.settle();
+            assert_ended(&sim, "second", "failed", "was changed by somebody else");
+            assert_rest(&sim, "node1");
+            assert_eq!(state(&sim), before);
+        }
+    }
+}
+
 // ---- what looks like something else
 
 /// The plugin says once, at the switch, that there is no such volume: the move fails, instead of going on without the data.
