@@ -8,6 +8,6 @@ mod world;
 
 mod attack;
 mod basics;
-mod histories;
+mod chaos;
 mod matrix;
 mod stories;
