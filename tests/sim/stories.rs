@@ -348,6 +348,19 @@ fn a_returning_master_that_remembers_nothing_is_fenced() {
     }
 }
 
+/// git says something else than a commit, and that all went well: it does not come into the record, from which no slave could clone it.
+#[test]
+fn what_is_no_commit_is_not_recorded_as_one() {
+    let sim: Sim = shop(&NODES);
+    sim.on("node1", "git rev-parse", Act::Garble("<html>502 Bad Gateway</html>"));
+    sim.deliver_all(&[deploy("first", "node1", Some("node2"))]);
+    sim.settle();
+    assert_ended(&sim, "first", "failed", "git rev-parse");
+    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
+    sim.settle();
+    assert_rest(&sim, "node1");
+}
+
 // ---- who is alive
 
 /// The master seems dead to the new one for the moment in which the move is planned: it does not lose its last hour to an old replica.
