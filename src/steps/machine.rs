@@ -301,7 +301,7 @@ impl Run {
         // Whether something of the new version may still be up here.
         let up = steps.iter().position(|step| *step == Step::Up).unwrap_or(0);
         let mut told = fate != Fate::Open;
-        for (at, step) in steps.iter().enumerate().take(self.journal.at + 1).rev() {
+        for (at, step) in steps.iter().enumerate().take(self.journal.furthest + 1).rev() {
             if at < up
                 && let Some(reason) = reason.as_deref().filter(|_| !std::mem::replace(&mut told, true))
                 && let Err(why) = self.say_failed(reason, true)

@@ -231,6 +231,21 @@ fn a_resumed_undo_that_fails_keeps_the_way_back() {
     }
 }
 
+/// Killed after it had registered the service; what was healthy is started again, and that fails: the service goes with the rest.
+#[test]
+fn what_came_after_a_start_is_undone_when_the_second_start_fails() {
+    let sim: Sim = shop(&["node1"]);
+    let before = sim.state();
+    sim.on("node1", "Schedule", Act::KillBefore);
+    assert_eq!(run(&sim, "node1", &[deploy("first", "node1", None)]).status, None);
+    sim.on("node1", "up -d", Act::Fail("no space left on device".to_owned()));
+    run(&sim, "node1", &[]);
+    assert!(sim.no_faults());
+    sim.settle();
+    assert_ended(&sim, "first", "failed", "no space left");
+    assert_eq!(sim.state(), before);
+}
+
 // ---- what looks like something else
 
 /// The plugin says once, at the switch, that there is no such volume: the move fails, instead of going on without the data.
