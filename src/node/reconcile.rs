@@ -147,6 +147,19 @@ fn fence_one(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&
     }
 }
 
+/// Fences what a run has begun as its master, while the application went on elsewhere.
+pub fn leave(here: &Here, name: &AppName, local: &Local) -> Result<(), Error> {
+    let record = record(here, name)?;
+    if record.as_ref().is_some_and(|record| here.me().is_ok_and(|me| record.master == *me)) {
+        return Ok(());
+    }
+    if record.is_none() && !orders::was_destroyed(&here.consul, name)? {
+        warn!("{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again to keep it");
+        return Ok(());
+    }
+    fence::fence(here, name, Some(local), record.as_ref())
+}
+
 /// The number of applications that could not be brought to what their record says. Those that are `busy` have a journal here, which knows
 /// better; `keep` are the orders whose checkouts it still needs.
 pub fn reconcile(here: &Here, seen: &Seen, busy: &BTreeSet<String>, keep: &BTreeSet<String>) -> Result<usize, Error> {

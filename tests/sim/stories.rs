@@ -376,6 +376,31 @@ fn what_is_no_commit_is_not_recorded_as_one() {
     assert_rest(&sim, "node1");
 }
 
+/// Killed right after its commit, and gone on without: the application is destroyed before it remembers that it is its master. It knows by
+/// its journal what is to be fenced.
+#[test]
+fn a_master_that_has_not_remembered_that_it_is_one_is_fenced_as_a_whole() {
+    for from in [None, Some("node1")] {
+        let sim: Sim = if from.is_some() { deployed(&NODES, "node1", Some("node2")) } else { shop(&NODES) };
+        sim.on("node2", "cas app/", Act::KillAfter);
+        for node in NODES.into_iter().filter(|node| *node == "node2" || from == Some(*node)) {
+            sim.start(node, Start::Events(vec![deploy("two", "node2", Some("node3"))]));
+        }
+        sim.run_until_rest();
+        assert_eq!(sim.lock().ended("two")["state"], "done");
+        sim.lock().split(&["node2"]);
+        sim.start("node3", Start::Events(vec![destroy("end")]));
+        sim.run_until_rest();
+        assert_ended(&sim, "end", "done", "");
+        sim.lock().heal();
+        sim.settle();
+        let s = sim.lock();
+        let left = &s.nodes["node2"];
+        assert!(!left.engine.containers.iter().any(|c| c.running || c.comes_back()), "{from:?}");
+        assert!(left.services.is_empty() && left.plugin.schedules.is_empty(), "{from:?}: {:?} {:?}", left.services, left.plugin.schedules);
+    }
+}
+
 // ---- who is alive
 
 /// The master seems dead to the new one for the moment in which the move is planned: it does not lose its last hour to an old replica.
