@@ -202,7 +202,7 @@ impl Habits {
         does.retain(|_| random.chance(60));
         on.extend(on.is_empty().then_some(On::Process));
         does.extend(does.is_empty().then_some(Does::Fail));
-        Habits { weights, on, does, doors: *random.pick(&[20, 100, 400, 1500]), skew: *random.pick(&[2, 2, 2, 60, 1000]), busy: *random.pick(&[0, 20, 40]) }
+        Habits { weights, on, does, doors: *random.pick(&[20, 100, 400, 1500]), skew: *random.pick(&[2, 2, 2, 60, 1000]), busy: *random.pick(&[10, 20, 40]) }
     }
 
     fn kind_of(&self, kinds: &[usize], random: &mut Random) -> usize {
@@ -212,11 +212,16 @@ impl Habits {
 
     /// Something is broken, ordered, let go on for a while, disturbed in the middle, and comes to its end.
     fn episode(&self, apps: u64, random: &mut Random, drawn: &mut Vec<Step>) {
-        for _ in 0..random.below(3) {
+        for _ in 0..random.below(4) {
             drawn.push(self.of_kind(BREAK, apps, random));
         }
-        let before = self.kind_of(&[8, 9, 10, 10, 11, 17, 19], random);
+        let before = self.kind_of(&[8, 9, 9, 10, 11, 15, 17, 19], random);
         drawn.push(self.of_kind(before, apps, random));
+        if random.chance(20) {
+            let master_of = Some(random.below(apps));
+            drawn.extend([Step::Replicate { node: random.below(3) }, Step::Write { app: 0, stray: false }]);
+            drawn.push(Step::PowerOff { node: random.below(3), master_of });
+        }
         let mut order = self.of_kind(self.kind_of(&[0, 1, 1, 1, 2, 3, 4, 4], random), apps, random);
         if let (Some(Step::PowerOff { master_of: Some(dead), .. }), Step::Deploy { app, master, .. }) = (drawn.last(), &mut order) {
             (*app, *master) = (*dead, To::Slave);
@@ -224,8 +229,11 @@ impl Habits {
         drawn.push(order);
         for _ in 0..1 + random.below(3) {
             drawn.push(Step::Go { doors: 1 + random.below(self.doors) });
-            let disturbs = self.kind_of(&[5, 6, 7, 10, 12, 16, 16, 17, 17, 18, 19, 20, 21, 22, 23, 24, BREAK, BREAK], random);
+            let disturbs = self.kind_of(&[5, 6, 7, 10, 12, 15, 15, 16, 16, 17, 17, 18, 19, 20, 21, 22, 23, 24, BREAK, BREAK], random);
             drawn.push(self.of_kind(disturbs, apps, random));
+        }
+        for _ in 0..1 + random.below(3) {
+            drawn.push(random.pick(&[Step::PowerOn, Step::Heal, Step::Go { doors: self.doors }]).clone());
         }
         drawn.push(Step::Rest);
         drawn.push(Step::Write { app: random.below(apps), stray: random.chance(20) });
