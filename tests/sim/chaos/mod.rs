@@ -2,6 +2,7 @@
 //! looked at; then the faults stop, and everything must come to rest. One that breaks a law is made shorter, and printed.
 //!
 //! `make chaos`: `SEED=` for one of them, with all that happened in a file; `RUNS=` for how many, from `FROM=` on; `STEPS=` for how long.
+//! With `FIRST=1` the first that breaks a law is the last, and is not made shorter: make mutants.
 
 mod draw;
 mod laws;
@@ -99,18 +100,18 @@ fn random_histories_keep_the_laws_and_come_to_rest() {
         None => number("FROM").unwrap_or(0)..number("FROM").unwrap_or(0) + number("RUNS").unwrap_or(RUNS),
     };
     let (next, counts, wrong) = (AtomicU64::new(seeds.start), Mutex::new(Counts::default()), Mutex::new(Vec::new()));
-    let shown = AtomicUsize::new(0);
+    let (shown, first) = (AtomicUsize::new(0), number("FIRST").is_some());
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    if seed >= seeds.end || (first && !wrong.lock().unwrap().is_empty()) {
                         return;
                     }
                     let history = draw(seed, steps() as usize);
                     let Some(law) = broken(&history, &counts) else { continue };
-                    if shown.fetch_add(1, Ordering::Relaxed) < SHOWN {
+                    if !first && shown.fetch_add(1, Ordering::Relaxed) < SHOWN {
                         println!("{}", told(&history, SHRINK));
                     }
                     wrong.lock().unwrap().push((law, seed));
