@@ -179,7 +179,7 @@ impl Witness {
         new.sort();
         for (_, key) in new {
             let order = s.kv(&key).unwrap_or_default();
-            self.ended.insert(key);
+            self.ended.insert(key.clone());
             let name = order["name"].as_str().unwrap_or_default().to_owned();
             let unwell = order["reason"].as_str().is_some_and(|reason| reason.contains("is not well"));
             let of = source_of(&order, &self.apps);
@@ -187,6 +187,10 @@ impl Witness {
             let still: BTreeMap<String, &'static str> = of.map(|of| self.apps[of].owed.clone()).unwrap_or_default();
             if order["state"] != "done" {
                 self.failed += 1;
+                let names = |key: &str, node: &str| order[key].as_array().is_some_and(|nodes| nodes.iter().any(|it| it == node));
+                let begun = order["progress"].as_object().into_iter().flatten().map(|(node, _)| node.as_str());
+                let open = begun.filter(|node| !["undone", "pending", "given_up"].iter().any(|key| names(key, node)));
+                wrong.extend(open.map(|node| ("early", format!("{key} has failed, and {node} has not undone its part"))));
                 self.app(&name).into_iter().for_each(|app| app.unwell |= unwell);
                 continue;
             }
@@ -227,7 +231,12 @@ impl Witness {
                 wrong.push(("journal", format!("{node} has {path}")));
             }
         }
-        for key in [s.keys("order/"), s.keys("maintenance/")].concat() {
+        // Of one whose master is dead nobody is served anyway; its node ends it when it is back.
+        let of_dead = |key: &str| self.apps.iter().any(|app| {
+            key.ends_with(&app.name) && app.record(s).is_some_and(|record| !alive(record["master"].as_str().unwrap_or_default()))
+        });
+        let maintenance = s.keys("maintenance/").into_iter().filter(|key| !of_dead(key)).collect();
+        for key in [s.keys("order/"), maintenance].concat() {
             wrong.push(("open", format!("{key}: {}", s.store.text(&key).unwrap_or_default())));
         }
         for app in &self.apps {
