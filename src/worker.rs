@@ -356,6 +356,12 @@ fn take(
             return Ok(Some(Outcome::Failed));
         }
     };
+    if plan.part == Part::Owner
+        && let Err(why) = reconcile::fence_now(here, &order.name, records.record.as_ref().map(|(record, _)| record))
+    {
+        error!("{}: not fenced, so that {} is not taken: {why}", order.name, order.id);
+        return Ok(None);
+    }
     let sent = plan.part == Part::Source && matches!(order.request, Request::Migrate(_)) && order.state == State::Sent;
     if plan.part == Part::Bystander || sent || plan.steps.is_empty() {
         return Ok(None);

@@ -131,6 +131,21 @@ pub fn fence(here: &Here, seen: &Seen, busy: &BTreeMap<String, Busy>) -> Result<
     Ok(unfenced)
 }
 
+/// By this record, which an order is about to be carried out on: others may have gone on since this run has looked at all of them.
+pub fn fence_now(here: &Here, name: &AppName, record: Option<&Record>) -> Result<(), Error> {
+    let (roles, me) = (record.map(Roles::from), here.me()?);
+    if roles.as_ref().is_some_and(|roles| roles.of(me) == Role::Master) {
+        return Ok(());
+    }
+    let locals = local::all(here)?;
+    let local = locals.get(name);
+    let runs = here.engine().projects()?.get(&*name.project()).is_some_and(|runs| *runs);
+    match tasks(local, runs, roles.as_ref(), me).contains(&Task::Fence) {
+        true => fence_one(here, name, local, roles.as_ref(), None),
+        false => Ok(()),
+    }
+}
+
 fn fence_one(here: &Here, name: &AppName, local: Option<&Local>, roles: Option<&Roles>, busy: Option<&Busy>) -> Result<(), Error> {
     if roles.is_none() && !orders::was_destroyed(&here.consul, name)? {
         warn!("{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again to keep it");

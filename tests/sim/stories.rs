@@ -430,6 +430,31 @@ fn a_move_is_no_takeover_because_somebody_seems_dead() {
     }
 }
 
+/// Another takes over while the master, which seems dead, waits to take the application back: it is fenced by the record of that moment first.
+#[test]
+fn a_master_is_fenced_before_it_takes_back_what_another_has_taken_over() {
+    let sim: Sim = deployed(&NODES, "node2", Some("node1"));
+    sim.lock().replicate("node2");
+    sim.lock().write("node2", DATA, " and of tuesday");
+    sim.lock().two_may_run = true;
+    sim.lock().node("node1").sees.insert("node2".to_owned(), 4);
+    let (over, back) = (deploy("over", "node1", Some("node2")), deploy("back", "node2", Some("node1")));
+    sim.start("node1", Start::Events(vec![over.clone()]));
+    while order(&sim, "over")["origin"].is_null() {
+        sim.steps(1);
+    }
+    sim.on("node1", "cas app/", first(|s| s.node("node1").sees.clear()));
+    sim.start("node2", Start::Events(vec![over, back]));
+    sim.start_later("node1", Start::Events(Vec::new()), Duration::from_secs(60));
+    sim.run_until_rest();
+    sim.settle();
+    assert_ended(&sim, "over", "done", "");
+    assert_ended(&sim, "back", "done", "");
+    assert_rest(&sim, "node2");
+    assert!(kept(&sim, "node2", "tuesday"));
+    assert_eq!(sim.violations(), [""; 0]);
+}
+
 /// The master seems dead for a while in the middle of a move, at one step after the other: it stays a move, or fails.
 #[test]
 fn a_move_that_has_begun_stays_a_move() {

@@ -231,10 +231,12 @@ impl Witness {
                 wrong.push(("journal", format!("{node} has {path}")));
             }
         }
-        // Of one whose master is dead nobody is served anyway; its node ends it when it is back.
-        let of_dead = |key: &str| self.apps.iter().any(|app| {
-            key.ends_with(&app.name) && app.record(s).is_some_and(|record| !alive(record["master"].as_str().unwrap_or_default()))
-        });
+        // Of one whose master is dead nobody is served anyway; its node ends it when it is back. What was given up is a person's.
+        let of_dead = |key: &str| {
+            let mine = self.apps.iter().filter(|app| key.ends_with(&app.name));
+            let master_dead = |app: &Watched| app.record(s).is_some_and(|record| !alive(record["master"].as_str().unwrap_or_default()));
+            mine.into_iter().any(|app| app.given_up || master_dead(app))
+        };
         let maintenance = s.keys("maintenance/").into_iter().filter(|key| !of_dead(key)).collect();
         for key in [s.keys("order/"), maintenance].concat() {
             wrong.push(("open", format!("{key}: {}", s.store.text(&key).unwrap_or_default())));
