@@ -8,7 +8,7 @@ FEATURES := $(shell sed -n 's/^\(engine\|lab\|older\|static\) = \[\]$$/\1/p' Car
 # Bytes that dist/handler may have.
 BUDGET := 1572864
 
-.PHONY: all help handler check test bench image testapp demo clean
+.PHONY: all help handler check test chaos mutants bench image testapp demo clean
 all: handler
 
 help: ## this list
@@ -23,6 +23,12 @@ check: ## format, lints, licences and bans
 
 test: ## all tests; without a Docker engine, those that need none
 	@.ci/test
+
+chaos: ## random histories: RUNS= how many, FROM= which seed on, STEPS= how long; SEED= one of them, with all that happened
+	@.ci/chaos
+
+mutants: ## each law's guard taken out, one after the other: the tests must find it; ONLY=text for some
+	@.ci/mutants
 
 bench: ## speed, memory and size; prints, does not judge; LAB=1: outages in the laboratory, too
 	@.ci/bench

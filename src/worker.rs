@@ -76,15 +76,40 @@ pub fn work(here: &Here, name: &AppName) -> Result<Tally, Error> {
     let mut locked = BTreeSet::from([name.clone()]);
     let mut locks = vec![first];
     let mut worker = Worker { here, name, tally: Tally::default(), passed: BTreeSet::new() };
-    while let Some(more) = worker.round(&locked)? {
-        debug!("{name} and others are needed: {more:?}");
-        // None of them is waited for while another is held that comes later.
-        drop(std::mem::take(&mut locks));
-        locked = more;
-        locks = locked.iter().map(|name| lock_of(here, name)).collect::<Result<_, Error>>()?;
+    loop {
+        match worker.round(&locked)? {
+            Then::Ends => break,
+            Then::Needs(more) => {
+                debug!("{name} and others are needed: {more:?}");
+                // None of them is waited for while another is held that comes later.
+                drop(std::mem::take(&mut locks));
+                locked = more;
+                locks = locked.iter().map(|name| lock_of(here, name)).collect::<Result<_, Error>>()?;
+            }
+            Then::Waits { key, index } => {
+                let Some(_next) = here.world.try_lock_file(&next)? else { break };
+                // Without a lock: it may be this node's other workers that are waited for.
+                drop(std::mem::take(&mut locks));
+                here.consul.wait(&key, index)?;
+                locked = BTreeSet::from([name.clone()]);
+                locks = vec![lock_of(here, name)?];
+            }
+        }
     }
     debug!("{:?}", worker.tally);
     Ok(worker.tally)
+}
+
+/// What is to come after a round.
+enum Then {
+    Ends,
+    /// Another, with the locks of these applications.
+    Needs(BTreeSet<AppName>),
+    /// Another, once this order of somebody else's has changed.
+    Waits {
+        key: String,
+        index: u64,
+    },
 }
 
 fn lock_of(here: &Here, name: &AppName) -> Result<Lock, Error> {
@@ -172,15 +197,14 @@ impl Left {
 }
 
 impl Worker<'_> {
-    /// `Some`: the applications whose locks are needed to go on.
-    fn round(&mut self, locked: &BTreeSet<AppName>) -> Result<Option<BTreeSet<AppName>>, Error> {
+    fn round(&mut self, locked: &BTreeSet<AppName>) -> Result<Then, Error> {
         // First of all what must not run here any more is stopped; then what a killed run has left, then what is new.
         let mut fenced = self.fence(locked);
         match Left::of(self.here, self.name)? {
             Left::Journal(journal) => {
                 let apps: BTreeSet<AppName> = journal.header.order.apps().into_iter().collect();
                 if !apps.is_subset(locked) {
-                    return Ok(Some(&apps | locked));
+                    return Ok(Then::Needs(&apps | locked));
                 }
                 self.resume(*journal);
                 // A run that somebody has gone on without leaves what it has started: with its journal gone nothing else says that it may
@@ -197,14 +221,14 @@ impl Worker<'_> {
             Left::Nothing => {}
         }
         self.reconcile(fenced);
-        let more = if fenced { self.carry_out(locked)? } else { None };
+        let then = if fenced { self.carry_out(locked)? } else { Then::Ends };
         if !self.tally.is_idle() {
             fenced = self.fence(locked);
         }
         if self.tally.handed_over {
             self.reconcile(fenced);
         }
-        Ok(more)
+        Ok(then)
     }
 
     /// Whether nothing runs here that must not.
@@ -244,19 +268,19 @@ impl Worker<'_> {
         }
     }
 
-    /// Takes this node's part in open orders until none is left for it. `Some`: the applications whose locks the next one needs.
-    fn carry_out(&mut self, locked: &BTreeSet<AppName>) -> Result<Option<BTreeSet<AppName>>, Error> {
+    /// Takes this node's part in open orders until none is left for it, or the next one needs something first.
+    fn carry_out(&mut self, locked: &BTreeSet<AppName>) -> Result<Then, Error> {
         let here = self.here;
         loop {
             let open = orders::open(&here.consul)?;
             let concerns = |open: &Open| open.order.apps().contains(self.name);
             if !open.iter().any(concerns) {
-                return Ok(None);
+                return Ok(Then::Ends);
             }
             let me = here.me()?.clone();
             let members = here.consul.members()?;
             let mut again = false;
-            for (at, next) in open.iter().enumerate().filter(|(_, open)| open.order.apps().contains(self.name)) {
+            for (at, next) in open.iter().enumerate() {
                 let order = &next.order;
                 if self.passed.contains(&*order.id) {
                     continue;
@@ -264,25 +288,27 @@ impl Worker<'_> {
                 let _order = logger::order(&order.id);
                 let apps: BTreeSet<AppName> = order.apps().into_iter().collect();
                 let left = apps.iter().map(|name| Left::of(here, name)).collect::<Result<Vec<Left>, Error>>()?;
+                let earlier: Vec<&Open> = open[..at].iter().filter(|other| orders::shares_app(&other.order, order)).collect();
                 if order.state == State::Failed {
-                    self.passed.insert(order.id.to_string());
                     // What this node has no journal of, it has nothing to undo of.
                     let undone = order.progress.contains_key(&*me) && !left.iter().any(|left| left.may_be_of(order));
                     let reason = order.reason.as_deref().unwrap_or_default();
-                    if orders::fail(here, &order.id, reason, undone.then_some(&me))? == Failing::Archived {
-                        again = true;
-                        break;
-                    }
-                    continue;
-                }
-                let earlier: Vec<&Open> = open[..at].iter().filter(|other| orders::shares_app(&other.order, order)).collect();
-                let waited = if earlier.is_empty() { untaken(here, order)? } else { Duration::ZERO };
-                if let Some(reason) = lost(here, order, &members, waited)? {
+                    self.passed.insert(order.id.to_string());
+                    again = orders::fail(here, &order.id, reason, undone.then_some(&me))? == Failing::Archived;
+                } else if let Some(reason) =
+                    lost(here, order, &members, if earlier.is_empty() { untaken(here, order)? } else { Duration::ZERO })?
+                {
                     warn!("{} {}: {reason}", order.request.event(), order.name);
                     self.passed.insert(order.id.to_string());
                     orders::fail(here, &order.id, &reason, None)?;
                     again = true;
+                }
+                if again {
                     break;
+                }
+                // Of others no more than that: somebody may wait for them.
+                if order.state == State::Failed || !apps.contains(self.name) {
+                    continue;
                 }
                 // While an application has a journal here, nothing of it is begun; a newer handler carries out what this one does not
                 // understand.
@@ -297,14 +323,12 @@ impl Worker<'_> {
                 if let Some(first) = earlier.first() {
                     if may_concern(order, &earlier, &records, &me) {
                         info!("{} waits for the order {} of the same application", order.name, first.order.id);
-                        here.consul.wait(&first.order.key(), first.modify_index)?;
-                        again = true;
-                        break;
+                        return Ok(Then::Waits { key: first.order.key(), index: first.modify_index });
                     }
                     continue;
                 }
                 if !apps.is_subset(locked) {
-                    return Ok(Some(&apps | locked));
+                    return Ok(Then::Needs(&apps | locked));
                 }
                 if let Some(outcome) = take(here, next, &records, &members, &me, &mut self.tally)? {
                     self.tally.count(outcome);
@@ -317,7 +341,7 @@ impl Worker<'_> {
                 }
             }
             if !again {
-                return Ok(None);
+                return Ok(Then::Ends);
             }
         }
     }
@@ -336,6 +360,7 @@ fn untaken(here: &Here, order: &Order) -> Result<Duration, Error> {
     match since {
         Some(since) => Ok(now.since(since)),
         None => {
+            here.world.create_folder(&here.paths.app(&order.name))?;
             here.world.replace_file(&path, format!("{} {}\n", order.id, now.rfc3339()).as_bytes(), false)?;
             Ok(Duration::ZERO)
         }
@@ -449,6 +474,14 @@ fn take(
             return Ok(Some(Outcome::Failed));
         }
     };
+    // By the record that it is carried out on: others may have gone on since this run has looked.
+    if plan.part == Part::Owner
+        && facts.record.is_none_or(|record| record.master != *me)
+        && let Err(why) = reconcile::fence(here, &order.name, None)
+    {
+        error!("{}: not fenced, so that {} is not taken: {why}", order.name, order.id);
+        return Ok(None);
+    }
     let sent = plan.part == Part::Source && matches!(order.request, Request::Migrate(_)) && order.state == State::Sent;
     if plan.part == Part::Bystander || sent || plan.steps.is_empty() {
         return Ok(None);

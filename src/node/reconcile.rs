@@ -188,6 +188,13 @@ fn may_act(here: &Here, name: &AppName, record: Option<&Record>) -> Result<bool,
     Ok(false)
 }
 
+/// Fences what a run has begun as its master, while the application went on elsewhere.
+pub fn leave(here: &Here, name: &AppName, local: &Local) -> Result<(), Error> {
+    let record = record(here, name)?;
+    let mine = record.as_ref().is_some_and(|record| here.me().is_ok_and(|me| record.master == *me));
+    if mine || !may_act(here, name, record.as_ref())? { Ok(()) } else { fence::fence(here, name, Some(local), record.as_ref()) }
+}
+
 /// Brings the application to what its record says. Not where it has a journal here, which knows better.
 pub fn reconcile(here: &Here, name: &AppName) -> Result<(), Error> {
     let (local, record) = (local::of(here, name)?, record(here, name)?);

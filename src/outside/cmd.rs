@@ -45,6 +45,11 @@ pub enum Error {
         deadline: Duration,
         tail: String,
     },
+    /// It says that all went well, and something else than it was asked for.
+    Unexpected {
+        cmd: String,
+        said: String,
+    },
     /// What a killed run has left does not end.
     Orphans {
         pids: Vec<i32>,
@@ -62,6 +67,7 @@ impl fmt::Display for Error {
         let tail = match self {
             Error::NotFound { cmd } => return write!(f, "`{cmd}`: the program is not installed or not in PATH"),
             Error::NoFolder { cmd, cwd } => return write!(f, "`{cmd}`: its folder {} is missing", cwd.display()),
+            Error::Unexpected { cmd, said } => return write!(f, "`{cmd}` answered {said:?}"),
             Error::Orphans { pids } => return write!(f, "the processes {pids:?}, which a killed run has left, do not end"),
             Error::NoProc { source } => return write!(f, "/proc: {source}"),
             Error::Start { cmd, source } => return write!(f, "`{cmd}`: could not be started: {source}"),

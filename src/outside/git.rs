@@ -30,7 +30,14 @@ impl Git<'_> {
     }
 
     pub fn head(&self, folder: &Path) -> Result<String, Error> {
-        Ok(self.cmd().args(["rev-parse", "HEAD"]).cwd(folder).read(self.world)?.trim().to_string())
+        let cmd = self.cmd().args(["rev-parse", "HEAD"]).cwd(folder);
+        let said = cmd.read(self.world)?;
+        let commit = said.trim();
+        // It goes into the record, by which other nodes fetch it.
+        if commit.len() < 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Error::Unexpected { cmd: cmd.to_string(), said: said.chars().take(200).collect() });
+        }
+        Ok(commit.into())
     }
 
     /// Moves a fresh clone to `commit`, for when the branch has moved on since the commit was deployed.

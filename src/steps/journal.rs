@@ -114,6 +114,8 @@ pub struct Journal {
     pub header: Header,
     /// The step that has begun.
     pub at: usize,
+    /// The furthest that has: what was healthy is started again from an earlier one, and what came after it stays to be undone.
+    pub furthest: usize,
     /// Whether one has begun that may have changed what the volumes hold, or that puts others in their place.
     pub written: bool,
     pub replaced: bool,
@@ -141,6 +143,7 @@ impl Journal {
             path,
             header,
             at: 0,
+            furthest: 0,
             written: false,
             replaced: false,
             outputs: BTreeMap::new(),
@@ -176,6 +179,7 @@ impl Journal {
 
     fn at(&mut self, Begins { at, writes, replaces }: Begins) {
         self.at = at;
+        self.furthest = self.furthest.max(at);
         self.written |= writes;
         self.replaced |= replaces;
     }

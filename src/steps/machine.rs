@@ -15,6 +15,8 @@ use crate::model::names::NodeName;
 use crate::model::order::{Order, Progress, Request, State};
 use crate::model::record::Record;
 use crate::model::{json, keys};
+use crate::node::local::{Local, LocalRole};
+use crate::node::reconcile;
 use crate::orders::{self, Failing};
 
 /// How a run ended.
@@ -104,7 +106,10 @@ impl Run {
                 warn!(
                     "somebody has gone on since: what this run had begun is neither finished nor undone; the record decides what runs here"
                 );
-                self.drop_journal(facts.fate)
+                match self.leave(facts) {
+                    Ok(()) => self.drop_journal(facts.fate),
+                    Err(why) => Run::left(&why),
+                }
             }
         }
     }
@@ -161,6 +166,19 @@ impl Run {
             healthy,
             handed_over: self.sent().is_some_and(|sent| sent == self.order.snapshots),
         })
+    }
+
+    /// What a deploy has started, registered and scheduled here, where another node is the master now: once the journal is gone nobody knows
+    /// of it any more.
+    fn leave(&mut self, facts: Facts) -> Result<(), Error> {
+        let up = self.steps().iter().position(|step| *step == Step::Up);
+        if facts.part != Part::Owner || !matches!(self.order.request, Request::Deploy(_)) || up.is_none_or(|up| self.journal.furthest < up)
+        {
+            return Ok(());
+        }
+        // Of a checkout that is damaged the record may still know the volumes.
+        let volumes = self.data_volumes().unwrap_or_else(|_| self.old_volumes());
+        reconcile::leave(&self.here, &self.name, &Local::new(LocalRole::Master, (&self.order.id).into(), volumes))
     }
 
     /// A migrate's source has nothing to finish or to undo, and leaves no more than snapshots.
@@ -304,7 +322,7 @@ impl Run {
         // Whether something of the new version may still be up here.
         let up = steps.iter().position(|step| *step == Step::Up).unwrap_or(0);
         let mut told = fate != Fate::Open;
-        for (at, step) in steps.iter().enumerate().take(self.journal.at + 1).rev() {
+        for (at, step) in steps.iter().enumerate().take(self.journal.furthest + 1).rev() {
             if at < up
                 && let Some(reason) = reason.as_deref().filter(|_| !std::mem::replace(&mut told, true))
                 && let Err(why) = self.say_failed(reason, true)

@@ -8,6 +8,7 @@ mod world;
 
 mod cluster;
 mod deploy;
+mod histories;
 mod intake;
 mod matrix;
 mod orders;

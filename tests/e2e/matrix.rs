@@ -32,7 +32,7 @@ transitions! {
 }
 
 /// Each effect with how many like it came before.
-fn numbered(effects: Vec<Effect>) -> Vec<(Effect, usize)> {
+pub fn numbered(effects: Vec<Effect>) -> Vec<(Effect, usize)> {
     let nth = |i: usize| effects[..=i].iter().filter(|e| **e == effects[i]).count();
     (0..effects.len()).map(|i| (effects[i].clone(), nth(i))).collect()
 }

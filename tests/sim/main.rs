@@ -9,6 +9,6 @@ mod world;
 mod attack;
 mod basics;
 mod beside;
-mod histories;
+mod chaos;
 mod matrix;
 mod stories;

@@ -273,6 +273,21 @@ fn a_record_that_a_person_has_touched_leaves_nothing_stopped() {
     }
 }
 
+/// Killed after it had registered the service; what was healthy is started again, and that fails: the service goes with the rest.
+#[test]
+fn what_came_after_a_start_is_undone_when_the_second_start_fails() {
+    let sim: Sim = shop(&["node1"]);
+    let before = sim.state();
+    sim.on("node1", "Schedule", Act::KillBefore);
+    assert_eq!(run(&sim, "node1", &[deploy("first", "node1", None)]).status, None);
+    sim.on("node1", "up -d", Act::Fail("no space left on device".to_owned()));
+    run(&sim, "node1", &[]);
+    assert!(sim.no_faults());
+    sim.settle();
+    assert_ended(&sim, "first", "failed", "no space left");
+    assert_eq!(sim.state(), before);
+}
+
 // ---- what looks like something else
 
 /// The plugin says once, at the switch, that there is no such volume: the move fails, instead of going on without the data.
@@ -390,6 +405,44 @@ fn a_returning_master_that_remembers_nothing_is_fenced() {
     }
 }
 
+/// git says something else than a commit, and that all went well: it does not come into the record, from which no slave could clone it.
+#[test]
+fn what_is_no_commit_is_not_recorded_as_one() {
+    let sim: Sim = shop(&NODES);
+    sim.on("node1", "git rev-parse", Act::Garble("<html>502 Bad Gateway</html>"));
+    sim.deliver_all(&[deploy("first", "node1", Some("node2"))]);
+    sim.settle();
+    assert_ended(&sim, "first", "failed", "git rev-parse");
+    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
+    sim.settle();
+    assert_rest(&sim, "node1");
+}
+
+/// Killed right after its commit, and gone on without: the application is destroyed before it remembers that it is its master. It knows by
+/// its journal what is to be fenced.
+#[test]
+fn a_master_that_has_not_remembered_that_it_is_one_is_fenced_as_a_whole() {
+    for from in [None, Some("node1")] {
+        let sim: Sim = if from.is_some() { deployed(&NODES, "node1", Some("node2")) } else { shop(&NODES) };
+        sim.on("node2", "cas app/", Act::KillAfter);
+        for node in NODES.into_iter().filter(|node| *node == "node2" || from == Some(*node)) {
+            sim.start(node, Start::Events(vec![deploy("two", "node2", Some("node3"))]));
+        }
+        sim.run_until_rest();
+        assert_eq!(sim.lock().ended("two")["state"], "done");
+        sim.lock().split(&["node2"]);
+        sim.start("node3", Start::Events(vec![destroy("end")]));
+        sim.run_until_rest();
+        assert_ended(&sim, "end", "done", "");
+        sim.lock().heal();
+        sim.settle();
+        let s = sim.lock();
+        let left = &s.nodes["node2"];
+        assert!(!left.engine.containers.iter().any(|c| c.running || c.comes_back()), "{from:?}");
+        assert!(left.services.is_empty() && left.plugin.schedules.is_empty(), "{from:?}: {:?} {:?}", left.services, left.plugin.schedules);
+    }
+}
+
 // ---- who is alive
 
 /// The master seems dead to the new one for the moment in which the move is planned: it does not lose its last hour to an old replica.
@@ -417,6 +470,31 @@ fn a_move_is_no_takeover_because_somebody_seems_dead() {
         assert_rest(&sim, master);
         assert_eq!(data(&sim, master).unwrap(), "orders of monday and of tuesday");
     }
+}
+
+/// Another takes over while the master, which seems dead, waits to take the application back: it is fenced by the record of that moment first.
+#[test]
+fn a_master_is_fenced_before_it_takes_back_what_another_has_taken_over() {
+    let sim: Sim = deployed(&NODES, "node2", Some("node1"));
+    sim.lock().replicate("node2");
+    sim.lock().write("node2", DATA, " and of tuesday");
+    sim.lock().two_may_run = true;
+    sim.lock().node("node1").sees.insert("node2".to_owned(), 4);
+    let (over, back) = (deploy("over", "node1", Some("node2")), deploy("back", "node2", Some("node1")));
+    sim.start("node1", Start::Events(vec![over.clone()]));
+    while order(&sim, "over")["origin"].is_null() {
+        sim.steps(1);
+    }
+    sim.on("node1", "cas app/", first(|s| s.node("node1").sees.clear()));
+    sim.start("node2", Start::Events(vec![over, back]));
+    sim.start_later("node1", Start::Events(Vec::new()), Duration::from_secs(60));
+    sim.run_until_rest();
+    sim.settle();
+    assert_ended(&sim, "over", "done", "");
+    assert_ended(&sim, "back", "done", "");
+    assert_rest(&sim, "node2");
+    assert!(kept(&sim, "node2", "tuesday"));
+    assert_eq!(sim.violations(), [""; 0]);
 }
 
 /// The master seems dead for a while in the middle of a move, at one step after the other: it stays a move, or fails.

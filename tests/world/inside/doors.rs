@@ -86,7 +86,7 @@ impl Door {
                 inner = self.wait(inner, 0);
             }
             Some(Act::KillBefore) => inner = self.kill(inner),
-            Some(Act::Slow(time)) => inner = self.wait(inner, micros(*time)),
+            Some(Act::Slow(time)) => inner = self.wait(inner, micros(*time).min(limit / 2)),
             Some(Act::Hang) => {
                 drop(self.wait(inner, limit));
                 return Heard::TimedOut;
@@ -108,6 +108,7 @@ impl Door {
         match (act, effect.kind) {
             (Some(Act::Lose), Kind::Process) => Heard::Reply(call.failed("connection reset by peer")),
             (Some(Act::Lose), _) => Heard::Lost,
+            (Some(Act::Garble(text)), _) => Heard::Reply(call.garbled(text)),
             _ => Heard::Reply(reply),
         }
     }
@@ -313,6 +314,9 @@ impl Door {
             }
         }
         let here = &mut *inner;
+        if here.state.nodes[&self.node].full && ["write", "create"].contains(&what) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let disk = here.disks.get_mut(&self.node).unwrap();
         disk.time = here.state.time;
         let done = act(disk);

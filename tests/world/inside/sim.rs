@@ -15,7 +15,7 @@ use handler::settings::{Address, Settings, Timeouts, Version};
 use handler::verbs::Failure;
 use serde_json::Value;
 
-use super::super::state::effect::Effect;
+use super::super::state::effect::{Effect, Kind};
 use super::super::state::fault::{Act, Hits, by_text, exactly};
 use super::super::state::{DRIVER, Reach, State, view};
 use super::super::{Cluster, Run};
@@ -40,6 +40,8 @@ pub enum Start {
     Work(String),
     /// `cancel ORDER`, with the node that the undo is given up on.
     Cancel(String, Option<&'static str>),
+    /// `status`: what is wrong goes to its log.
+    Status,
 }
 
 pub struct Sim {
@@ -131,6 +133,22 @@ impl Sim {
         self.inner().ends.is_none()
     }
 
+    /// The end: all runs are killed, and what they broke is forgotten.
+    pub fn abandon(self) {
+        self.end_all();
+        self.violations();
+    }
+
+    fn end_all(&self) {
+        {
+            let mut inner = self.inner();
+            inner.restarts = 0;
+            let nodes: Vec<String> = inner.state.nodes.keys().cloned().collect();
+            nodes.iter().for_each(|node| inner.state.kill(node));
+        }
+        self.run_until_rest();
+    }
+
     // ---- what goes wrong
 
     pub fn fault(&self, hits: impl Fn(&Effect) -> bool + Send + 'static, nth: usize, act: Act) {
@@ -155,6 +173,11 @@ impl Sim {
         self.add_fault(exactly(effect), nth, act);
     }
 
+    /// The faults that have struck since the last look.
+    pub fn struck(&self) -> Vec<(Kind, &'static str)> {
+        std::mem::take(&mut self.inner().faults.struck)
+    }
+
     /// Takes back the faults that are left; answers whether all had struck.
     pub fn no_faults(&self) -> bool {
         self.inner().faults.clear()
@@ -169,6 +192,11 @@ impl Sim {
     /// Keeps all that happens from now on.
     pub fn record(&self) {
         self.inner().transcript.get_or_insert_default();
+    }
+
+    /// Into what is kept.
+    pub fn say(&self, text: &str) {
+        self.inner().note("----", 0, text);
     }
 
     pub fn transcript(&self) -> String {
@@ -299,13 +327,7 @@ impl DerefMut for StateGuard<'_> {
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        {
-            let mut inner = self.inner();
-            inner.restarts = 0;
-            let nodes: Vec<String> = inner.state.nodes.keys().cloned().collect();
-            nodes.iter().for_each(|node| inner.state.kill(node));
-        }
-        self.run_until_rest();
+        self.end_all();
         if thread::panicking() {
             eprintln!("{}", self.dump());
         } else {
@@ -353,6 +375,7 @@ pub fn spawn(shared: &Arc<Shared>, inner: &mut Inner, node: &str, start: Start, 
         Start::Reconcile => format!("{node}: handler reconcile"),
         Start::Work(name) => format!("{node}: handler work {name}"),
         Start::Cancel(order, on) => format!("{node}: handler cancel {order} {on:?}"),
+        Start::Status => format!("{node}: handler status"),
     };
     let run = inner.enter(node, what, after.as_micros() as u64, starts);
     let door = Door { shared: shared.clone(), run, node: node.to_owned() };
@@ -404,6 +427,10 @@ fn carry_out(door: &Door, settings: Settings, start: Start) -> i32 {
         Start::Reconcile => handler::verbs::reconcile(&here, &[]),
         Start::Work(name) => handler::verbs::work(&here, &name),
         Start::Cancel(order, on) => handler::verbs::cancel(&here, &order, on).map(drop),
+        Start::Status => handler::verbs::status(&here, |text| {
+            text.lines().filter(|line| line.starts_with("wrong: ")).for_each(|line| ::log::error!("{line}"));
+            Ok(())
+        }),
     });
     match ended {
         Ok(()) => 0,

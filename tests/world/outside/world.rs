@@ -413,6 +413,7 @@ impl Shared {
         self.woken.notify_all();
         match act {
             Some(Act::KillAfter) => None,
+            Some(Act::Garble(text)) => Some(call.garbled(text)),
             Some(Act::Lose) => Some(call.failed("rpc error: connection reset by peer")),
             _ => Some(reply),
         }

@@ -93,6 +93,14 @@ impl Call<'_> {
         })
     }
 
+    /// The answer of one that talks nonsense.
+    pub fn garbled(&self, text: &str) -> Reply {
+        match self {
+            Call::Process { .. } => Reply::Out(Out::ok(text)),
+            _ => Reply::Http(Response::new(200, text)),
+        }
+    }
+
     /// The answer of one that could not do it.
     pub fn failed(&self, text: &str) -> Reply {
         match self {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::State;
-use super::effect::Effect;
+use super::effect::{Effect, Kind};
 
 /// What happens to a call.
 pub enum Act {
@@ -18,8 +18,26 @@ pub enum Act {
     /// The handler is killed while it is being done; it is done so much later. Only of processes, and only inside.
     Orphan(Duration),
     Slow(Duration),
+    /// It is done, and the answer is nonsense.
+    Garble(&'static str),
     /// Something else happens first.
     First(Box<dyn FnMut(&mut State) + Send>),
+}
+
+impl Act {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Act::Fail(_) => "fails",
+            Act::Lose => "loses its answer",
+            Act::KillBefore => "killed before",
+            Act::KillAfter => "killed after",
+            Act::Hang => "hangs",
+            Act::Orphan(_) => "killed in the middle",
+            Act::Slow(_) => "slow",
+            Act::Garble(_) => "answers nonsense",
+            Act::First(_) => "something first",
+        }
+    }
 }
 
 pub type Hits = Box<dyn Fn(&Effect) -> bool + Send>;
@@ -33,25 +51,29 @@ struct Fault {
 }
 
 #[derive(Default)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults {
+    left: Vec<Fault>,
+    /// What has struck, in the order in which it did.
+    pub struck: Vec<(Kind, &'static str)>,
+}
 
 impl Faults {
     pub fn add(&mut self, hits: Hits, nth: usize, act: Act) {
-        self.0.push(Fault { hits, nth, seen: 0, act });
+        self.left.push(Fault { hits, nth, seen: 0, act });
     }
 
     /// Takes back those that are left; answers whether all had struck.
     pub fn clear(&mut self) -> bool {
-        self.0.drain(..).count() == 0
+        self.left.drain(..).count() == 0
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.left.is_empty()
     }
 
     pub fn due(&mut self, effect: &Effect) -> Option<Act> {
         let mut due = None;
-        for (i, fault) in self.0.iter_mut().enumerate() {
+        for (i, fault) in self.left.iter_mut().enumerate() {
             if (fault.hits)(effect) {
                 fault.seen += 1;
                 if fault.nth == 0 || fault.seen == fault.nth {
@@ -60,12 +82,13 @@ impl Faults {
             }
         }
         let i = due?;
-        match (&self.0[i].act, self.0[i].nth) {
+        self.struck.push((effect.kind, self.left[i].act.name()));
+        match (&self.left[i].act, self.left[i].nth) {
             (Act::Fail(text), 0) => Some(Act::Fail(text.clone())),
             (Act::Slow(time), 0) => Some(Act::Slow(*time)),
             (Act::Hang, 0) => Some(Act::Hang),
             (_, 0) => panic!("only failing, slow and hanging can be for ever"),
-            _ => Some(self.0.remove(i).act),
+            _ => Some(self.left.remove(i).act),
         }
     }
 }
@@ -74,7 +97,7 @@ impl Faults {
 pub fn by_text(node: &str, text: &str) -> Hits {
     let (node, text) = (node.to_owned(), text.to_owned());
     Box::new(move |effect| {
-        let asks = effect.is_read && effect.kind != super::effect::Kind::Process;
+        let asks = effect.is_read && effect.kind != Kind::Process;
         (node.is_empty() || effect.node == node) && effect.line.contains(&text) && (!asks || text.contains("GET"))
     })
 }

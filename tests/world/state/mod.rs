@@ -73,6 +73,8 @@ pub struct Node {
     pub reach: Reach,
     /// Nodes of one island reach each other by ssh.
     pub island: usize,
+    /// Its disk is.
+    pub full: bool,
     /// By how many microseconds its clock is wrong.
     pub ahead: i64,
     /// The latest time that it has named.
