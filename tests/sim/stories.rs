@@ -231,6 +231,23 @@ fn a_resumed_undo_that_fails_keeps_the_way_back() {
     }
 }
 
+/// The undo cannot ask Compose: that is no reason to believe that there is nothing to start. It is tried again, and the old version is up.
+#[test]
+fn an_undo_that_cannot_ask_compose_is_tried_again() {
+    let sim: Sim = deployed(&["node1"], "node1", None);
+    let before = sim.state();
+    push(&sim, "x-standin: {start: unhealthy}");
+    sim.on("node1", " down ", Act::KillAfter);
+    assert_eq!(run(&sim, "node1", &[deploy("two", "node1", None)]).status, None);
+    sim.on("node1", "version --short", Act::Fail("docker-compose: out of memory".to_owned()));
+    run(&sim, "node1", &[]);
+    assert!(sim.no_faults());
+    sim.settle();
+    assert_ended(&sim, "two", "failed", "unhealthy");
+    assert_rest(&sim, "node1");
+    assert_eq!(sim.state(), before);
+}
+
 /// Killed after it had registered the service; what was healthy is started again, and that fails: the service goes with the rest.
 #[test]
 fn what_came_after_a_start_is_undone_when_the_second_start_fails() {
