@@ -169,9 +169,7 @@ impl Run {
     /// of it any more.
     fn leave(&mut self, facts: Facts) -> Result<(), Error> {
         let up = self.steps().iter().position(|step| *step == Step::Up);
-        if facts.part != Part::Owner
-            || !matches!(self.order.request, Request::Deploy(_))
-            || up.is_none_or(|up| self.journal.furthest < up)
+        if facts.part != Part::Owner || !matches!(self.order.request, Request::Deploy(_)) || up.is_none_or(|up| self.journal.furthest < up)
         {
             return Ok(());
         }

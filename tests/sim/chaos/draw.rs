@@ -53,37 +53,100 @@ pub enum To {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// The slave: so many nodes after the master.
-    Deploy { app: u64, master: To, slave: Option<u64>, update: bool, hear: Hear, by_hand: bool },
-    Destroy { app: u64, hear: Hear },
-    Migrate { from: u64, to: u64, update: bool, hear: Hear },
+    Deploy {
+        app: u64,
+        master: To,
+        slave: Option<u64>,
+        update: bool,
+        hear: Hear,
+        by_hand: bool,
+    },
+    Destroy {
+        app: u64,
+        hear: Hear,
+    },
+    Migrate {
+        from: u64,
+        to: u64,
+        update: bool,
+        hear: Hear,
+    },
     /// What was ordered so many orders ago, once more; or the same event is delivered once more.
-    Again { back: u64, anew: bool, hear: Hear },
-    Cancel { order: u64, node: u64 },
-    GiveUp { order: u64, node: u64, on: u64 },
-    Push { app: u64, how: How },
+    Again {
+        back: u64,
+        anew: bool,
+        hear: Hear,
+    },
+    Cancel {
+        order: u64,
+        node: u64,
+    },
+    GiveUp {
+        order: u64,
+        node: u64,
+        on: u64,
+    },
+    Push {
+        app: u64,
+        how: How,
+    },
     /// A client's write, which is acknowledged.
-    Write { app: u64, stray: bool },
+    Write {
+        app: u64,
+        stray: bool,
+    },
     /// What the plugin's schedules do by the hour.
-    Replicate { node: u64 },
+    Replicate {
+        node: u64,
+    },
     /// A watch starts the handler.
-    Watch { node: u64 },
-    Go { doors: u64 },
+    Watch {
+        node: u64,
+    },
+    Go {
+        doors: u64,
+    },
     /// Until every run has ended, and all that lives has looked once more.
     Rest,
-    Pass { secs: u64 },
-    Kill { node: u64 },
+    Pass {
+        secs: u64,
+    },
+    Kill {
+        node: u64,
+    },
     /// Of this node, or of an application's master.
-    PowerOff { node: u64, master_of: Option<u64> },
+    PowerOff {
+        node: u64,
+        master_of: Option<u64>,
+    },
     PowerOn,
-    Cut { node: u64 },
+    Cut {
+        node: u64,
+    },
     Heal,
     /// A node is seen as failed by another, or alive again.
-    Flap { node: u64, by: u64 },
-    NoLeader { secs: u64 },
+    Flap {
+        node: u64,
+        by: u64,
+    },
+    NoLeader {
+        secs: u64,
+    },
     /// A node's disk is full, or has room again.
-    Full { node: u64 },
-    Clock { node: u64, ahead: i64 },
-    Break { on: On, does: Does, reads: bool, nth: u64, secs: u64 },
+    Full {
+        node: u64,
+    },
+    Clock {
+        node: u64,
+        ahead: i64,
+    },
+    Break {
+        on: On,
+        does: Does,
+        reads: bool,
+        nth: u64,
+        secs: u64,
+    },
 }
 
 /// Their names, in the order of [`Step::kind`].
@@ -189,20 +252,18 @@ impl Habits {
         weights[13] = weights[13].max(14);
         let mut on = vec![On::Consul, On::Plugin, On::Engine, On::Process, On::Disk];
         on.retain(|_| random.chance(70));
-        let mut does = vec![
-            Does::Fail,
-            Does::Lose,
-            Does::Garble,
-            Does::Hang,
-            Does::Slow,
-            Does::KillBefore,
-            Does::KillAfter,
-            Does::Orphan,
-        ];
+        let mut does = vec![Does::Fail, Does::Lose, Does::Garble, Does::Hang, Does::Slow, Does::KillBefore, Does::KillAfter, Does::Orphan];
         does.retain(|_| random.chance(60));
         on.extend(on.is_empty().then_some(On::Process));
         does.extend(does.is_empty().then_some(Does::Fail));
-        Habits { weights, on, does, doors: *random.pick(&[20, 100, 400, 1500]), skew: *random.pick(&[2, 2, 2, 60, 1000]), busy: *random.pick(&[10, 20, 40]) }
+        Habits {
+            weights,
+            on,
+            does,
+            doors: *random.pick(&[20, 100, 400, 1500]),
+            skew: *random.pick(&[2, 2, 2, 60, 1000]),
+            busy: *random.pick(&[10, 20, 40]),
+        }
     }
 
     fn kind_of(&self, kinds: &[usize], random: &mut Random) -> usize {
@@ -229,7 +290,8 @@ impl Habits {
         drawn.push(order);
         for _ in 0..1 + random.below(3) {
             drawn.push(Step::Go { doors: 1 + random.below(self.doors) });
-            let disturbs = self.kind_of(&[5, 6, 7, 10, 12, 15, 15, 16, 16, 17, 17, 18, 19, 20, 21, 21, 22, 22, 23, 24, BREAK, BREAK], random);
+            let disturbs =
+                self.kind_of(&[5, 6, 7, 10, 12, 15, 15, 16, 16, 17, 17, 18, 19, 20, 21, 21, 22, 22, 23, 24, BREAK, BREAK], random);
             drawn.push(self.of_kind(disturbs, apps, random));
         }
         for _ in 0..1 + random.below(3) {

@@ -129,8 +129,10 @@ impl Witness {
 
     /// After each step; runs may be in the middle of something.
     pub fn look(&mut self, sim: &Sim) -> Vec<Wrong> {
-        let in_the_middle: BTreeSet<&str> =
-            NODES.into_iter().filter(|node| journals(sim, node).iter().any(|path| !path.ends_with(".given-up") && !path.ends_with(".new"))).collect();
+        let in_the_middle: BTreeSet<&str> = NODES
+            .into_iter()
+            .filter(|node| journals(sim, node).iter().any(|path| !path.ends_with(".given-up") && !path.ends_with(".new")))
+            .collect();
         let mut wrong: Vec<Wrong> = sim.violations().into_iter().map(|text| (label(&text), text)).collect();
         let s = &*sim.lock();
         self.see_orders(s, &mut wrong);
@@ -174,7 +176,8 @@ impl Witness {
 
     /// What the orders that have come to their end since mean for what was written.
     fn see_orders(&mut self, s: &State, wrong: &mut Vec<Wrong>) {
-        let mut new: Vec<(u64, String)> = s.store.kv.iter().filter(|(key, _)| key.starts_with("history/")).map(|(k, e)| (e.modify, k.clone())).collect();
+        let mut new: Vec<(u64, String)> =
+            s.store.kv.iter().filter(|(key, _)| key.starts_with("history/")).map(|(k, e)| (e.modify, k.clone())).collect();
         new.retain(|(_, key)| !self.ended.contains(key));
         new.sort();
         for (_, key) in new {
@@ -262,7 +265,9 @@ impl Witness {
                 wrong.extend(up.map(|c| ("stray", format!("{node} has {} up, or it comes back; the record names {master:?}", c.name))));
                 let schedules = n.plugin.schedules.keys().filter(|(volume, _)| volume.starts_with(&app.volume("")));
                 let copies = schedules.filter(|(_, action)| action.starts_with("replicate:"));
-                wrong.extend(copies.map(|(volume, action)| ("stray", format!("{node} has {action} of {volume}; the record names {master:?}"))));
+                wrong.extend(
+                    copies.map(|(volume, action)| ("stray", format!("{node} has {action} of {volume}; the record names {master:?}"))),
+                );
                 let services = n.services.keys().filter(|id| id.contains(&app.name));
                 wrong.extend(services.map(|id| ("stray", format!("{node} has the service {id}; the record names {master:?}"))));
             }
@@ -285,7 +290,8 @@ fn is_somewhere(s: &State, seen: &mut BTreeMap<String, (String, String)>, token:
     if seen.get(token).and_then(|(node, name)| at(node, name)).is_some_and(|data| data.contains(token)) {
         return true;
     }
-    let all = s.nodes.iter().flat_map(|(node, n)| n.plugin.snapshots.iter().chain(&n.plugin.volumes).map(move |(name, data)| (node, name, data)));
+    let all =
+        s.nodes.iter().flat_map(|(node, n)| n.plugin.snapshots.iter().chain(&n.plugin.volumes).map(move |(name, data)| (node, name, data)));
     match all.into_iter().find(|(_, _, data)| data.contains(token)) {
         Some((node, name, _)) => {
             seen.insert(token.to_owned(), (node.clone(), name.clone()));

@@ -52,7 +52,14 @@ fn told(history: &History, most: Duration) -> String {
     for (law, what) in &played.wrong {
         writeln!(text, "{law}: {what}").unwrap();
     }
-    writeln!(text, "shrunk to {} steps, with {} applications{}:", short.steps.len(), short.apps, if short.stays_dead { "; who is dead in the end stays dead" } else { "" }).unwrap();
+    writeln!(
+        text,
+        "shrunk to {} steps, with {} applications{}:",
+        short.steps.len(),
+        short.apps,
+        if short.stays_dead { "; who is dead in the end stays dead" } else { "" }
+    )
+    .unwrap();
     for (at, step) in short.steps.iter().enumerate() {
         writeln!(text, "{} {at:2} {step:?}", if at == played.at { ">" } else { " " }).unwrap();
     }

@@ -171,7 +171,8 @@ impl Player {
     /// At least one node hears of it.
     fn hear(&self, event: &Value, hear: u64) {
         let alive = self.alive();
-        let mut hears: Vec<&str> = NODES.iter().enumerate().filter(|(at, node)| hear >> at & 1 == 1 && alive.contains(node)).map(|(_, n)| *n).collect();
+        let mut hears: Vec<&str> =
+            NODES.iter().enumerate().filter(|(at, node)| hear >> at & 1 == 1 && alive.contains(node)).map(|(_, n)| *n).collect();
         if hears.is_empty() {
             hears.extend(alive.first());
         }
