@@ -114,7 +114,10 @@ pub enum Failing {
 pub fn fail(here: &Here, id: &OrderId, reason: &str, undone: Option<&NodeName>) -> Result<Failing, Error> {
     change(here, id, |order| {
         order.state = State::Failed;
-        order.reason.get_or_insert_with(|| reason.into());
+        // Whoever has undone it may have something to add.
+        if order.reason.as_deref().is_none_or(|said| reason.starts_with(said)) {
+            order.reason = Some(reason.into());
+        }
         if let Some(node) = undone.filter(|node| !order.undone.contains(*node)) {
             order.undone.push(node.clone());
         }

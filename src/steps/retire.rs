@@ -36,7 +36,7 @@ pub fn unschedule(run: &mut Run) -> Result<Output, Stop> {
 }
 
 pub fn remove(run: &mut Run) -> Result<Output, Stop> {
-    let checkout = run.old_checkout();
+    let checkout = run.old_checkout()?;
     let timeouts = &run.here.settings.timeouts;
     match checkout {
         Some((checkout, _)) => checkout.down(&run.here.world, timeouts)?,

@@ -14,7 +14,8 @@ use crate::model::names::{App, AppName, Project, Volume};
 use crate::model::order::{Order, Origin, Request};
 use crate::model::record::Record;
 use crate::model::roles::{Role, role_in};
-use crate::outside::compose::{Checkout, Tool};
+use crate::outside::cmd;
+use crate::outside::compose::{self, Checkout, Tool};
 use crate::outside::compose_file::Compose;
 use crate::routes::{self, Routes};
 
@@ -165,15 +166,20 @@ impl Run {
         Ok(self.loaded.insert(loaded))
     }
 
-    /// The checkout that ran before, if it is still there and readable.
-    pub fn old_checkout(&mut self) -> Option<(Checkout, Compose)> {
-        let folder = self.here.paths.checkout(&self.name, &self.old()?.deploy_id);
-        let tool = self.tool().ok()?;
+    /// The checkout that ran before, if it is still there and readable. That Compose does not answer says nothing of it.
+    pub fn old_checkout(&mut self) -> Result<Option<(Checkout, Compose)>, Error> {
+        let Some(old) = self.old() else { return Ok(None) };
+        let folder = self.here.paths.checkout(&self.name, &old.deploy_id);
+        let tool = match self.tool() {
+            // Asked again, it would say the same.
+            Err(Error::Compose(compose::Error::Version(cmd::Error::NotFound { .. }) | compose::Error::TooOld { .. })) => return Ok(None),
+            tool => tool?,
+        };
         match self.here.read_checkout(&self.project, folder, tool) {
-            Ok(read) => Some(read),
+            Ok(read) => Ok(Some(read)),
             Err(why) => {
                 warn!("{why}; going by the containers' labels");
-                None
+                Ok(None)
             }
         }
     }

@@ -29,7 +29,7 @@ pub fn maintenance_off(run: &mut Run, _: Option<Output>) -> Done {
 
 pub fn stop(run: &mut Run) -> Result<Output, Stop> {
     let stopped = gate::close(run)?;
-    match run.old_checkout() {
+    match run.old_checkout()? {
         Some((checkout, _)) => checkout.stop(&run.here.world, &run.here.settings.timeouts)?,
         None => run.here.engine().stop(&run.project, run.here.settings.timeouts.stop)?,
     }
@@ -39,7 +39,7 @@ pub fn stop(run: &mut Run) -> Result<Output, Stop> {
 /// The old version is waited for like a new one: that an undo has worked is not known before.
 pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
     retag(run, None)?;
-    let checkout = run.old_checkout();
+    let checkout = run.old_checkout()?;
     // Twice: a stop that was cut off may go on in the engine, and stop what was believed to be up.
     for try_again in [true, false] {
         match &checkout {

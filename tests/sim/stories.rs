@@ -122,6 +122,23 @@ fn a_journal_that_cannot_end_keeps_nobody_from_being_fenced() {
     assert!(kept(&sim, "node1", "monday"));
 }
 
+/// A newer handler's journal, perhaps: its application is not touched, but does not run beside its master.
+#[test]
+fn a_journal_that_nobody_can_read_keeps_nobody_from_being_fenced() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    sim.lock().replicate("node1");
+    let (path, text) = (format!("/deploy/.handler/journal/{}", id("newer")), json!({"format": 99, "order": {"name": APP}}).to_string());
+    sim.disk("node1", |disk| disk.write(Path::new(&path), text.as_bytes(), Write::New, true).unwrap());
+    sim.pass(Duration::from_secs(60));
+    sim.power_off("node1");
+    sim.deliver_all(&[deploy("second", "node2", Some("node3"))]);
+    assert_ended(&sim, "second", "done", "");
+    sim.power_on("node1");
+    assert_eq!(sim.lock().serving(PROJECT).len(), 4, "its engine has started it");
+    run(&sim, "node1", &[]).exits(1).says("newer");
+    assert_serves(&sim, "node2");
+}
+
 /// A move fails, and so does its undo, for ever; the operator gives it again, at first in vain, then gives the undo up; it succeeds, and the
 /// old undo is never replayed over what runs.
 fn a_move_whose_undo_cannot_end(hold: impl Fn(&Sim), let_go: impl Fn(&Sim)) {
@@ -271,6 +288,23 @@ fn a_record_that_a_person_has_touched_leaves_nothing_stopped() {
             assert_eq!(state(&sim), before);
         }
     }
+}
+
+/// The undo cannot ask Compose: that is no reason to believe that there is nothing to start. It is tried again, and the old version is up.
+#[test]
+fn an_undo_that_cannot_ask_compose_is_tried_again() {
+    let sim: Sim = deployed(&["node1"], "node1", None);
+    let before = sim.state();
+    push(&sim, "x-standin: {start: unhealthy}");
+    sim.on("node1", "engine tag", Act::KillAfter);
+    assert_eq!(run(&sim, "node1", &[deploy("two", "node1", None)]).status, None);
+    sim.on("node1", "version --short", Act::Fail("docker-compose: out of memory".to_owned()));
+    run(&sim, "node1", &[]);
+    assert!(sim.no_faults());
+    sim.settle();
+    assert_ended(&sim, "two", "failed", "unhealthy");
+    assert_rest(&sim, "node1");
+    assert_eq!(sim.state(), before);
 }
 
 /// Killed after it had registered the service; what was healthy is started again, and that fails: the service goes with the rest.

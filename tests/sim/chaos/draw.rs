@@ -213,7 +213,7 @@ impl Step {
 }
 
 /// How much of each kind there is in most histories.
-const WEIGHTS: [u64; BREAK + 1] = [6, 10, 5, 4, 6, 4, 3, 4, 5, 5, 16, 7, 7, 14, 9, 5, 4, 7, 12, 4, 12, 4, 4, 4, 4, 24];
+const WEIGHTS: [u64; BREAK + 1] = [6, 10, 6, 5, 6, 5, 5, 5, 5, 5, 12, 5, 7, 12, 7, 7, 4, 7, 12, 5, 14, 7, 6, 6, 6, 24];
 
 #[derive(Clone, Debug)]
 pub struct History {
@@ -290,7 +290,8 @@ impl Habits {
         drawn.push(order);
         for _ in 0..1 + random.below(3) {
             drawn.push(Step::Go { doors: 1 + random.below(self.doors) });
-            let disturbs = self.kind_of(&[5, 6, 7, 10, 12, 15, 15, 16, 16, 17, 17, 18, 19, 20, 21, 22, 23, 24, BREAK, BREAK], random);
+            let disturbs =
+                self.kind_of(&[5, 6, 7, 10, 12, 15, 15, 16, 16, 17, 17, 18, 19, 20, 21, 21, 22, 22, 23, 24, BREAK, BREAK], random);
             drawn.push(self.of_kind(disturbs, apps, random));
         }
         for _ in 0..1 + random.below(3) {

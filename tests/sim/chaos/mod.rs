@@ -23,7 +23,7 @@ use play::{Counts, play};
 use shrink::{shrink, way};
 
 const STEPS: u64 = 40;
-const RUNS: u64 = 200;
+const RUNS: u64 = 120;
 /// For one history.
 const SHRINK: Duration = Duration::from_secs(40);
 /// Of those that break a law, so many are shown.
