@@ -457,9 +457,7 @@ fn two_branches_with_one_name_are_not_one_application() {
 /// itself, with the data.
 #[test]
 fn a_full_disk_leaves_nothing_down_for_good() {
-    for at in
-        ["git clone", "docker-compose -p shopmastere4371 -f deploy", " stop", "Snapshot", "up -d", "agent/service/register", "cas app/"]
-    {
+    for at in ["git clone", " config", "build", " stop", "Snapshot", "up -d", "agent/service/register", "cas app/"] {
         let sim: Sim = deployed(&["node1"], "node1", None);
         push_files(&sim, "x-standin: {writes: ', upgraded'}", &[("update.sh", "write data ,more")]);
         let full = Arc::new(AtomicBool::new(false));
@@ -509,7 +507,7 @@ fn a_migrate_whose_target_dies_does_not_block_its_source() {
 fn with_ordinary_volumes() -> Sim {
     let sim: Sim = shop(&NODES);
     let more = "  files: {}\n  thumbs: {labels: {com.github.mlfmonde.cluster.disposable: 'true'}}\n";
-    let text = compose("") + more;
+    let text = compose("").replace("'data:/data'", "'data:/data', 'files:/files', 'thumbs:/thumbs'") + more;
     sim.lock().commit(URL, "master", &[("docker-compose.yml", &text)]);
     all_well(&sim.deliver_all(&[deploy("first", "node1", Some("node2"))]));
     sim.lock().write("node1", DATA, "orders of monday");
