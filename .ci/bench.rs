@@ -13,8 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 const ADDRESS: &str = "127.0.0.1:18500";
 const COMMIT: &str = "1111111111111111111111111111111111111111";
+/// For the stand-ins; docker-compose sees few other variables.
+const CALLS: &str = "DOCKER_BENCH_CALLS";
+/// The address that the application's route has.
+const SITE: &str = "DOCKER_BENCH_SITE";
 /// What the engine says of the only container there is.
 const CONTAINER: &str = r#"{"Id":"0123456789ab","Name":"/web","Image":"sha256:1","RestartCount":0,
     "State":{"Status":"running","ExitCode":0,"StartedAt":"2020-01-01T00:00:00Z"},
@@ -28,7 +34,7 @@ fn main() {
     if name == "git" || name.starts_with("docker") {
         let words: Vec<String> = std::env::args().skip(1).collect();
         stand_in(&words);
-        if let Ok(calls) = std::env::var("BENCH_CALLS") {
+        if let Ok(calls) = std::env::var(CALLS) {
             let call = [&[name], &words[..]].concat().join("\t") + "\n";
             fs::OpenOptions::new().append(true).open(calls).unwrap().write_all(call.as_bytes()).unwrap();
         }
@@ -65,8 +71,12 @@ fn stand_in(words: &[String]) {
     match words.as_slice() {
         ["clone", .., folder] => {
             fs::create_dir_all(folder).unwrap();
-            let more = std::env::var("BENCH_COMPOSE").unwrap_or_default();
-            fs::write(Path::new(folder).join("docker-compose.yml"), format!("services:\n  web:\n    build: .\n{more}")).unwrap();
+            fs::write(Path::new(folder).join("docker-compose.yml"), "services:\n  web:\n    build: .\n").unwrap();
+        }
+        [.., "config", "--format", "json"] => {
+            let site = std::env::var(SITE).unwrap_or_default();
+            let environment = if site.is_empty() { json!({}) } else { json!({"CADDYFILE": format!("{site} {{\n proxy / web:80\n}}")}) };
+            println!("{}", json!({"name": "bench", "services": {"web": {"build": {"context": "."}, "environment": environment}}}));
         }
         ["info", ..] => println!("docker-compose"),
         ["version", "--short"] => println!("2.26.1"),
@@ -222,12 +232,12 @@ struct Bench {
 
 impl Bench {
     /// Time in ms, peak memory in KiB, exit status.
-    fn run(&self, args: &[&str], input: &str, compose: &str) -> (f64, i64, i32) {
+    fn run(&self, args: &[&str], input: &str, site: &str) -> (f64, i64, i32) {
         let path = format!("{}:{}", self.work.join("bin").display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(&self.handler);
         command.env("PATH", path).env("DEPLOY_DIR", self.work.join("deploy")).env("CONSUL_HTTP_ADDR", ADDRESS).env("HANDLER_SETTLE", "0");
         command.env("DOCKER_HOST", format!("unix://{}", self.work.join("docker.sock").display()));
-        command.env("BENCH_CALLS", self.work.join("calls")).env("BENCH_COMPOSE", compose);
+        command.env(CALLS, self.work.join("calls")).env(SITE, site);
         for proxy in ["CADDY", "HAPROXY"] {
             command.env(format!("HANDLER_{proxy}_CHECK"), r#"["true"]"#).env(format!("HANDLER_{proxy}_RELOAD"), r#"["true"]"#);
         }
@@ -296,9 +306,8 @@ impl Bench {
         print("routes, nothing changed", routes(&|_| {}));
         print("routes, another key changed", routes(&|round| agent.put("kv/other", &format!("{all} {round}"))));
         // Refused before and after the others' addresses are read and compared.
-        let label = |url: &str| format!("    environment:\n      CADDYFILE: \"{url} {{\\n proxy / $CONTAINER:80\\n}}\"\n");
         let refused = |url: &str, at: usize| {
-            let run = self.run(&[], &deploy(all * 100 + at), &label(url));
+            let run = self.run(&[], &deploy(all * 100 + at), url);
             assert_eq!(run.2, 1, "a refused deploy exits with 1");
             run
         };

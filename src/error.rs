@@ -57,12 +57,6 @@ pub enum Fault {
     NoAddress {
         node: String,
     },
-    NoComposeFile {
-        folder: PathBuf,
-    },
-    NotUtf8 {
-        path: PathBuf,
-    },
     NotAService {
         file: &'static str,
     },
@@ -118,6 +112,13 @@ pub enum Fault {
     },
     AnotherDriver {
         volume: Volume,
+        found: String,
+        driver: String,
+    },
+    /// The plugin by another name.
+    DriverByAnotherName {
+        volume: Volume,
+        found: String,
         driver: String,
     },
     NoReplica {
@@ -268,8 +269,6 @@ impl fmt::Display for Fault {
                 deploy_dir.display()
             ),
             Fault::NoAddress { node } => write!(f, "the address of {node} is unknown"),
-            Fault::NoComposeFile { folder } => write!(f, "{}: has none of {}", folder.display(), compose_file::FILES.join(", ")),
-            Fault::NotUtf8 { path } => write!(f, "{}: not UTF-8", path.display()),
             Fault::NotAService { file } => {
                 write!(f, "{file}: has no \"Name\"; it is what Consul's /v1/agent/service/register takes")
             }
@@ -299,10 +298,15 @@ impl fmt::Display for Fault {
             Fault::SameProject { app, other, project } => {
                 write!(f, "{app} and the deployed {other} would have the same compose project, {project}; rename the branch")
             }
-            Fault::AnotherDriver { volume, driver } => write!(
+            Fault::AnotherDriver { volume, found, driver } => write!(
                 f,
-                "the volume {volume} holds the data of the deployed version, but its driver in the compose file is not {driver}, which \
+                "the volume {volume} holds the data of the deployed version, but its driver in the compose file is {found}, not {driver}, which \
                  BTRFSDRIVER of this node names; rename the volume to go on without its data"
+            ),
+            Fault::DriverByAnotherName { volume, found, driver } => write!(
+                f,
+                "the volume {volume} has the driver {found}, which by its name is the volume plugin, too; BTRFSDRIVER of this node names it \
+                 {driver}, and only volumes of that name are taken for data: write {driver}, or have BTRFSDRIVER say {found} on every node"
             ),
             Fault::NoReplica { master, volumes } => write!(
                 f,

@@ -7,8 +7,8 @@ use log::info;
 
 use crate::error::{Error, Fault};
 use crate::model::names::{AppName, DeployId, Host, NodeName, OrderId, Project};
-use crate::outside::compose::{self, Checkout, Tool};
-use crate::outside::compose_file::{self, Compose};
+use crate::outside::compose::{self, Checkout, Of, Tool};
+use crate::outside::compose_file::Compose;
 use crate::outside::consul::{self, Consul};
 use crate::outside::doors::World;
 use crate::outside::engine::Engine;
@@ -192,18 +192,38 @@ impl Here {
         Engine { world: &self.world }
     }
 
-    /// A checkout with its compose file read.
-    pub fn read_checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Result<(Checkout, Compose), Error> {
-        const MOST: u64 = 1 << 20;
-        let file = compose_file::FILES.iter().find(|file| self.world.is_file(&folder.join(file)));
-        let file = file.ok_or_else(|| Fault::NoComposeFile { folder: folder.clone() })?;
+    fn checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Checkout {
         // As its containers were made, or compose would make them anew.
         let quiet = self.world.is_file(&folder.join(compose::QUIET));
-        let bytes = self.world.read_file(&folder.join(file), MOST)?.unwrap_or_default();
-        let text = String::from_utf8(bytes).map_err(|_| Fault::NotUtf8 { path: folder.join(file) })?;
-        let compose = Compose::parse(&text, project, &self.settings.driver);
-        let compose = compose.map_err(|source| Error::ComposeFile { file, source })?;
-        Ok((Checkout { project: project.clone(), folder, file: file.to_string(), tool, quiet }, compose))
+        Checkout { project: project.clone(), folder, tool, quiet }
+    }
+
+    fn parsed(&self, project: &Project, resolved: &[u8]) -> Result<Compose, Error> {
+        let compose = Compose::parse(resolved, project, &self.settings.driver);
+        compose.map_err(|source| Error::ComposeFile { file: "the compose file", source })
+    }
+
+    /// Has compose resolve the files of a fresh checkout, which the caller syncs.
+    pub fn resolve_checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Result<(), Error> {
+        self.checkout(project, folder, tool).resolve(&self.world, Of::All, false)?;
+        Ok(())
+    }
+
+    /// A checkout with its resolved compose file read. A handler that resolved nothing may have made it: then it is resolved now.
+    pub fn read_checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Result<(Checkout, Compose), Error> {
+        let checkout = self.checkout(project, folder, tool);
+        let resolved = match checkout.resolved(&self.world)? {
+            Some(resolved) => resolved,
+            None => checkout.resolve(&self.world, Of::Main, true)?,
+        };
+        let compose = self.parsed(project, &resolved)?;
+        Ok((checkout, compose))
+    }
+
+    /// What was resolved in a checkout on this node, if anything was: asks no compose, and changes nothing.
+    pub fn resolved(&self, name: &AppName, id: &DeployId) -> Result<Option<Compose>, Error> {
+        let resolved = self.world.read_file(&self.paths.checkout(name, id).join(compose::RESOLVED), compose::MOST)?;
+        resolved.map(|resolved| self.parsed(&name.project(), &resolved)).transpose()
     }
 
     /// The applications that have a folder of their own among the handler's files.

@@ -99,6 +99,28 @@ impl Agent {
         ok(&format!("{root}/testapp/repo"), &[variant, repo.to_str().unwrap(), &self.port.to_string()]);
     }
 
+    /// On top of the last variant.
+    fn commit_files(&self, files: &[(&str, &str)]) {
+        let repo = self.work.join("app");
+        for (name, text) in files {
+            std::fs::create_dir_all(repo.join(name).parent().unwrap()).unwrap();
+            std::fs::write(repo.join(name), text).unwrap();
+        }
+        let repo = ["-C", repo.to_str().unwrap(), "-c", "user.name=testapp", "-c", "user.email=testapp@example.com"];
+        ok("git", &[&repo[..], &["add", "-A"]].concat());
+        ok("git", &[&repo[..], &["commit", "-q", "-m", "more"]].concat());
+    }
+
+    /// As the agent's user.
+    fn in_agent(&self, script: &str) -> String {
+        ok("docker", &["exec", "--user", "consul", &self.name, "sh", "-c", script])
+    }
+
+    /// The folder of the only one that there is.
+    fn checkout(&self) -> String {
+        self.in_agent(&format!("ls -d {}/app_main.*-*", self.work.display()))
+    }
+
     fn fire(&mut self, request: &Value) -> Value {
         let fired = self.consul(&["event", "-name", "deploy", &request.to_string()]);
         let id = fired.rsplit(' ').next().unwrap().to_string();
@@ -245,6 +267,69 @@ fn compose_is_there_under_both_names() {
         let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
         assert!(major.is_some_and(|major| major >= 2), "{command}: {version}");
     }
+}
+
+/// Variables, includes, what is extended and override files: what compose makes of them is what is checked, kept, run and shown.
+#[test]
+fn the_compose_file_is_what_compose_makes_of_it() {
+    let mut agent = Agent::start("seen");
+    agent.commit("v1");
+    let file = std::fs::read_to_string(agent.work.join("app/docker-compose.yml")).unwrap();
+    let main = file.replace("driver: local", "driver: ${DRIVER}").replace("version: \"2.4\"", "include: [more.yml]");
+    assert!(main.contains("${DRIVER}") && main.contains("include"), "{main}");
+    agent.commit_files(&[
+        ("docker-compose.yml", &main),
+        (".env", "DRIVER=local\nSEEN=by variable\n"),
+        ("base.yml", "services: {base: {build: ., restart: unless-stopped, environment: {VERSION: '7'}, labels: {price: '5$$', variable: '${SEEN}'}}}\n"),
+        ("more.yml", "services: {more: {extends: {file: base.yml, service: base}, volumes: ['more:/data']}}\nvolumes: {more: {driver: '${DRIVER}'}}\n"),
+        ("docker-compose.override.yml", "services: {web: {labels: {seen: by override}}}\n"),
+    ]);
+    let request = agent.request();
+    assert_done(&agent.fire(&request));
+    assert_eq!(agent.version().as_deref(), Some("1"));
+    let label = |service: &str, label: &str| {
+        let format = format!("{{{{index .Config.Labels \"{label}\"}}}}");
+        ok("docker", &["inspect", "--format", &format, &format!("{}-{service}-1", agent.project)])
+    };
+    assert_eq!(
+        (label("web", "seen"), label("more", "variable"), label("more", "price")),
+        ("by override".into(), "by variable".into(), "5$".into())
+    );
+    let checkout = agent.checkout();
+    let kept: Value = serde_json::from_str(&agent.in_agent(&format!("cat {checkout}/.handler-compose.json"))).unwrap();
+    assert_eq!((&kept["volumes"]["data"]["driver"], &kept["volumes"]["more"]["driver"]), (&json!("local"), &json!("local")));
+    assert_eq!(agent.in_agent(&format!("stat -c %a {checkout}/.handler-compose.json")), "600");
+    let status = String::from_utf8(agent.handler(&["status"]).stdout).unwrap();
+    let ordinary = format!("volumes NOT protected, kept on the node where they are: {0}_data, {0}_more", agent.project);
+    assert!(status.contains(&ordinary), "{status}");
+}
+
+/// Containers that a handler made which resolved nothing are started again as they are.
+#[test]
+fn an_older_checkout_is_not_made_anew() {
+    let mut agent = Agent::start("older");
+    agent.commit("v1");
+    let file = std::fs::read_to_string(agent.work.join("app/docker-compose.yml")).unwrap();
+    let route = "VERSION: \"1\"\n      CADDYFILE: \"http://a.example.com {\\n reverse_proxy $CONTAINER:80\\n}\"";
+    let main =
+        file.replace("VERSION: \"1\"", route).replace("[\"data:/data\"]", "[\"data:/data\", \"./conf:/conf\"]\n    env_file: [web.env]");
+    assert!(main.contains("reverse_proxy") && main.contains("web.env"), "{main}");
+    agent.commit_files(&[("docker-compose.yml", &main), ("web.env", "PLAIN=1\nPRICE='5$'\n"), ("conf/x", "")]);
+    let request = agent.request();
+    assert_done(&agent.fire(&request));
+    let (checkout, project) = (agent.checkout(), agent.project.clone());
+    agent.in_agent(&format!("cd {checkout} && rm .handler-*"));
+    let up = |file: &str| agent.in_agent(&format!("cd {checkout} && docker-compose -p {project} -f {file} up -d --no-build 2>&1"));
+    assert!(up(&format!("{checkout}/docker-compose.yml")).contains("Recreated"), "as the older handler made it");
+    let before = agent.of_project(&["ps", "-a"]);
+    agent.commit("bad-update");
+    let mut request = agent.request();
+    request["update"] = true.into();
+    let failed = agent.fire(&request);
+    assert_eq!(failed["state"], "failed", "{failed:#}");
+    wait_until("the old version", || agent.version().filter(|version| version == "1"));
+    assert_eq!(agent.of_project(&["ps", "-a"]), before, "{}", agent.log());
+    assert!(agent.in_agent(&format!("cat {checkout}/.handler-compose.json")).contains("5$$"), "resolved, and kept");
 }
 
 #[test]

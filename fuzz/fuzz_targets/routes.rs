@@ -28,7 +28,7 @@ fn read(data: &[u8]) -> Option<()> {
                 assert_eq!(addresses, words, "{out}");
             }
         }
-        1 => drop(Compose::parse(text, &Project::try_from("project").ok()?, "driver")),
+        1 => drop(Compose::parse(text.as_bytes(), &Project::try_from("project").ok()?, "driver")),
         2 | 3 => {
             let (variable, version) = match kind & 0x0c {
                 0 => ("CADDYFILE", Version::One),

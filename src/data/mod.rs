@@ -4,3 +4,4 @@ pub mod own;
 pub mod removal;
 pub mod restoring;
 pub mod schedules;
+pub mod volumes;

@@ -10,9 +10,7 @@ use super::own;
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::names::{Project, Volume};
-
-/// A cache: goes with a move and a destroy.
-const DISPOSABLE: &str = "com.github.mlfmonde.cluster.disposable";
+use crate::outside::compose_file::{DISPOSABLE, says_yes};
 
 /// A volume of the data driver. One that is gone already has been through here.
 pub fn remove(here: &Here, volume: &Volume) -> Result<(), Error> {
@@ -39,9 +37,12 @@ pub fn leave_ordinary(here: &Here, project: &Project, data: &[Volume]) -> Result
         if data.iter().any(|data| **data == *volume.name) {
             continue;
         }
-        let disposable = volume.labels.get(DISPOSABLE).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
+        let disposable = volume.labels.get(DISPOSABLE).is_some_and(|value| says_yes(value));
         if !disposable {
-            warn!("the volume {0} is not of the data driver: it stays on this node; docker volume rm {0} removes it", volume.name);
+            warn!(
+                "the volume {0} is none of the recorded data volumes: it stays on this node; docker volume rm {0} removes it",
+                volume.name
+            );
             continue;
         }
         info!("removing the volume {}, which is labelled disposable", volume.name);

@@ -14,7 +14,23 @@ pub struct Cmd {
     pub args: Vec<OsString>,
     pub cwd: Option<PathBuf>,
     pub env: Vec<(&'static str, OsString)>,
+    /// What it sees of this process's environment: these names (`DOCKER_*`: all that begin so). `None`: all but what is [`kept_back`].
+    pub sees: Option<&'static [&'static str]>,
+    pub bounds: Option<Bounds>,
     pub deadline: Duration,
+}
+
+/// What a command may use, in bytes: the kernel sees to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub memory: u64,
+    /// Also of any file that it writes.
+    pub output: u64,
+}
+
+/// No child gets what Consul is spoken to with: no script of a repository, and nothing that git or compose starts.
+pub fn kept_back(name: &str) -> bool {
+    name.starts_with("CONSUL_")
 }
 
 #[derive(Debug)]
@@ -104,7 +120,7 @@ fn quoted(word: &str) -> String {
 impl Cmd {
     pub fn new(program: impl AsRef<OsStr>, deadline: Duration) -> Cmd {
         let program = program.as_ref().to_owned();
-        Cmd { program, args: Vec::new(), cwd: None, env: Vec::new(), deadline }
+        Cmd { program, args: Vec::new(), cwd: None, env: Vec::new(), sees: None, bounds: None, deadline }
     }
 
     pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, args: I) -> Cmd {
@@ -121,6 +137,23 @@ impl Cmd {
         self
     }
 
+    /// Of this process's environment it sees these names alone.
+    pub fn sees(mut self, names: &'static [&'static str]) -> Cmd {
+        self.sees = Some(names);
+        self
+    }
+
+    pub fn bounds(mut self, bounds: Bounds) -> Cmd {
+        self.bounds = Some(bounds);
+        self
+    }
+
+    /// Whether this variable of this process's environment is the child's, too.
+    pub fn passes(&self, name: &str) -> bool {
+        let named = |shown: &&str| shown.strip_suffix('*').map_or(*shown == name, |begin| name.starts_with(begin));
+        !kept_back(name) && self.sees.is_none_or(|names| names.iter().any(named))
+    }
+
     pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Cmd {
         self.env.push((name, value.into()));
         self
@@ -134,4 +167,18 @@ pub enum Capture {
     Stdout,
     /// Both streams, as they came.
     Both,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_child_sees() {
+        let any = Cmd::new("git", Duration::ZERO);
+        assert!(any.passes("GIT_SSH_COMMAND") && !any.passes("CONSUL_HTTP_TOKEN") && !any.passes("CONSUL_CLIENT_KEY"));
+        let few = any.sees(&["PATH", "DOCKER_*", "CONSUL_*"]);
+        assert!(few.passes("PATH") && few.passes("DOCKER_HOST") && !few.passes("PATHS") && !few.passes("COMPOSE_FILE"));
+        assert!(!few.passes("CONSUL_HTTP_ADDR"), "whatever it asks for");
+    }
 }

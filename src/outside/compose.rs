@@ -1,21 +1,73 @@
 //! Compose 2, by its program `docker-compose`, on one checkout.
+//!
+//! Compose resolves an application's files once, before anything is touched: variables, includes, overrides, profiles and all. What it prints
+//! is kept in the checkout, and is what each later call gets, with what its `.env` was then: what was checked is what runs, and no file of
+//! the repository is read again.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::cmd::{self, Cmd};
-use super::compose_file::Service;
-use super::disk;
-use super::doors::World;
-use serde_json::{Value, json};
+use log::warn;
+use serde_json::{Map, Value, json};
+use serde_yaml::Value as Yaml;
 
+use super::cmd::{self, Bounds, Cmd};
+use super::compose_file::{FILES, ORDER, OVERRIDES, ROUTES, Service, plain};
+use super::doors::World;
+use super::{disk, yaml};
 use crate::model::names::Project;
 use crate::settings::Timeouts;
 
 const PROGRAM: &str = "docker-compose";
 /// JSON is YAML, too.
 pub const QUIET: &str = ".handler-quiet.yml";
+/// What compose has made of the repository's files.
+pub const RESOLVED: &str = ".handler-compose.json";
+/// What `.env` was then: secrets may be taken from its variables when containers are made.
+const ENV: &str = ".handler-compose.env";
+pub const MOST: u64 = 16 << 20;
+/// Of a file of the repository.
+const MOST_RAW: u64 = 1 << 20;
+
+/// `include` and `extends` may name what cannot be looked at before: whatever it is, `config` comes to an end.
+const RESOLVING: Duration = Duration::from_secs(30);
+const BOUNDS: Bounds = Bounds { memory: 1 << 30, output: MOST };
+
+/// What compose sees of this process's environment. Nothing that an application's file could mean something else by on another node, and
+/// none of compose's own variables: those are the repository's to set, in its `.env`.
+const SEES: &[&str] = &[
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "TZ",
+    "LANG",
+    "LC_*",
+    "DOCKER_*",
+    "BUILDKIT_*",
+    "BUILDX_*",
+    "XDG_*",
+    "SSH_AUTH_SOCK",
+    "SSL_CERT_*",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "no_proxy",
+    "all_proxy",
+];
+
+/// What compose is told that `$CONTAINER` is, to find where it stood: routes mean the name of their container by it. In a container's own
+/// variable nothing has ever stood there, and does not now, or each container would be made anew for it.
+pub const CONTAINER: &str = "handlers-mark-for-the-container";
+/// The main file, for handlers that resolved nothing.
+const BEFORE: [&str; 4] = ["docker-compose.yml", "docker-compose.yaml", "compose.yaml", "compose.yml"];
+/// The variables that routes are read from.
+const OF_ROUTES: [&str; 3] = ["CADDYFILE", "HAPROXY", "CONSUL_CHECK_URLS"];
 
 #[derive(Debug)]
 pub enum Error {
@@ -24,6 +76,27 @@ pub enum Error {
     TooOld {
         version: String,
     },
+    NoFile {
+        folder: PathBuf,
+    },
+    /// Of the repository.
+    Raw {
+        file: &'static str,
+        source: yaml::Error,
+    },
+    NotUtf8 {
+        file: &'static str,
+    },
+    Resolve(cmd::Error),
+    /// What it prints is no JSON.
+    Printed(serde_json::Error),
+    Disk(disk::Error),
+}
+
+impl From<disk::Error> for Error {
+    fn from(error: disk::Error) -> Error {
+        Error::Disk(error)
+    }
 }
 
 impl std::error::Error for Error {}
@@ -32,6 +105,15 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Error::Version(error) => error.fmt(f),
+            Error::NoFile { folder } => write!(f, "{}: has none of {}", folder.display(), FILES.join(", ")),
+            Error::Raw { file, source } => write!(f, "{file}: {source}"),
+            Error::NotUtf8 { file } => write!(f, "{file}: not UTF-8"),
+            Error::Resolve(error) => {
+                let (secs, memory, output) = (RESOLVING.as_secs(), BOUNDS.memory >> 20, BOUNDS.output >> 20);
+                write!(f, "compose does not resolve its files (it has {secs} s, {memory} MiB of memory and {output} MiB to print): {error}")
+            }
+            Error::Printed(error) => write!(f, "what docker-compose config has printed cannot be read: {error}"),
+            Error::Disk(error) => error.fmt(f),
             Error::TooOld { version } => {
                 write!(
                     f,
@@ -48,7 +130,8 @@ pub struct Tool(());
 
 impl Tool {
     pub fn find(world: &World) -> Result<Tool, Error> {
-        let version = Cmd::new(PROGRAM, Duration::from_secs(60)).args(["version", "--short"]).read(world).map_err(Error::Version)?;
+        let version =
+            Cmd::new(PROGRAM, Duration::from_secs(60)).sees(SEES).args(["version", "--short"]).read(world).map_err(Error::Version)?;
         if will_do(&version) { Ok(Tool(())) } else { Err(Error::TooOld { version: version.trim().into() }) }
     }
 }
@@ -67,23 +150,78 @@ pub enum Recreate {
     All,
 }
 
+/// Which files of a checkout compose is to resolve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Those that it finds by itself, and that `.env` names.
+    All,
+    /// The main file alone, which is what handlers gave compose that resolved nothing: their containers are not to be made anew.
+    Main,
+}
+
 /// A compose project in one of its checkouts.
 #[derive(Clone, Debug)]
 pub struct Checkout {
     pub project: Project,
     pub folder: PathBuf,
-    /// The compose file's name in the folder.
-    pub file: String,
     pub tool: Tool,
     /// Whether the file that keeps services from starting by themselves is there.
     pub quiet: bool,
 }
 
 impl Checkout {
+    fn project(&self, deadline: Duration) -> Cmd {
+        let cmd = Cmd::new(PROGRAM, deadline).sees(SEES).cwd(&self.folder);
+        cmd.args(["-p", &*self.project, "--project-directory"]).arg(&self.folder)
+    }
+
     fn compose(&self, deadline: Duration) -> Cmd {
-        let cmd = Cmd::new(PROGRAM, deadline).args(["-p", &*self.project, "-f"]).args([self.folder.join(&self.file)]);
-        let cmd = if self.quiet { cmd.arg("-f").arg(self.folder.join(QUIET)) } else { cmd };
-        cmd.cwd(&self.folder)
+        let cmd = self.project(deadline).arg("--env-file").arg(self.folder.join(ENV)).arg("-f").arg(self.folder.join(RESOLVED));
+        if self.quiet { cmd.arg("-f").arg(self.folder.join(QUIET)) } else { cmd }
+    }
+
+    /// The resolved file; `None` where nothing was resolved yet.
+    pub fn resolved(&self, world: &World) -> Result<Option<Vec<u8>>, disk::Error> {
+        world.read_file(&self.folder.join(RESOLVED), MOST)
+    }
+
+    /// Has compose resolve the repository's files, and keeps what it prints. `synced`: for good when this returns; without, the caller sees to
+    /// it that the checkout is.
+    pub fn resolve(&self, world: &World, of: Of, synced: bool) -> Result<Vec<u8>, Error> {
+        let env = world.read_file(&self.folder.join(".env"), MOST_RAW)?.unwrap_or_default();
+        let raw = self.look_through(world, &env)?;
+        let main = match of {
+            Of::All => None,
+            Of::Main => BEFORE.iter().map(|file| self.folder.join(file)).find(|file| world.is_file(file)),
+        };
+        let config = |words: &[&str]| {
+            let cmd = self.project(RESOLVING).bounds(BOUNDS).env("CONTAINER", CONTAINER);
+            let cmd = if let Some(main) = &main { cmd.arg("-f").arg(main) } else { cmd };
+            cmd.args(words).read(world).map_err(Error::Resolve)
+        };
+        // With the services of all profiles: a volume that is not seen is one that is left behind.
+        let printed = config(&["--profile", "*", "config", "--format", "json"])?;
+        let asked_for = if printed.contains("\"profiles\"") { Some(config(&["config", "--services"])?) } else { None };
+        let text = to_keep(&self.project, &printed, asked_for.as_deref(), &raw).map_err(Error::Printed)?;
+        for (file, bytes) in [(ENV, &env), (RESOLVED, &text)] {
+            world.replace_private(&self.folder.join(file), bytes, synced)?;
+        }
+        Ok(text)
+    }
+
+    /// Bounds for what can be looked at before compose reads it; answers what of it can be read here, too.
+    fn look_through(&self, world: &World, env: &[u8]) -> Result<Vec<Yaml>, Error> {
+        let mut all = Vec::new();
+        let mut found = String::from_utf8_lossy(env).contains("COMPOSE_FILE");
+        for file in FILES.iter().chain(&OVERRIDES) {
+            let Some(text) = world.read_file(&self.folder.join(file), MOST_RAW)? else { continue };
+            let text = String::from_utf8(text).map_err(|_| Error::NotUtf8 { file })?;
+            yaml::within_bounds(&text).map_err(|source| Error::Raw { file, source })?;
+            found |= FILES.contains(file);
+            all.extend(yaml::read(&text)); // compose may know better: several documents, say
+        }
+        // Compose would go on looking in the folders above.
+        if found { Ok(all) } else { Err(Error::NoFile { folder: self.folder.clone() }) }
     }
 
     /// Writes beside the compose file that none of these services starts by itself, for [`up`](Checkout::up) to heed.
@@ -128,9 +266,116 @@ impl Checkout {
     }
 }
 
+/// What is kept of what compose has printed of the services of all profiles; `asked_for`: the names of those that `up` starts, if not of all.
+/// `raw`: files of the repository.
+pub fn to_keep(project: &Project, printed: &str, asked_for: Option<&str>, raw: &[Yaml]) -> Result<Vec<u8>, serde_json::Error> {
+    let mut model: Map<String, Value> = serde_json::from_str(&printed.replace(CONTAINER, ""))?;
+    if let Some(asked_for) = asked_for {
+        let services = model.get_mut("services").and_then(Value::as_object_mut);
+        for (name, service) in services.into_iter().flatten() {
+            if let Some(service) = service.as_object_mut().filter(|_| asked_for.lines().any(|asked| asked.trim() == name)) {
+                service.remove("profiles");
+            }
+        }
+    }
+    model.remove(ROUTES); // the handler's own word
+    if printed.contains(CONTAINER) {
+        let written: Value = serde_json::from_str(&printed.replace(CONTAINER, "$CONTAINER"))?;
+        let mut routes = Map::new();
+        for (name, service) in written["services"].as_object().into_iter().flatten() {
+            let text = |variable: &str| Some((variable.to_string(), plain(service["environment"][variable].as_str()?).into()));
+            routes.insert(name.clone(), OF_ROUTES.iter().filter_map(|variable| text(variable)).collect::<Map<_, _>>().into());
+        }
+        model.insert(ROUTES.into(), routes.into());
+    }
+    let volumes = model.entry("volumes").or_insert_with(|| json!({}));
+    let declared = raw.iter().filter_map(|file| serde_yaml::from_value::<Map<String, Value>>(file.get("volumes")?.clone()).ok());
+    for (key, volume) in declared.flatten() {
+        if let Some((volumes, unused)) =
+            volumes.as_object_mut().filter(|known| !known.contains_key(&key)).zip(unused(project, &key, &volume))
+        {
+            volumes.insert(key, unused);
+        }
+    }
+    // Compose prints them by their names; where several say something of one route, the first one's word counts.
+    let services = raw.iter().filter_map(|file| file.get("services")?.as_mapping()).flatten();
+    model.insert(ORDER.into(), services.filter_map(|(name, _)| name.as_str()).collect());
+    Ok(Value::from(model).to_string().into_bytes())
+}
+
+/// A volume that is declared and that no service uses. Compose says nothing of it and does not make it, but an earlier version may have, or
+/// compose 1, and then it has data.
+fn unused(project: &Project, key: &str, raw: &Value) -> Option<Value> {
+    let text = |member: &str, default: String| match &raw[member] {
+        Value::Null => Some(default),
+        Value::String(text) if !text.contains('$') => Some(text.clone()),
+        _ => None,
+    };
+    if !matches!(raw["external"], Value::Null | Value::Bool(false)) {
+        return None;
+    }
+    let (name, driver) = (text("name", format!("{project}_{key}")), text("driver", "local".into()));
+    let Some((name, driver)) = name.zip(driver) else {
+        warn!("no service uses the volume {key}, and what its variables stand for is not known: it is left alone");
+        return None;
+    };
+    let labels: Map<String, Value> = match &raw["labels"] {
+        Value::Object(map) => {
+            map.iter().map(|(label, value)| (label.clone(), value.as_str().map_or(value.to_string(), Into::into).into())).collect()
+        }
+        Value::Array(list) => {
+            let pairs = list.iter().filter_map(|pair| pair.as_str()?.split_once('='));
+            pairs.map(|(label, value)| (label.into(), value.into())).collect()
+        }
+        _ => Map::new(),
+    };
+    Some(json!({ "name": name, "driver": driver, "labels": labels }))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::will_do;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The container gets what it always got, routes the name of their container; services that are asked for are those without a profile.
+    #[test]
+    fn what_is_kept() {
+        let printed = json!({
+            "x-handler-routes": {"web": {"HAPROXY": "not the handler's word"}},
+            "services": {
+                "web": {"environment": {"CADDYFILE": format!("a$$b {CONTAINER}:80"), "OTHER": format!("<{CONTAINER}>")}},
+                "asked": {"profiles": ["tools"]},
+                "other": {"profiles": ["tools", "more"]},
+            },
+            "volumes": {"data": {"name": "p_data"}},
+        });
+        let raw = "services: {other: , web: }
+volumes:
+  data: {driver: ignored}
+  unused: {driver: mine, labels: [a=b]}
+  variable: {driver: '${WHAT}'}
+  away: {external: true}
+";
+        let project = Project::try_from("p").unwrap();
+        let kept = to_keep(&project, &printed.to_string(), Some("asked\nweb\n"), &[yaml::read(raw).unwrap()]).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<Value>(&kept).unwrap(),
+            json!({
+                "x-handler-routes": {"asked": {}, "other": {}, "web": {"CADDYFILE": "a$b $CONTAINER:80"}},
+                "x-handler-order": ["other", "web"],
+                "services": {
+                    "web": {"environment": {"CADDYFILE": "a$$b :80", "OTHER": "<>"}},
+                    "asked": {},
+                    "other": {"profiles": ["tools", "more"]},
+                },
+                "volumes": {
+                    "data": {"name": "p_data"},
+                    "unused": {"name": "p_unused", "driver": "mine", "labels": {"a": "b"}},
+                },
+            })
+        );
+    }
 
     /// As `docker-compose version --short` has printed it.
     #[test]

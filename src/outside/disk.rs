@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::doors::{Disk, Found, Lock, World, Write};
@@ -62,8 +62,17 @@ impl World {
     /// Replaces a file: a reader sees the old or the new, never a half. If `synced` it is on the disk when this returns; if not, a power
     /// failure may bring the old one back or leave an empty one. Two processes may do it at once, each beside in its own.
     pub fn replace_file(&self, path: &Path, bytes: &[u8], synced: bool) -> Result<(), Error> {
+        self.replace(path, bytes, Write::Over, synced)
+    }
+
+    /// The same, for a file that only this user is to read.
+    pub fn replace_private(&self, path: &Path, bytes: &[u8], synced: bool) -> Result<(), Error> {
+        self.replace(path, bytes, Write::Private, synced)
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> Result<(), Error> {
         let beside = path.with_added_extension(format!("{}.new", self.disk.process()));
-        let written = self.disk.write(&beside, bytes, Write::Over, synced).and_then(|()| self.disk.rename(&beside, path));
+        let written = self.disk.write(&beside, bytes, how, synced).and_then(|()| self.disk.rename(&beside, path));
         written
             .and_then(|()| if synced { self.disk.sync_folder(path.parent().unwrap_or(path)) } else { Ok(()) })
             .map_err(cannot("write", path))
@@ -177,6 +186,7 @@ impl Disk for RealDisk {
         match how {
             Write::Append => options.append(true).create(true),
             Write::Over => options.write(true).create(true).truncate(true),
+            Write::Private => options.write(true).create(true).truncate(true).mode(0o600),
         };
         let mut file = options.open(path)?;
         file.write_all(bytes)?;

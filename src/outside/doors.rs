@@ -95,6 +95,8 @@ pub enum Write {
     Append,
     /// Whatever is there is replaced, not in one piece.
     Over,
+    /// The same; a new file is for this user alone.
+    Private,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

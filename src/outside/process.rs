@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log_enabled};
 
-pub use super::cmd::{Capture, Cmd, Error};
+pub use super::cmd::{Bounds, Capture, Cmd, Error};
 use super::doors::{Apart, Processes, World};
 use crate::model::text::redacted;
 
@@ -65,7 +65,8 @@ impl Processes for RealProcesses {
         // Unless standard output is wanted alone, both streams share one file, so that the lines stand in their order.
         let mut out = if capture == Capture::Stdout { unlinked_file() } else { err.try_clone() }.map_err(start_error)?;
         let mut command = Command::new(&it.program);
-        command.args(&it.args).envs(it.env.iter().map(|(name, value)| (name, value)));
+        let shown = std::env::vars_os().filter(|(name, _)| it.passes(&name.to_string_lossy()));
+        command.args(&it.args).env_clear().envs(shown).envs(it.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).process_group(0);
         command.stdout(out.try_clone().map_err(start_error)?).stderr(err.try_clone().map_err(start_error)?);
         if let Some(cwd) = &it.cwd {
@@ -78,6 +79,9 @@ impl Processes for RealProcesses {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound { cmd: cmd() }),
             Err(error) => return Err(start_error(error)),
         };
+        if let Some(bounds) = it.bounds {
+            bound(&child, bounds);
+        }
         let mut live = Live { file: err.try_clone().ok(), at: 0, partial: String::new() };
         let ended = wait(&mut child, it.deadline, &mut live).map_err(start_error)?;
         live.forward();
@@ -153,6 +157,17 @@ struct Running(Child);
 impl Apart for Running {
     fn wait(&mut self) -> Option<i32> {
         self.0.wait().ok()?.code()
+    }
+}
+
+/// From right after its start on. Where it has ended already there is nothing to bound.
+fn bound(child: &Child, bounds: Bounds) {
+    let limit = |most| libc::rlimit { rlim_cur: most, rlim_max: most };
+    let (memory, output) = (limit(bounds.memory), limit(bounds.output));
+    // SAFETY: both limits outlive the calls, which write nothing.
+    unsafe {
+        libc::prlimit(child.id() as libc::pid_t, libc::RLIMIT_DATA, &raw const memory, std::ptr::null_mut());
+        libc::prlimit(child.id() as libc::pid_t, libc::RLIMIT_FSIZE, &raw const output, std::ptr::null_mut());
     }
 }
 
@@ -274,6 +289,28 @@ mod tests {
         let cmd = Cmd::new("sh", Duration::from_millis(100)).args(["-c", "echo begun; sleep 60 & sleep 60"]);
         let error = read(&cmd).unwrap_err();
         assert!(matches!(&error, Error::Timeout { tail, .. } if tail == "begun"), "{error}");
+    }
+
+    #[test]
+    fn bounds_end_it() {
+        let bounds = Bounds { memory: 64 << 20, output: 100_000 };
+        // It looks first, since the bounds come right after its start.
+        let noisy = sh("sleep 0.2; dd if=/dev/zero bs=1000 count=1000").bounds(bounds);
+        assert!(matches!(read(&noisy).unwrap_err(), Error::Exit { .. } | Error::Signal { .. }));
+        let greedy = sh("sleep 0.2; dd if=/dev/zero of=/dev/null bs=100M count=1").bounds(bounds);
+        let error = read(&greedy).unwrap_err().to_string();
+        assert!(error.contains("memory"), "{error}");
+        assert_eq!(read(&sh("sleep 0.2; echo fine").bounds(bounds)).unwrap(), "fine\n");
+    }
+
+    #[test]
+    fn a_child_does_not_see_how_consul_is_spoken_to() {
+        let shown = |cmd: Cmd| read(&cmd.env("CONSUL_HTTP_TOKEN", "given")).unwrap();
+        // The test runner's own environment has what cargo gives it, and PATH.
+        let all = shown(sh("env"));
+        assert!(all.contains("CARGO") && all.contains("PATH=") && all.contains("CONSUL_HTTP_TOKEN=given"), "{all}");
+        let few = shown(sh("env").sees(&["PATH"]));
+        assert!(few.contains("PATH=") && !few.contains("CARGO"), "{few}");
     }
 
     #[test]

@@ -1,19 +1,25 @@
-//! YAML within bounds: size, nesting, aliases; merge keys and compose's tags resolved. Pure.
+//! YAML within bounds: size, nesting, aliases; merge keys resolved. Pure.
 
-use serde_yaml::{Mapping, Value};
+use std::cell::Cell;
 use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde_yaml::{Mapping, Value};
 
 const MAX_BYTES: usize = 1 << 20;
 const MAX_DEPTH: usize = 256;
 /// Reading is quadratic in brackets that are open at one place, and quotes can hide closing ones from a simple count, so that the
 /// total is bounded as well. No compose file comes near.
 const MAX_BRACKETS: usize = 10_000;
+/// Each alias counted with all that it stands for: a short text can stand for gigabytes.
+const MAX_NODES: usize = 100_000;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Error {
     Large(usize),
     Deep { line: usize },
     Brackets,
+    Nodes,
     Syntax(String),
     Merge,
 }
@@ -26,6 +32,7 @@ impl fmt::Display for Error {
                 write!(f, "line {line}: brackets nested more than {MAX_DEPTH} deep")
             }
             Error::Brackets => write!(f, "more than {MAX_BRACKETS} opening brackets"),
+            Error::Nodes => write!(f, "more than {MAX_NODES} values once its aliases are written out"),
             Error::Syntax(text) => write!(f, "not readable as YAML: {text}"),
             Error::Merge => write!(f, "a merge key `<<` needs a mapping or a list of mappings (`<<: *name`)"),
         }
@@ -36,7 +43,7 @@ impl std::error::Error for Error {}
 
 /// One document. Empty text is null. Equal keys in one mapping are an error.
 pub fn read(text: &str) -> Result<Value, Error> {
-    bounded(text)?;
+    within_bounds(text)?;
     if text.trim().is_empty() {
         return Ok(Value::Null);
     }
@@ -44,7 +51,103 @@ pub fn read(text: &str) -> Result<Value, Error> {
     merged(value)
 }
 
-fn bounded(text: &str) -> Result<(), Error> {
+/// Whether whoever reads it ends soon, and with little memory. It may be several documents.
+pub fn within_bounds(text: &str) -> Result<(), Error> {
+    few_brackets(text)?;
+    let left = Cell::new(MAX_NODES);
+    for document in serde_yaml::Deserializer::from_str(text) {
+        if let Err(error) = Count(&left).deserialize(document) {
+            return Err(if left.get() == 0 { Error::Nodes } else { Error::Syntax(error.to_string()) });
+        }
+    }
+    Ok(())
+}
+
+/// Counts values down, and keeps none.
+#[derive(Clone, Copy)]
+struct Count<'a>(&'a Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for Count<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<(), D::Error> {
+        match self.0.get().checked_sub(1) {
+            Some(left) if left > 0 => self.0.set(left),
+            _ => {
+                self.0.set(0);
+                return Err(D::Error::custom("too many values"));
+            }
+        }
+        value.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Count<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<(), D::Error> {
+        value.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_key_seed(self)?.is_some() {
+            map.next_value_seed(self)?;
+        }
+        Ok(())
+    }
+
+    /// A tagged value.
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {
+        tagged.variant::<String>()?.1.newtype_variant_seed(self)
+    }
+}
+
+fn few_brackets(text: &str) -> Result<(), Error> {
     if text.len() > MAX_BYTES {
         return Err(Error::Large(text.len()));
     }
@@ -103,8 +206,6 @@ fn merged(value: Value) -> Result<Value, Error> {
             }
             Value::Mapping(own)
         }
-        // compose's `!reset` empties a value, `!override` only matters between several files
-        Value::Tagged(tagged) if tagged.tag == "reset" => Value::Null,
         Value::Tagged(tagged) => merged(tagged.value)?,
         plain => plain,
     })
@@ -120,16 +221,6 @@ pub fn kind(value: &Value) -> &'static str {
         Value::Sequence(_) => "a list",
         Value::Mapping(_) => "a mapping",
         Value::Tagged(_) => "a tagged value",
-    }
-}
-
-/// A scalar as the text that compose makes of it. `None` for null, lists and mappings.
-pub fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
     }
 }
 
@@ -154,7 +245,7 @@ mod tests {
 
     #[test]
     fn scalars_and_tags() {
-        assert_eq!(json("[on, yes, 22:22, '1', 1, ~, !reset [1], !override {a: 1}]"), r#"["on","yes","22:22","1",1,null,null,{"a":1}]"#);
+        assert_eq!(json("[on, yes, 22:22, '1', 1, ~, !any {a: 1}]"), r#"["on","yes","22:22","1",1,null,{"a":1}]"#);
         assert_eq!(json(""), "null");
     }
 
@@ -172,7 +263,15 @@ mod tests {
             let list = format!("*a{},", n - 1).repeat(9);
             bomb.push_str(&format!("a{n}: &a{n} [{list}]\n"));
         }
-        assert!(error(&bomb).contains("repetition limit exceeded"));
+        assert_eq!(error(&bomb), "more than 100000 values once its aliases are written out");
+        let table = |keys: usize, aliases: usize| {
+            let keys: String = (0..keys).map(|n| format!("k{n}: v, ")).collect();
+            let aliases: String = (0..aliases).map(|n| format!("n{n}: *m\n")).collect();
+            format!("x: &m {{{keys}}}\n{aliases}")
+        };
+        assert_eq!(error(&table(2_000, 10_000)), "more than 100000 values once its aliases are written out");
+        assert_eq!(within_bounds(&table(200, 200)), Ok(()));
+        assert_eq!(within_bounds("a: 1\n---\nb: !reset [1]\n"), Ok(()), "several documents, and compose's tags");
     }
 
     /// Hostile texts end in bounded time; the slowest here takes a fraction of a second even unoptimised.

@@ -92,6 +92,7 @@ pub(super) mod tests {
     use super::*;
     use crate::model::names::Project;
     use crate::outside::compose_file::Compose;
+    use crate::outside::{compose, yaml};
 
     const CADDYFILE: &str = "CADDYFILE";
     const HAPROXY: &str = "HAPROXY";
@@ -104,36 +105,42 @@ pub(super) mod tests {
     /// The records' parts that come from the compose file.
     #[test]
     fn vectors() {
-        for (name, project, text, expected) in [
+        for (name, project, raw, printed, expected) in [
             (
                 "anchors",
                 "anchorsmaster5bf1d",
                 include_str!("../../tests/vectors/records/anchors.yml"),
+                include_str!("../../tests/vectors/records/anchors.config.json"),
                 include_str!("../../tests/vectors/records/anchors.json"),
             ),
             (
                 "blog",
                 "blogmaster03d9b",
                 include_str!("../../tests/vectors/records/blog.yml"),
+                include_str!("../../tests/vectors/records/blog.config.json"),
                 include_str!("../../tests/vectors/records/blog.json"),
             ),
             (
                 "forge",
                 "forgemastera7312",
                 include_str!("../../tests/vectors/records/forge.yml"),
+                include_str!("../../tests/vectors/records/forge.config.json"),
                 include_str!("../../tests/vectors/records/forge.json"),
             ),
             (
                 "plain",
                 "plainmaster00d08",
                 include_str!("../../tests/vectors/records/plain.yml"),
+                include_str!("../../tests/vectors/records/plain.config.json"),
                 include_str!("../../tests/vectors/records/plain.json"),
             ),
         ] {
             let expected: Value = serde_json::from_str(expected).unwrap();
             let record = &expected["record"];
             let driver = "anybox/buttervolume:latest";
-            let mut compose = Compose::parse(text, &Project::try_from(project).unwrap(), driver).unwrap();
+            let project = Project::try_from(project).unwrap();
+            let kept = compose::to_keep(&project, printed, None, &[yaml::read(raw).unwrap()]).unwrap();
+            let mut compose = Compose::parse(&kept, &project, driver).unwrap();
             // the older handler had compose 1, which made other names
             for service in &mut compose.services {
                 service.container = record["ct"][&service.name].as_str().unwrap().into();
@@ -146,8 +153,8 @@ pub(super) mod tests {
             assert_eq!(domains.len(), routes.domains.len(), "{name}");
             assert_eq!(domains, members(&record["domains"]), "{name}");
             let volumes = compose.volumes.iter().filter(|volume| volume.data);
-            let volumes: Vec<&str> = volumes.map(|volume| &*volume.name).collect();
-            assert_eq!(json!(volumes), record["volumes"], "{name}");
+            let volumes: BTreeSet<String> = volumes.map(|volume| volume.name.to_string()).collect();
+            assert_eq!(volumes, members(&record["volumes"]), "{name}");
             let mut haproxy = [Value::Object(routes.haproxy), record["haproxy"].clone()];
             for merged in &mut haproxy {
                 for list in ["bind", "options"] {

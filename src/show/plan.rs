@@ -1,6 +1,6 @@
 //! What an order would mean for each node concerned, as text for people. Changes nothing.
 
-use crate::data::own;
+use crate::data::{own, volumes};
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::names::NodeName;
@@ -36,7 +36,17 @@ pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
             lines.extend(replicas(here, &name, &facts)?.into_iter().map(|note| format!("      {note}")));
         }
     }
+    lines.extend(read(here, order, &facts)?);
     Ok(lines.join("\n") + "\n")
+}
+
+/// Which volumes are protected: in the version that is ordered, once this node has read its repository; until then in the deployed one.
+fn read(here: &Here, order: &Order, facts: &Facts) -> Result<Vec<String>, Error> {
+    match (here.resolved(&order.name, &(&order.id).into())?, facts.record) {
+        (Some(compose), _) => Ok(volumes::protection(&compose.volumes)),
+        (None, Some(record)) => volumes::deployed(here, &order.name, record),
+        (None, None) => Ok(Vec::new()),
+    }
 }
 
 fn roles(order: &Order, facts: &Facts, name: &NodeName) -> String {

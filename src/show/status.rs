@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::data::volumes;
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
@@ -36,6 +37,7 @@ pub fn status(here: &Here) -> Result<Status, Error> {
         match (AppName::try_from(name), json::read::<Record>(&entry.value)) {
             (Ok(name), Ok(record)) => {
                 lines.extend(described(&name, &record, &members));
+                lines.extend(volumes::deployed(here, &name, &record)?.into_iter().map(|line| format!("    {line}")));
                 if !members::alive(&members, &record.master) {
                     wrong.push(format!("{name}: its master, {}, is dead", record.master));
                 }

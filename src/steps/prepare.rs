@@ -7,13 +7,14 @@ use log::{info, warn};
 use super::output::{Checked, Cloned, Output, Snapshots};
 use super::run::Run;
 use super::{Done, Stop};
-use crate::data::own;
+use crate::data::{own, volumes};
 use crate::error::{Error, Fault};
 use crate::model::keys;
 use crate::model::names::{AppName, Snapshot, Volume};
 use crate::model::order::Request;
 use crate::model::roles::Role;
 use crate::model::time::{self, Time};
+use crate::outside::compose_file;
 use crate::outside::doors::Write;
 use crate::routes::{self, claims::Recorded};
 use crate::service;
@@ -37,6 +38,8 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         let begins_line = world.read_file(&env, 1 << 20)?.is_some_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
         let line = format!("{}COMPOSE_PROJECT_NAME={}\n", if begins_line { "\n" } else { "" }, run.project);
         world.write_file(&env, line.as_bytes(), Write::Append, false)?;
+        let tool = run.tool()?;
+        run.here.resolve_checkout(&run.project, folder.clone(), tool)?;
     }
     // git does not, and the application must be found after a power failure, whichever of its deployments is in force then.
     run.here.world.sync_disk(&folder)?;
@@ -46,11 +49,15 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         let master = deploy.master.to_string();
         check_others(run, &master)?;
     }
-    let (data, held) = (run.data_volumes()?, run.old_volumes());
-    // Deployed so, it would start empty, and a move would delete what it leaves behind.
-    if let Some(volume) = run.loaded()?.compose.volumes.iter().find(|volume| !volume.data && held.contains(&volume.name)) {
-        return Err(Fault::AnotherDriver { volume: volume.name.clone(), driver: run.here.settings.driver.clone() }.into());
+    let (volumes, held) = (run.loaded()?.compose.volumes.clone(), run.old_volumes());
+    look_at_drivers(&run.here.settings.driver, &volumes, &held)?;
+    for line in volumes::protection(&volumes) {
+        info!("{}: {line}", run.name);
     }
+    for volume in held.iter().filter(|held| !volumes.iter().any(|volume| volume.name == **held)) {
+        warn!("this version does not declare the volume {volume}, which the record names: it is neither moved nor snapshotted any more");
+    }
+    let data = run.loaded()?.compose.data_volumes();
     let plugin = run.here.plugin();
     let mut existing = BTreeSet::new();
     for volume in &data {
@@ -69,6 +76,22 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         (checked.replicas, checked.notes) = find_replicas(run, &data)?;
     }
     Ok(Output::Checked(checked))
+}
+
+/// Whether each volume is taken for what it is.
+fn look_at_drivers(driver: &str, volumes: &[compose_file::Volume], held: &[Volume]) -> Result<(), Fault> {
+    for compose_file::Volume { name, driver: found, .. } in volumes.iter().filter(|volume| !volume.data) {
+        let found = found.clone();
+        // Deployed so, it would start empty, and a move would delete what it leaves behind.
+        if held.contains(name) {
+            return Err(Fault::AnotherDriver { volume: name.clone(), found, driver: driver.into() });
+        }
+        // The plugin's image may be called anything; these are the names that it goes by.
+        if ["buttervolume", "btrfs"].iter().any(|word| found.to_lowercase().contains(word)) {
+            return Err(Fault::DriverByAnotherName { volume: name.clone(), found, driver: driver.into() });
+        }
+    }
+    Ok(())
 }
 
 /// No other application has this project's name or one of these routes.

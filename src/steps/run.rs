@@ -143,7 +143,7 @@ impl Run {
         }
     }
 
-    fn tool(&mut self) -> Result<Tool, Error> {
+    pub fn tool(&mut self) -> Result<Tool, Error> {
         match &self.tool {
             Some(tool) => Ok(tool.clone()),
             None => Ok(self.tool.insert(Tool::find(&self.here.world)?).clone()),
@@ -184,7 +184,12 @@ impl Run {
         }
     }
 
+    /// What the record is to name: each of these is there. One that no service of this version uses without being asked for, by its profile,
+    /// is among them if it was here before or has come with a move.
     pub fn data_volumes(&mut self) -> Result<Vec<Volume>, Error> {
-        Ok(self.loaded()?.compose.data_volumes())
+        let (existing, received) = (self.checked()?.existing, self.received()?);
+        let there = |name: &Volume| existing.contains(name) || received.contains_key(name);
+        let volumes = self.loaded()?.compose.volumes.iter().filter(|volume| volume.data && (volume.made || there(&volume.name)));
+        Ok(volumes.map(|volume| volume.name.clone()).collect())
     }
 }

@@ -88,7 +88,7 @@ fn look_up(run: &Run, snapshots: &Snapshots) -> Result<(), Error> {
 
 pub fn restore(run: &mut Run) -> Result<Output, Stop> {
     run.master_is_dead()?;
-    let (data, existing) = (run.data_volumes()?, run.checked()?.existing);
+    let (data, existing) = (run.loaded()?.compose.data_volumes(), run.checked()?.existing);
     let mut received = run.received()?;
     received.retain(|volume, _| data.contains(volume));
     look_up(run, &received)?;

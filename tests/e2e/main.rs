@@ -13,6 +13,7 @@ mod intake;
 mod matrix;
 mod orders;
 mod recovery;
+mod resolved;
 mod routes;
 mod the_world;
 #[cfg(feature = "older")]

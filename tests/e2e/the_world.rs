@@ -25,14 +25,8 @@ volumes:
 
 fn call(w: &World, node: &str, cwd: &Path, words: &str) -> (i32, String) {
     let mut argv = words.split(' ');
-    let program = w.shared.dir.join(node).join("bin").join(argv.next().unwrap());
-    let out = Command::new(program)
-        .args(argv)
-        .current_dir(cwd)
-        .env("STANDIN_NODE", node)
-        .env("STANDIN_WORLD", w.shared.dir.join("world.sock"))
-        .output()
-        .unwrap();
+    let bin = w.shared.dir.join(node).join("bin");
+    let out = Command::new(bin.join(argv.next().unwrap())).args(argv).current_dir(cwd).env("PATH", bin).output().unwrap();
     (out.status.code().unwrap(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap())
 }
 

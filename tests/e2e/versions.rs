@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::world::outside::World;
 use crate::world::{Act, Cluster, id};
-use crate::{APP, DATA, PROJECT, all_well, assert_failed, assert_serves, deploy, finished, push, shop};
+use crate::{APP, DATA, PROJECT, URL, all_well, assert_failed, assert_serves, compose, deploy, finished, push, shop};
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
 
@@ -124,4 +124,23 @@ fn an_order_that_a_node_is_too_old_for_fails_and_says_which() {
     assert_failed(&w, "second", &["node2 is too old for it: its handler is 0.2", "upgrade it first"]);
     assert_eq!(finished(&w, "second")["request"]["deploy"]["colour"], "blue");
     assert_serves(&w, "node1", &commit);
+}
+
+/// What the older one made goes on as it is: by the main file alone, with nothing in the place of `$CONTAINER`.
+#[test]
+fn an_undo_makes_no_container_of_an_older_handler_anew() {
+    let w = shop(&["node1"]);
+    let text = compose(r#"environment: {CADDYFILE: "http://shop.example.com {\n reverse_proxy $CONTAINER:80\n}"}"#);
+    let unseen = "services: {web: {labels: {seen: 'no'}}}";
+    w.commit(URL, "master", &[("docker-compose.yml", &text), ("docker-compose.override.yml", unseen)]);
+    older(&w, &["node1"]);
+    all_well(&w.deliver_all(&[deploy("first", "node1", None)]));
+    let ids = || w.lock().engine("node1").containers.iter().map(|c| c.id.clone()).collect::<Vec<_>>();
+    let before = ids();
+    w.programs.lock().unwrap().clear();
+    push(&w, "");
+    w.on("node1", "Snapshot", Act::Fail("no space left".to_owned()));
+    w.deliver_all(&[deploy("second", "node1", None)]);
+    assert_failed(&w, "second", &["no space left"]);
+    assert_eq!((ids(), w.serving(PROJECT).len()), (before, 2));
 }

@@ -11,4 +11,5 @@ mod basics;
 mod beside;
 mod chaos;
 mod matrix;
+mod resolved;
 mod stories;

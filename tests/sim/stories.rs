@@ -127,15 +127,15 @@ fn a_journal_that_cannot_end_keeps_nobody_from_being_fenced() {
 fn a_journal_that_nobody_can_read_keeps_nobody_from_being_fenced() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     sim.lock().replicate("node1");
-    let (path, text) = (format!("/deploy/.handler/journal/{}", id("newer")), json!({"format": 99, "order": {"name": APP}}).to_string());
-    sim.disk("node1", |disk| disk.write(Path::new(&path), text.as_bytes(), Write::New, true).unwrap());
+    let (path, text) = (format!("/deploy/.handler/apps/{APP}/journal"), json!({"format": 99, "order": {"name": APP}}).to_string());
+    sim.disk("node1", |disk| disk.write(Path::new(&path), text.as_bytes(), Write::Over, true).unwrap());
     sim.pass(Duration::from_secs(60));
     sim.power_off("node1");
     sim.deliver_all(&[deploy("second", "node2", Some("node3"))]);
     assert_ended(&sim, "second", "done", "");
     sim.power_on("node1");
     assert_eq!(sim.lock().serving(PROJECT).len(), 4, "its engine has started it");
-    run(&sim, "node1", &[]).exits(1).says("newer");
+    run(&sim, "node1", &[]).exits(1);
     assert_serves(&sim, "node2");
 }
 
@@ -611,9 +611,7 @@ fn two_branches_with_one_name_are_not_one_application() {
 /// itself, with the data.
 #[test]
 fn a_full_disk_leaves_nothing_down_for_good() {
-    for at in
-        ["git clone", "docker-compose -p shopmastere4371 -f deploy", " stop", "Snapshot", "up -d", "agent/service/register", "cas app/"]
-    {
+    for at in ["git clone", " config", "build", " stop", "Snapshot", "up -d", "agent/service/register", "cas app/"] {
         let sim: Sim = deployed(&["node1"], "node1", None);
         push_files(&sim, "x-standin: {writes: ', upgraded'}", &[("update.sh", "write data ,more")]);
         let full = Arc::new(AtomicBool::new(false));
@@ -663,7 +661,7 @@ fn a_migrate_whose_target_dies_does_not_block_its_source() {
 fn with_ordinary_volumes() -> Sim {
     let sim: Sim = shop(&NODES);
     let more = "  files: {}\n  thumbs: {labels: {com.github.mlfmonde.cluster.disposable: 'true'}}\n";
-    let text = compose("") + more;
+    let text = compose("").replace("'data:/data'", "'data:/data', 'files:/files', 'thumbs:/thumbs'") + more;
     sim.lock().commit(URL, "master", &[("docker-compose.yml", &text)]);
     all_well(&sim.deliver_all(&[deploy("first", "node1", Some("node2"))]));
     sim.lock().write("node1", DATA, "orders of monday");

@@ -169,7 +169,7 @@ impl Disk {
             synced.clone_from(now);
             *dirty = None;
         }
-        if how == Write::Over {
+        if matches!(how, Write::Over | Write::Private) {
             now.clear();
         }
         now.extend_from_slice(bytes);

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -27,12 +28,17 @@ fn ask() -> Result<Value, Box<dyn std::error::Error>> {
     if let Some(program) = argv.first_mut() {
         *program = program.rsplit('/').next().unwrap_or_default().to_owned();
     }
+    // Its folder is all that each kind of caller lets it know: <world>/<node>/bin.
+    let bin = std::env::var("PATH")?;
+    let node = Path::new(&bin).parent().ok_or("PATH")?;
+    let told = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("CONSUL_") || name.starts_with("COMPOSE_"));
     let request = json!({
-        "node": std::env::var("STANDIN_NODE")?,
+        "node": node.file_name().and_then(|name| name.to_str()),
         "cwd": std::env::current_dir()?,
         "argv": argv,
+        "told": told.collect::<Vec<_>>(),
     });
-    let mut world = UnixStream::connect(std::env::var("STANDIN_WORLD")?)?;
+    let mut world = UnixStream::connect(node.with_file_name("world.sock"))?;
     writeln!(world, "{request}")?;
     let mut answer = String::new();
     world.read_to_string(&mut answer)?;

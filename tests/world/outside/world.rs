@@ -29,6 +29,8 @@ pub struct Shared {
     faults: Mutex<Faults>,
     woken: Condvar,
     pub runs: Mutex<Vec<Run>>,
+    /// Programs that got variables which are none of their business.
+    pub told: Mutex<Vec<String>>,
     pub handlers: Arc<Handlers>,
     pub dir: PathBuf,
 }
@@ -160,8 +162,6 @@ impl World {
         command.env("CONSUL_HTTP_ADDR", &self.agents[node]);
         command.env("DOCKER_HOST", format!("unix://{}", dir.join("engine.sock").display()));
         command.env("BUTTERVOLUME_SOCKET", dir.join(if self.lock().nodes[node].has_plugin { "btrfs.sock" } else { "none" }));
-        command.env("STANDIN_WORLD", self.shared.dir.join("world.sock"));
-        command.env("STANDIN_NODE", node);
         command.env("HANDLER_SETTLE", "0");
         for what in ["GIT", "PULL", "BUILD", "UP", "STOP", "SCRIPT", "HEALTH", "SEND", "HANDOVER", "CONSUL", "ORDER"] {
             command.env(format!("HANDLER_TIMEOUT_{what}"), "10");
@@ -271,6 +271,7 @@ impl Cluster for World {
             faults: Mutex::default(),
             woken: Condvar::new(),
             runs: Mutex::default(),
+            told: Mutex::default(),
             handlers,
             dir: dir.clone(),
         });
@@ -447,6 +448,9 @@ impl Shared {
         let request: Value = serde_json::from_str(&line).unwrap();
         let argv: Vec<&str> = request["argv"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         let cwd = PathBuf::from(request["cwd"].as_str().unwrap());
+        if let Some(told) = request["told"].as_array().filter(|told| !told.is_empty()) {
+            self.told.lock().unwrap().push(format!("{}: {told:?}", argv[0]));
+        }
         stream.set_nonblocking(true).unwrap();
         let gone = || matches!((&stream).read(&mut [0]), Ok(0));
         let reply = self.call(request["node"].as_str().unwrap(), Call::Process { argv: &argv, cwd: &cwd }, gone);

@@ -2,10 +2,11 @@
 //!
 //!     x-standin: {build: fails, start: exits | restarts | unhealthy | slow | refused, writes: TEXT}
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
-use serde_yaml::Value as Yaml;
+use handler::outside::compose::CONTAINER;
+use serde_json::{Map, Value, json};
 
 use super::docker::each;
 use super::engine::{Container, Made};
@@ -15,31 +16,41 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
     if args == ["version", "--short"] {
         return Out::ok(format!("{}\n", s.engine(node).compose));
     }
-    let (project, used, verb, rest) = match args {
-        ["-p", project, "-f", file, "-f", more, verb, rest @ ..] => (project, vec![*file, *more], verb, rest),
-        ["-p", project, "-f", file, verb, rest @ ..] => (project, vec![*file], verb, rest),
-        _ => return Out::fail(1, &format!("stand-in: no such compose command: {args:?}")),
-    };
-    let mut yaml = Yaml::Null;
-    for file in used {
-        let Some(text) = files.read(&cwd.join(file)) else {
-            return Out::fail(14, &format!("open {file}: no such file or directory"));
-        };
-        match serde_yaml::from_str::<Yaml>(&text).and_then(|mut y| y.apply_merge().map(|()| y)) {
-            Ok(more) => merge(&mut yaml, more),
-            Err(e) => return Out::fail(15, &format!("yaml: {e}")),
+    let (mut project, mut used, mut env, mut all, mut rest) = ("", Vec::new(), cwd.join(".env"), false, args);
+    while let [option, value, more @ ..] = rest {
+        match *option {
+            "-p" => project = value,
+            "-f" => used.push(cwd.join(value)),
+            "--env-file" => env = cwd.join(value),
+            "--profile" => all = *value == "*",
+            "--project-directory" if cwd == Path::new(value) => {}
+            _ => break,
         }
+        rest = more;
     }
-    let services = yaml["services"].as_mapping().into_iter().flatten();
-    let services: Vec<_> = services.map(|(n, y)| (n.as_str().unwrap_or_default(), y)).collect();
-    let reference = |name: &str, y: &Yaml| match y["image"].as_str() {
+    let [verb, rest @ ..] = rest else { return Out::fail(1, &format!("stand-in: no such compose command: {args:?}")) };
+    let env = files.read(&env).unwrap_or_default();
+    // What the handler has it see when it resolves.
+    let container = if *verb == "config" { CONTAINER } else { "" };
+    let model = match resolve(files, project, used, &format!("{env}\nCONTAINER={container}"), all, cwd) {
+        Ok(model) => model,
+        Err(out) => return out,
+    };
+    let none = Map::new();
+    let services = model["services"].as_object().unwrap_or(&none);
+    let services: Vec<_> = services.iter().map(|(n, y)| (n.as_str(), y)).collect();
+    let reference = |name: &str, y: &Value| match y["image"].as_str() {
         Some(image) => image.to_owned(),
         None => format!("{project}-{name}"),
     };
     let mine = |s: &mut State| -> Vec<String> {
-        s.engine(node).containers.iter().filter(|c| c.project == *project).map(|c| c.id.clone()).collect()
+        s.engine(node).containers.iter().filter(|c| c.project == project).map(|c| c.id.clone()).collect()
     };
     match *verb {
+        "config" if rest == ["--services"] => {
+            return Out::ok(services.iter().map(|(name, _)| format!("{name}\n")).collect::<String>());
+        }
+        "config" => return Out::ok(serde_json::to_string_pretty(&model).unwrap()),
         "pull" => {
             for (name, y) in services.iter().filter(|(n, _)| rest.is_empty() || rest.contains(n)) {
                 let reference = reference(name, y);
@@ -61,11 +72,11 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
             }
         }
         "up" => {
-            if let Err(text) = s.create_volumes(node, project, &yaml) {
+            if let Err(text) = s.create_volumes(node, project, &model) {
                 return Out::fail(1, &format!("Error response from daemon: {text}"));
             }
             if rest.contains(&"--remove-orphans") {
-                let gone = |c: &Container| c.project == *project && !services.iter().any(|(n, _)| *n == c.service);
+                let gone = |c: &Container| c.project == project && !services.iter().any(|(n, _)| *n == c.service);
                 for i in (0..s.engine(node).containers.len()).rev() {
                     if gone(&s.engine(node).containers[i]) {
                         s.stop(node, i);
@@ -91,12 +102,12 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
                 s.stop(node, i);
                 s.engine(node).containers.remove(i);
             });
-            if s.engine(node).held_networks.contains(*project) {
+            if s.engine(node).held_networks.contains(project) {
                 return Out::fail(1, &format!("error while removing network: network {project}_default has active endpoints"));
             }
             if rest.contains(&"-v") {
-                for (key, _) in yaml["volumes"].as_mapping().into_iter().flatten() {
-                    let name = format!("{project}_{}", key.as_str().unwrap_or_default());
+                for (key, _) in model["volumes"].as_object().into_iter().flatten() {
+                    let name = format!("{project}_{key}");
                     s.engine(node).volumes.remove(&name);
                     s.remove_volume(node, &name);
                 }
@@ -107,34 +118,170 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
     Out::ok("")
 }
 
+/// What `config` prints, as far as tests go by it: of the services that are asked for, with the volumes that they use. What it is given again,
+/// it prints again. (The real one leaves out what begins with `x-` in a service; here that is what containers do.)
+fn resolve(files: &dyn Files, project: &str, mut used: Vec<PathBuf>, env: &str, all: bool, cwd: &Path) -> Result<Value, Out> {
+    let of_env = |name: &str| env.lines().rev().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    if used.is_empty() {
+        match of_env("COMPOSE_FILE") {
+            Some(named) => used.extend(named.split(':').map(|file| cwd.join(file))),
+            None => {
+                let there = |names: [&str; 4]| names.map(|name| cwd.join(name)).into_iter().find(|file| files.read(file).is_some());
+                used.extend(there(["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"]));
+                used.extend(there(OVERRIDES));
+            }
+        }
+    }
+    if used.is_empty() {
+        return Err(Out::fail(14, "no configuration file provided: not found"));
+    }
+    let mut model = Value::Null;
+    while !used.is_empty() {
+        let file = used.remove(0);
+        let text = files.read(&file).ok_or_else(|| Out::fail(14, &format!("open {}: no such file or directory", file.display())))?;
+        let read = serde_yaml::from_str::<serde_yaml::Value>(&text).and_then(|mut y| y.apply_merge().map(|()| y));
+        let read = read.and_then(serde_yaml::from_value::<Value>);
+        let mut more = read.map_err(|e| Out::fail(15, &format!("yaml: {e}")))?;
+        for included in more.as_object_mut().and_then(|more| more.remove("include")).iter().flat_map(|list| list.as_array()).flatten() {
+            used.insert(0, cwd.join(included.as_str().unwrap_or_default()));
+        }
+        merge(&mut model, more);
+    }
+    interpolate(&mut model, &|name| of_env(name).unwrap_or_default().to_owned());
+    let profiles: Vec<&str> = of_env("COMPOSE_PROFILES").unwrap_or_default().split(',').collect();
+    let none = Map::new();
+    let mut services = model["services"].as_object().unwrap_or(&none).clone();
+    let asked_for = |name: &Value| all || name.as_str().is_some_and(|name| profiles.contains(&name));
+    services.retain(|_, service| service["profiles"].as_array().is_none_or(|of| of.is_empty() || of.iter().any(asked_for)));
+    let mut mounted = BTreeSet::new();
+    for (name, service) in &mut services {
+        let Some(service) = service.as_object_mut() else {
+            return Err(Out::fail(15, &format!("services.{name} must be a mapping")));
+        };
+        canonical(service, cwd);
+        let mounts = service.get("volumes").and_then(Value::as_array).into_iter().flatten();
+        mounted.extend(mounts.filter(|it| it["type"] == "volume").filter_map(|it| it["source"].as_str().map(str::to_owned)));
+    }
+    let declared = model["volumes"].as_object().unwrap_or(&none);
+    let mut volumes = Map::new();
+    for key in mounted {
+        let Some(volume) = declared.get(&key) else {
+            return Err(Out::fail(15, &format!("service refers to undefined volume {key}: invalid compose project")));
+        };
+        let mut volume = volume.as_object().unwrap_or(&none).clone();
+        volume.entry("name").or_insert_with(|| format!("{project}_{key}").into());
+        pairs(volume.get_mut("labels"));
+        volumes.insert(key, volume.into());
+    }
+    let mut resolved = Map::new();
+    for (key, value) in model.as_object().unwrap_or(&none).iter().filter(|(key, _)| key.starts_with("x-")) {
+        resolved.insert(key.clone(), value.clone());
+    }
+    resolved.insert("name".into(), project.into());
+    resolved.insert("networks".into(), json!({"default": {"name": format!("{project}_default"), "ipam": {}}}));
+    resolved.insert("services".into(), services.into());
+    resolved.insert("volumes".into(), volumes.into());
+    Ok(resolved.into())
+}
+
+const OVERRIDES: [&str; 4] =
+    ["compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"];
+
+/// Short forms become long ones.
+fn canonical(service: &mut Map<String, Value>, cwd: &Path) {
+    pairs(service.get_mut("environment"));
+    pairs(service.get_mut("labels"));
+    if let Some(Value::Array(names)) = service.get_mut("depends_on") {
+        let one = |name: &Value| (name.as_str().unwrap_or_default().to_owned(), json!({"condition": "service_started", "required": true}));
+        let all: Map<String, Value> = names.iter().map(one).collect();
+        service.insert("depends_on".into(), all.into());
+    }
+    if let Some(Value::String(_)) = service.get("build") {
+        service.insert("build".into(), json!({"context": cwd, "dockerfile": "Dockerfile"}));
+    }
+    for volume in service.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some((source, target)) = volume.as_str().and_then(|text| text.split_once(':')) {
+            *volume = match source.starts_with(['.', '/']) {
+                true => json!({"type": "bind", "source": cwd.join(source), "target": target, "bind": {"create_host_path": true}}),
+                false => json!({"type": "volume", "source": source, "target": target, "volume": {}}),
+            };
+        }
+    }
+    for (key, value) in [("command", Value::Null), ("entrypoint", Value::Null), ("networks", json!({"default": null}))] {
+        service.entry(key).or_insert(value);
+    }
+}
+
+/// A list of `KEY=value` becomes a mapping, and each value text.
+fn pairs(value: Option<&mut Value>) {
+    let Some(value) = value else { return };
+    if let Value::Array(list) = value {
+        let pair = |text: &Value| {
+            let text = text.as_str().unwrap_or_default();
+            text.split_once('=').map_or((text.to_owned(), Value::Null), |(key, value)| (key.to_owned(), value.into()))
+        };
+        *value = list.iter().map(pair).collect::<Map<_, _>>().into();
+    }
+    for value in value.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
+        if value.is_number() || value.is_boolean() {
+            *value = value.to_string().into();
+        }
+    }
+}
+
+/// `$NAME` and `${NAME}`, not `$$NAME`; what is printed has each dollar twice.
+fn interpolate(value: &mut Value, value_of: &dyn Fn(&str) -> String) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| interpolate(item, value_of)),
+        Value::Object(map) => map.values_mut().for_each(|item| interpolate(item, value_of)),
+        Value::String(text) if text.contains('$') => {
+            let mut out = String::new();
+            let mut rest = text.as_str();
+            while let Some((before, after)) = rest.split_once('$') {
+                out += before;
+                if let Some(after) = after.strip_prefix('$') {
+                    (out, rest) = (out + "$$", after);
+                    continue;
+                }
+                let braced = after.strip_prefix('{').and_then(|after| after.split_once('}'));
+                let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(after.len());
+                let (name, after) = braced.unwrap_or_else(|| after.split_at(end));
+                out += &value_of(name).replace('$', "$$");
+                rest = after;
+            }
+            *text = out + rest;
+        }
+        _ => {}
+    }
+}
+
 /// A later file's mappings go into those of an earlier one, anything else takes its place.
-fn merge(into: &mut Yaml, more: Yaml) {
+fn merge(into: &mut Value, more: Value) {
     match (into, more) {
-        (Yaml::Mapping(into), Yaml::Mapping(more)) => {
+        (Value::Object(into), Value::Object(more)) => {
             for (key, value) in more {
-                merge(into.entry(key).or_insert(Yaml::Null), value);
+                merge(into.entry(key).or_insert(Value::Null), value);
             }
         }
         (into, more) => *into = more,
     }
 }
 
-/// As a mapping, the way the tests write them.
-fn labels(volume: &Yaml) -> BTreeMap<String, String> {
-    let each = volume["labels"].as_mapping().into_iter().flatten();
-    each.filter_map(|(label, value)| Some((label.as_str()?.to_owned(), value.as_str()?.to_owned()))).collect()
+fn labels(volume: &Value) -> BTreeMap<String, String> {
+    let each = volume["labels"].as_object().into_iter().flatten();
+    each.filter_map(|(label, value)| Some((label.to_owned(), value.as_str()?.to_owned()))).collect()
 }
 
 impl State {
-    fn create_volumes(&mut self, node: &str, project: &str, yaml: &Yaml) -> Result<(), String> {
-        for (key, y) in yaml["volumes"].as_mapping().into_iter().flatten() {
-            if y.get("external").and_then(Yaml::as_bool) == Some(true) {
+    fn create_volumes(&mut self, node: &str, project: &str, model: &Value) -> Result<(), String> {
+        for (_, y) in model["volumes"].as_object().into_iter().flatten() {
+            if y["external"] == true {
                 continue;
             }
-            let name = format!("{project}_{}", key.as_str().unwrap_or_default());
+            let name = y["name"].as_str().unwrap_or_default().to_owned();
             // Compose uses a volume that the plugin alone made, with a warning, and cannot label it.
             if !self.nodes[node].plugin.volumes.contains_key(&name) {
-                self.create_volume(node, &name, y.get("driver").and_then(Yaml::as_str).unwrap_or("local"))?;
+                self.create_volume(node, &name, y["driver"].as_str().unwrap_or("local"))?;
                 self.engine(node).volumes.insert(name, Made { project: project.to_owned(), labels: labels(y) });
             }
         }
@@ -142,7 +289,7 @@ impl State {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn up(&mut self, node: &str, project: &str, name: &str, y: &Yaml, reference: &str, anew: bool, cwd: &Path) -> Result<(), String> {
+    fn up(&mut self, node: &str, project: &str, name: &str, y: &Value, reference: &str, anew: bool, cwd: &Path) -> Result<(), String> {
         if y.get("build").is_none() && self.engine(node).image(reference).is_none() {
             let content = self.registry.get(reference).cloned().ok_or(format!("manifest for {reference} not found"))?;
             self.engine(node).tag(reference, &content);
@@ -150,7 +297,10 @@ impl State {
         let started = self.now(node) + "Z";
         let e = self.engine(node);
         let image = e.image(reference).cloned().ok_or(format!("No such image: {reference}:latest"))?;
-        let config = serde_yaml::to_string(y).unwrap_or_default();
+        // Compose's hash leaves the same out.
+        let mut config = y.clone();
+        config.as_object_mut().map(|config| config.remove("build"));
+        let config = config.to_string();
         let old = e.containers.iter().position(|c| c.project == project && c.service == name);
         if let Some(i) = old.filter(|i| !anew && e.containers[*i].image == image && e.containers[*i].config == config) {
             let c = &mut e.containers[i];
@@ -163,7 +313,7 @@ impl State {
             self.stop(node, i);
             self.engine(node).containers.remove(i);
         }
-        let text = |v: &Yaml| v.as_str().map(str::to_owned);
+        let text = |v: &Value| v.as_str().map(str::to_owned);
         let own = format!("{project}-{name}-1");
         let container = text(&y["container_name"]).unwrap_or(own);
         let e = self.engine(node);
@@ -171,8 +321,8 @@ impl State {
             return Err(format!("Conflict. The container name \"/{container}\" is already in use"));
         }
         e.born += 1;
-        let volumes = y["volumes"].as_sequence().into_iter().flatten().filter_map(|v| v.as_str()?.split(':').next());
-        let volumes: Vec<_> = volumes.filter(|v| !v.contains('/')).map(|v| format!("{project}_{v}")).collect();
+        let volumes = y["volumes"].as_array().into_iter().flatten().filter(|v| v["type"] == "volume");
+        let volumes: Vec<_> = volumes.filter_map(|v| Some(format!("{project}_{}", v["source"].as_str()?))).collect();
         let start = text(&y["x-standin"]["start"]).unwrap_or_default();
         let born = format!("{node} {} {container}", e.born);
         e.containers.push(Container {

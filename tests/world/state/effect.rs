@@ -118,7 +118,7 @@ fn verb(argv: &[&str]) -> (String, bool) {
     let mut plain = words.scan(false, |value, word| {
         let option = word.starts_with('-');
         let skipped = option || std::mem::take(value);
-        *value = ["-p", "-f", "-C", "-c"].contains(word);
+        *value = ["-p", "-f", "-C", "-c", "--project-directory", "--env-file", "--profile"].contains(word);
         Some((!skipped).then_some(*word))
     });
     let verb = plain.find_map(|word| word).unwrap_or_default();
