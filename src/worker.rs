@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use log::{debug, error, info, warn};
 
+use crate::about;
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::inbox;
 use crate::logger;
 use crate::model::members::{self, Member};
 use crate::model::names::{Host, NodeName};
-use crate::model::order::{Order, Request, State, UNDERSTANDS};
+use crate::model::order::{Order, Request, Slave, State, UNDERSTANDS};
 use crate::model::record::Record;
 use crate::model::time::Time;
 use crate::model::{json, keys};
-use crate::node::{about, reconcile};
+use crate::node::reconcile;
 use crate::orders::{self, Failing, Open};
 use crate::steps::journal::{Header, Journal, Part, Unreadable};
 use crate::steps::machine::Outcome;
@@ -75,7 +76,7 @@ pub fn work(here: &Here, told: bool) -> Result<Tally, Error> {
     let (journals, busy) = left(here, Some(&mut tally))?;
     // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
     let index = if told { 0 } else { here.consul.index("")? };
-    if journals.is_empty() && tally.is_idle() && quiet_index(here) == Some(index) {
+    if journals.is_empty() && tally.is_idle() && is_quiet(here, index) {
         debug!("nothing has changed since there was nothing to do");
         return Ok(tally);
     }
@@ -98,7 +99,7 @@ pub fn work(here: &Here, told: bool) -> Result<Tally, Error> {
     }
     // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
     if idle && none_open && unreconciled + unfenced.len() == 0 && index > 1 {
-        here.world.replace_file(&here.paths.quiet(), index.to_string().as_bytes(), false)?;
+        here.world.replace_file(&here.paths.quiet(), quiet(index).as_bytes(), false)?;
     }
     tally.unreconciled = unreconciled + unfenced.len();
     debug!("{tally:?}");
@@ -112,10 +113,14 @@ fn fence_anew(here: &Here) -> Result<(reconcile::Seen, BTreeSet<String>), Error>
     Ok((seen, unfenced))
 }
 
-/// Consul's index at which there was nothing to do here: as long as it stands, there is nothing.
-fn quiet_index(here: &Here) -> Option<u64> {
-    let text = here.world.read_file(&here.paths.quiet(), 64).ok()??;
-    std::str::from_utf8(&text).ok()?.parse().ok()
+/// Consul's index at which there was nothing to do here: as long as it stands, there is nothing. Not for a handler that understands more: it has
+/// to say so.
+fn quiet(index: u64) -> String {
+    format!("{index} {UNDERSTANDS}")
+}
+
+fn is_quiet(here: &Here, index: u64) -> bool {
+    here.world.read_file(&here.paths.quiet(), 64).is_ok_and(|text| text.is_some_and(|text| text == quiet(index).as_bytes()))
 }
 
 /// Finishes or undoes what killed runs have left.
@@ -361,6 +366,7 @@ fn take(
         return Ok(None);
     }
     tally.handed_over |= plan.part == Part::Source;
+    let order = &if plan.part == Part::Owner { with_slave(order, &facts) } else { order.clone() };
     let source = plan::source(order, &owner, &facts).filter(|source| facts.alive(source));
     let peer = if plan.part == Part::Owner { source.as_ref() } else { Some(&owner) };
     let address = peer.and_then(|peer| Some(members.iter().find(|member| member.name == **peer)?.address.clone()));
@@ -379,4 +385,23 @@ fn take(
     let journal = Journal::create(&here.world, &here.paths.journals(), header)?;
     let run = Run::new(here, journal, order.clone(), open.modify_index);
     Ok(Some(run.start(owner, source)))
+}
+
+/// As its owner takes it: with the slave that the application is to have, once and for all.
+fn with_slave(order: &Order, facts: &Facts) -> Order {
+    let mut order = order.clone();
+    let Request::Deploy(deploy) = &mut order.request else { return order };
+    let (slave, said) = plan::slave(deploy, facts);
+    match (slave, said) {
+        (Some(slave), Some(said)) => {
+            info!("{said}");
+            deploy.slave = Slave::Named(slave);
+        }
+        (None, Some(said)) => {
+            warn!("{said}");
+            order.notes = vec![said];
+        }
+        (_, None) => {}
+    }
+    order
 }
