@@ -10,4 +10,5 @@ mod attack;
 mod basics;
 mod histories;
 mod matrix;
+mod orders;
 mod stories;

@@ -31,6 +31,7 @@ fn ask() -> Result<Value, Box<dyn std::error::Error>> {
         "node": std::env::var("STANDIN_NODE")?,
         "cwd": std::env::current_dir()?,
         "argv": argv,
+        "secret": std::env::var("HANDLER_CREDENTIAL").ok(),
     });
     let mut world = UnixStream::connect(std::env::var("STANDIN_WORLD")?)?;
     writeln!(world, "{request}")?;
