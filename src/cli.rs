@@ -44,13 +44,28 @@ RUST_LOG
 #[derive(Debug, PartialEq)]
 pub enum Verb {
     Events,
-    Request { event: String, json: String },
-    Plan { event: String, json: String },
+    Request {
+        event: String,
+        json: String,
+    },
+    Plan {
+        event: String,
+        json: String,
+    },
     Reconcile,
-    Work { name: String },
-    Cancel { id: String, give_up: Option<String> },
+    Work {
+        name: String,
+    },
+    Cancel {
+        id: String,
+        give_up: Option<String>,
+    },
     Routes,
     Status,
+    /// git asks this program for what its server asks for; see `outside::git`.
+    Credential {
+        get: bool,
+    },
     Help,
     Version,
 }
@@ -134,6 +149,7 @@ where
         Some("cancel") => Verb::Cancel { id: words.next().ok_or("cancel: expected the ID of an order after it")?, give_up: give_up.take() },
         Some("routes") => Verb::Routes,
         Some("status") => Verb::Status,
+        Some("credential") => Verb::Credential { get: words.next().as_deref() == Some("get") },
         Some(other) => return Err(format!("unknown command {other:?}").into()),
     };
     if let Some(word) = words.next().filter(|_| asked.is_none()) {

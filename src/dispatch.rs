@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use log::{debug, error, info, warn};
 
+use crate::about;
 use crate::error::Error;
 use crate::here::Here;
 use crate::inbox;
 use crate::model::names::AppName;
-use crate::node::{about, reconcile};
+use crate::model::order::UNDERSTANDS;
+use crate::node::reconcile;
 use crate::older;
 use crate::orders;
 use crate::outside::doors::Apart;
@@ -31,7 +33,7 @@ pub fn dispatch(here: &Here, told: bool, flags: &[String]) -> Result<Sent, Error
     // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
     let index = if told { 0 } else { here.consul.index("")? };
     let journals = journals(here)?;
-    if journals.is_empty() && left == 0 && quiet_index(here) == Some(index) {
+    if journals.is_empty() && left == 0 && is_quiet(here, index) {
         debug!("nothing has changed since there was nothing to do");
         return Ok(Sent::default());
     }
@@ -43,7 +45,7 @@ pub fn dispatch(here: &Here, told: bool, flags: &[String]) -> Result<Sent, Error
     let wrong = seen.unreadable + left;
     // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
     if due.is_empty() && wrong == 0 && index > 1 {
-        here.world.replace_file(&here.paths.quiet(), index.to_string().as_bytes(), false)?;
+        here.world.replace_file(&here.paths.quiet(), quiet(index).as_bytes(), false)?;
     }
     let mut sent = Sent { workers: due.len(), failed: wrong };
     let mut started: Vec<(AppName, Box<dyn Apart>)> = Vec::new();
@@ -93,8 +95,12 @@ fn journals(here: &Here) -> Result<BTreeSet<AppName>, Error> {
     Ok(names)
 }
 
-/// Consul's index at which there was nothing to do here: as long as it stands, there is nothing.
-fn quiet_index(here: &Here) -> Option<u64> {
-    let text = here.world.read_file(&here.paths.quiet(), 64).ok()??;
-    std::str::from_utf8(&text).ok()?.parse().ok()
+/// Consul's index at which there was nothing to do here: as long as it stands, there is nothing. Not for a handler that understands more: it has
+/// to say so.
+fn quiet(index: u64) -> String {
+    format!("{index} {UNDERSTANDS}")
+}
+
+fn is_quiet(here: &Here, index: u64) -> bool {
+    here.world.read_file(&here.paths.quiet(), 64).is_ok_and(|text| text.is_some_and(|text| text == quiet(index).as_bytes()))
 }

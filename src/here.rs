@@ -120,16 +120,26 @@ impl Paths {
         Ok(())
     }
 
-    /// Makes the folders, and sees that they are this user's.
+    /// Makes the folders, and sees that they are this user's and nobody else's. Checkouts are left as git makes them: containers of other users
+    /// have folders of them mounted.
     pub fn prepare(&self, world: &World) -> Result<(), Error> {
+        world.create_shared_folder(&self.deploy_dir)?;
         for folder in [self.inbox(), self.apps()] {
             world.create_folder(&folder)?;
         }
         // What another user has left can often be read but not replaced, and git refuses another's checkouts.
-        let owner = world.look_at(&self.own)?.map_or(0, |found| found.owner);
+        let own = world.look_at(&self.own)?;
+        let owner = own.map_or(0, |found| found.owner);
         let me = world.user()?;
         if owner != me {
             return Err(Fault::AnotherUser { folder: self.own.clone(), owner, me, deploy_dir: self.deploy_dir.clone() }.into());
+        }
+        // An older handler has made them.
+        if own.is_some_and(|found| found.is_open()) {
+            world.close_folder(&self.own, &self.proxies())?;
+        }
+        if world.look_at(&self.log())?.is_some_and(|found| found.is_open() && found.owner == me) {
+            world.close_file(&self.log())?;
         }
         Ok(())
     }
@@ -181,7 +191,7 @@ impl Here {
     }
 
     pub fn git(&self) -> Git<'_> {
-        Git { world: &self.world, deadline: self.settings.timeouts.git, own_ssh: self.settings.own_ssh }
+        Git { world: &self.world, deadline: self.settings.timeouts.git, own_ssh: self.settings.own_ssh, credential: None }
     }
 
     pub fn plugin(&self) -> Plugin {

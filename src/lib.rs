@@ -10,6 +10,8 @@
 //! - [`error`]: what went wrong, as callers tell it apart.
 //! - [`logger`]: the log.
 //! - [`here`]: this node: its doors, its name, its files.
+//! - [`about`]: what each node says of itself.
+//! - [`credentials`]: what repositories ask for.
 //! - [`orders`]: orders in Consul: created, read, changed, finished, archived. [`service`]: what Consul is told of an application.
 //! - [`inbox`]: events become orders.
 //! - [`data`]: what becomes of data.
@@ -21,7 +23,9 @@
 //! - [`show`]: text for people.
 //! - [`verbs`]: what the handler can be asked to do; [`cli`]: how.
 
+pub mod about;
 pub mod cli;
+pub mod credentials;
 pub mod data;
 pub mod dispatch;
 pub mod error;

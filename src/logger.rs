@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use env_logger::{Builder, Env, Target};
@@ -56,7 +57,7 @@ impl Write for Tee {
 pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), disk::Error> {
     let clock = SystemClock::default();
     let opened = path.map(|path| {
-        let file = OpenOptions::new().append(true).create(true).open(path);
+        let file = OpenOptions::new().append(true).create(true).mode(disk::PRIVATE).open(path);
         file.map_err(|source| disk::Error { doing: "write", path: path.into(), source })
     });
     let (file, error) = match opened.transpose() {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use handler::cli::{self, Args, Verb};
 use handler::here::{Here, Paths};
 use handler::model::order::Order;
+use handler::model::text::redacted;
 use handler::outside::clock::SystemClock;
 use handler::outside::disk::RealDisk;
 use handler::outside::doors::{Doors, World};
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     match args.and_then(|args| run(&args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Ended(code, message)) => {
+            let message = redacted(&message); // a word of the command line, perhaps
             error!("{message}");
             if !log::log_enabled!(log::Level::Error) {
                 eprintln!("handler: {message}"); // the log is not open yet
@@ -57,6 +59,7 @@ fn run(args: &Args) -> Result<(), Ended> {
     match &args.verb {
         Verb::Help => return print(cli::USAGE),
         Verb::Version => return print(concat!("handler ", env!("CARGO_PKG_VERSION"), "\n")),
+        Verb::Credential { get } => return answer_git(*get),
         Verb::Events if io::stdin().is_terminal() => return Err(usage(cli::USAGE)),
         _ => {}
     }
@@ -91,7 +94,16 @@ fn run(args: &Args) -> Result<(), Ended> {
             proxies::apply::routes(&here, &settings).map_err(failed)
         }
         Verb::Status => verbs::status(&here, print),
-        Verb::Help | Verb::Version => Ok(()),
+        Verb::Help | Verb::Version | Verb::Credential { .. } => Ok(()),
+    }
+}
+
+/// Asks nobody but its environment: the handler that has started git has put there what it may answer. To store or to erase it is not git's.
+fn answer_git(get: bool) -> Result<(), Ended> {
+    let asked = input()?;
+    match settings::credential().and_then(|credential| credential.answer(&asked)).filter(|_| get) {
+        Some(answer) => print(&answer),
+        None => Ok(()),
     }
 }
 

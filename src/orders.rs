@@ -6,9 +6,10 @@ use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::members;
 use crate::model::names::{AppName, NodeName, OrderId};
-use crate::model::order::{Order, Request, State};
+use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
 use crate::model::{json, keys};
 use crate::outside::consul::{Consul, Entry, Op};
+use crate::{about, credentials};
 
 /// An open order and its indexes.
 pub struct Open {
@@ -29,16 +30,41 @@ pub fn text(order: &Order) -> Result<Vec<u8>, Error> {
     json::write(order).map_err(|source| Error::Json { at: order.key(), what: "writable", source })
 }
 
-/// Writes the order, unless it is open or finished already.
+/// Writes the order, unless it is open or finished already; and apart from it what its repository asks for.
 pub fn create(here: &Here, id: OrderId, request: Request) -> Result<Order, Error> {
-    let order = Order::new(id, request, here.world.clock.now());
-    let (key, history) = (order.key(), order.history_key());
-    if here.consul.transaction(&[Op::CheckAbsent(&history), Op::Cas(&key, &text(&order)?, 0)])? {
+    let (request, credential) = credentials::take_out(here, request)?;
+    let mut order = Order::new(id, request, here.world.clock.now());
+    if credential.is_some() {
+        order.needs = NULL_AND_CREDENTIAL;
+    }
+    understood_by_all(here, &order)?;
+    let (key, history, text) = (order.key(), order.history_key(), text(&order)?);
+    let mut operations = vec![Op::CheckAbsent(&history), Op::Cas(&key, &text, 0)];
+    let credential = credential.map(|credential| credentials::entry(&order, credential)).transpose()?;
+    operations.extend(credential.as_ref().map(|(key, text)| Op::Set(key, text)));
+    if here.consul.transaction(&operations)? {
         info!("ordered: {} {}", order.request.event(), order.name);
     } else {
         info!("{} {} is ordered already", order.request.event(), order.name);
     }
     Ok(order)
+}
+
+/// A node that is too old would take the order for another one. Any member may come to have a part in it, one that is dead now as well.
+fn understood_by_all(here: &Here, order: &Order) -> Result<(), Error> {
+    if order.needs == 1 {
+        return Ok(());
+    }
+    about::tell(here)?; // this node's first run, perhaps
+    for member in here.consul.members()? {
+        let Ok(node) = NodeName::try_from(member.name) else { continue };
+        let about = about::read(here, &node)?;
+        if about.understands < order.needs {
+            let too_old = Fault::TooOld { node: node.to_string(), version: about.version, needs: order.needs };
+            return Err(Error::Refused(Box::new(too_old)));
+        }
+    }
+    Ok(())
 }
 
 /// In the one order in which Consul has them.

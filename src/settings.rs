@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::credential::Credential;
+
 #[cfg(feature = "tls")]
 pub use ureq::tls::TlsConfig as Tls;
 /// Without the feature there is none.
@@ -54,6 +56,13 @@ impl fmt::Display for Error {
 pub enum Version {
     One,
     Two,
+}
+
+/// In the environment of a git that may have to say who it is, for this program as its helper: site, user and password, a line each.
+pub const CREDENTIAL: &str = "HANDLER_CREDENTIAL";
+
+pub fn credential() -> Option<Credential> {
+    Credential::from_env(&text(CREDENTIAL).ok()??)
 }
 
 /// How long each kind of outside work may take. Set by `HANDLER_TIMEOUT_<KIND>`, in seconds.

@@ -170,7 +170,7 @@ pub fn cancel(here: &Here, id: &str, give_up: Option<&str>) -> Result<String, Fa
 pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
     let asked = event::asked(event, json).map_err(|source| Failure::Usage(Error::Request { event: event.into(), source }))?;
     let order = match asked {
-        Asked::Request(request) => Order::new(here.world.new_id()?, request, here.world.clock.now()),
+        Asked::Request(request) => Order::new(here.world.new_id()?, request.without_credentials().0, here.world.clock.now()),
         Asked::Order(id) => orders::open_one(&here.consul, &id)?,
     };
     Ok(plan::plan(here, &order)?)

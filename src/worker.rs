@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use log::{debug, error, info, warn};
 
+use crate::about;
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::logger;
 use crate::model::members::{self, Member};
 use crate::model::names::{AppName, Host, NodeName};
-use crate::model::order::{Order, Request, State, UNDERSTANDS};
+use crate::model::order::{Order, Request, Slave, State, UNDERSTANDS};
 use crate::model::record::Record;
 use crate::model::time::Time;
 use crate::model::{json, keys};
-use crate::node::{about, reconcile};
+use crate::node::reconcile;
 use crate::older;
 use crate::orders::{self, Failing, Open};
 use crate::outside::doors::Lock;
@@ -487,6 +488,7 @@ fn take(
         return Ok(None);
     }
     tally.handed_over |= plan.part == Part::Source;
+    let order = &if plan.part == Part::Owner { with_slave(order, &facts) } else { order.clone() };
     let source = plan::source(order, &owner, &facts).filter(|source| facts.alive(source));
     let peer = if plan.part == Part::Owner { source.as_ref() } else { Some(&owner) };
     let address = peer.and_then(|peer| Some(members.iter().find(|member| member.name == **peer)?.address.clone()));
@@ -505,4 +507,23 @@ fn take(
     let journal = Journal::create(&here.world, here.paths.journal(&order.name), header)?;
     let run = Run::new(here, journal, order.clone(), open.modify_index);
     Ok(Some(run.start(owner, source)))
+}
+
+/// As its owner takes it: with the slave that the application is to have, once and for all.
+fn with_slave(order: &Order, facts: &Facts) -> Order {
+    let mut order = order.clone();
+    let Request::Deploy(deploy) = &mut order.request else { return order };
+    let (slave, said) = plan::slave(deploy, facts);
+    match (slave, said) {
+        (Some(slave), Some(said)) => {
+            info!("{said}");
+            deploy.slave = Slave::Named(slave);
+        }
+        (None, Some(said)) => {
+            warn!("{said}");
+            order.notes = vec![said];
+        }
+        (_, None) => {}
+    }
+    order
 }

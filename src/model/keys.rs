@@ -31,6 +31,11 @@ pub fn history(name: &AppName, id: &OrderId) -> String {
     format!("history/{name}/{id}")
 }
 
+/// What the application's repository asks for.
+pub fn credential(name: &AppName) -> String {
+    format!("credential/{name}")
+}
+
 /// What a node says of itself.
 pub fn node(name: &NodeName) -> String {
     format!("{NODES}{name}")

@@ -1,5 +1,6 @@
 //! What all speak of: names, orders, records, keys, times. No effects.
 
+pub mod credential;
 pub mod event;
 pub mod json;
 pub mod keys;

@@ -136,7 +136,9 @@ checked!(
 const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
 
 fn check_repo(text: String) -> Result<String, Invalid> {
-    let bad = |rule| Err(Invalid { value: Some(redacted(&text)), rule });
+    // Where a secret may have a space in it, the space would end what is taken for it.
+    let shown = || if text.contains('@') { text.replace(|c: char| c.is_whitespace() || c.is_control(), "%20") } else { text.clone() };
+    let bad = |rule| Err(Invalid { value: Some(redacted(&shown())), rule });
     let url = text.trim_matches(' ');
     let url = url.strip_suffix(".git").unwrap_or(url);
     let word = |s: &str| !s.is_empty() && !s.starts_with('-') && s.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
@@ -265,6 +267,26 @@ impl RepoUrl {
                 format!("{scheme}://{}", &rest[user_end..])
             }
             None => self.0.clone(),
+        }
+    }
+}
+
+impl RepoUrl {
+    /// Of an http or https URL: the scheme, what stands before the `@`, and from the host on.
+    pub fn web_parts(&self) -> Option<(&str, Option<&str>, &str)> {
+        let (scheme, rest) = self.0.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))?;
+        let host_end = rest.find('/').unwrap_or(rest.len());
+        match rest[..host_end].rfind('@') {
+            Some(at) => Some((scheme, Some(&rest[..at]), &rest[at + 1..])),
+            None => Some((scheme, None, rest)),
+        }
+    }
+
+    /// Without the user, password or token of an http or https URL. All of it goes: a user that was left could not be told from a token.
+    pub fn bare(&self) -> RepoUrl {
+        match self.web_parts() {
+            Some((scheme, Some(_), rest)) => RepoUrl(format!("{scheme}://{rest}")),
+            _ => self.clone(),
         }
     }
 }

@@ -6,17 +6,60 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::credential::Credential;
 use super::json;
 use super::keys;
-use super::names::{App, AppName, Branch, NodeName, OrderId, RepoUrl, Snapshot, Volume};
+use super::names::{App, AppName, Branch, Invalid, NodeName, OrderId, RepoUrl, Snapshot, Volume};
+use super::text::redacted;
 use super::time::Time;
 
 /// What an order of this version may need of whoever takes part in it. An order that needs more than a node understands is failed, with the
 /// name of that node, by whoever finds it.
-pub const UNDERSTANDS: u32 = 1;
+pub const UNDERSTANDS: u32 = 2;
+
+/// Needed by an order whose `"slave": null` is meant, and by one whose repository asks for what Consul keeps as its credential. Without it a null
+/// means that nothing was said: older handlers write it so.
+pub const NULL_AND_CREDENTIAL: u32 = 2;
 
 /// Members that this version does not know: kept in what is stored, refused in what people write.
 pub type Unknown = Map<String, Value>;
+
+/// What a deploy says of its slave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Option<NodeName>", into = "Option<NodeName>")]
+pub enum Slave {
+    /// Nothing: the application keeps the one that it has.
+    #[default]
+    Kept,
+    /// `null`: it is to have none.
+    Ended,
+    Named(NodeName),
+}
+
+impl From<Option<NodeName>> for Slave {
+    fn from(node: Option<NodeName>) -> Slave {
+        node.map_or(Slave::Ended, Slave::Named)
+    }
+}
+
+impl From<Slave> for Option<NodeName> {
+    fn from(slave: Slave) -> Option<NodeName> {
+        slave.named().cloned()
+    }
+}
+
+impl Slave {
+    pub fn named(&self) -> Option<&NodeName> {
+        match self {
+            Slave::Named(node) => Some(node),
+            Slave::Kept | Slave::Ended => None,
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        *self == Slave::Kept
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deploy {
@@ -24,8 +67,8 @@ pub struct Deploy {
     pub branch: Branch,
     #[serde(alias = "target")]
     pub master: NodeName,
-    #[serde(default)]
-    pub slave: Option<NodeName>,
+    #[serde(default, skip_serializing_if = "Slave::is_kept")]
+    pub slave: Slave,
     #[serde(default)]
     pub update: bool,
     /// Take over from a dead master even where none of its data has been replicated.
@@ -104,6 +147,7 @@ pub enum Refused {
     SlaveIsMaster {
         node: NodeName,
     },
+    Repo(Invalid),
     NoTarget,
     TargetIsSource,
     LongName {
@@ -120,8 +164,17 @@ pub enum Refused {
 impl std::error::Error for Refused {}
 
 impl fmt::Display for Refused {
+    /// What is quoted may be a URL, and not only where one is expected.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
+        f.write_str(&redacted(&Plain(self).to_string()))
+    }
+}
+
+struct Plain<'a>(&'a Refused);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
             Refused::UnknownEvent { event } => write!(f, "unknown event {event:?}: expected one of {}", EVENTS.join(", ")),
             Refused::NotJson(source) => write!(f, "payload: not JSON: {source}"),
             Refused::NotAnObject { found } => write!(f, "payload: expected a JSON object, found {found}"),
@@ -132,6 +185,7 @@ impl fmt::Display for Refused {
                 write!(f, "payload: unknown field `{member}`, expected one of {}", known.join(", "))
             }
             Refused::SlaveIsMaster { node } => write!(f, "slave: {:?} is the master too; leave it out or name another node", &**node),
+            Refused::Repo(source) => write!(f, "repo: {source}"),
             Refused::NoTarget => write!(f, "target: has neither repo nor branch; one of the two is needed"),
             Refused::TargetIsSource => write!(f, "target: is the source itself"),
             Refused::LongName { name } => write!(f, "repo, branch: the application's name {name} is longer than 200 bytes"),
@@ -156,12 +210,15 @@ impl Request {
             return Err(Refused::UnknownMember { member: member.clone(), known });
         }
         match &request {
-            Request::Deploy(deploy) if deploy.slave.as_ref() == Some(&deploy.master) => {
+            Request::Deploy(deploy) if deploy.slave.named() == Some(&deploy.master) => {
                 return Err(Refused::SlaveIsMaster { node: deploy.master.clone() });
             }
             Request::Migrate(migrate) if migrate.target.repo.is_none() && migrate.target.branch.is_none() => return Err(Refused::NoTarget),
             Request::Migrate(_) if Some(request.app()) == request.source_app() => return Err(Refused::TargetIsSource),
             _ => {}
+        }
+        if let Some(source) = request.repos().find_map(|repo| Credential::of(repo).err()) {
+            return Err(Refused::Repo(source));
         }
         // A checkout is <name>-<id>, and a file name has at most 255 bytes.
         match [Some(request.app()), request.source_app()].into_iter().flatten().map(|app| app.name()).find(|name| name.len() > 200) {
@@ -183,6 +240,39 @@ impl Request {
                 None => Some((migrate.unknown.keys().next()?, &["repo", "branch", "target", "update"])),
             },
             Request::Deploy(_) => None,
+        }
+    }
+
+    fn repos(&self) -> impl Iterator<Item = &RepoUrl> {
+        let (repo, target) = match self {
+            Request::Deploy(Deploy { repo, .. }) | Request::Destroy(Destroy { repo, .. }) => (repo, None),
+            Request::Migrate(Migrate { repo, target, .. }) => (repo, target.repo.as_ref()),
+        };
+        std::iter::once(repo).chain(target)
+    }
+
+    /// The same without passwords and tokens; and that of a deploy. The others clone nothing.
+    pub fn without_credentials(mut self) -> (Request, Option<Credential>) {
+        let mut credential = None;
+        match &mut self {
+            Request::Deploy(Deploy { repo, .. }) => {
+                credential = Credential::of(repo).ok().flatten();
+                *repo = repo.bare();
+            }
+            Request::Destroy(Destroy { repo, .. }) => *repo = repo.bare(),
+            Request::Migrate(Migrate { repo, target, .. }) => {
+                *repo = repo.bare();
+                target.repo = target.repo.take().map(|repo| repo.bare());
+            }
+        }
+        (self, credential)
+    }
+
+    /// See [`UNDERSTANDS`].
+    fn needs(&self) -> u32 {
+        match self {
+            Request::Deploy(Deploy { slave: Slave::Ended, .. }) => NULL_AND_CREDENTIAL,
+            _ => 1,
         }
     }
 
@@ -268,6 +358,7 @@ pub struct Progress {
 
 /// An order as it stands in Consul, under `order/<id>` and, finished, under `history/<name>/<id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Order {
     pub id: OrderId,
     /// The application that changes.
@@ -329,14 +420,32 @@ fn is_one(needs: &u32) -> bool {
     *needs == 1
 }
 
+impl Serialize for Order {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Order::serialize(self, to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Order {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Order, D::Error> {
+        let mut order = Order::deserialize(from)?;
+        if let Request::Deploy(Deploy { slave: slave @ Slave::Ended, .. }) = &mut order.request
+            && order.needs < NULL_AND_CREDENTIAL
+        {
+            *slave = Slave::Kept;
+        }
+        Ok(order)
+    }
+}
+
 impl Order {
     pub fn new(id: OrderId, request: Request, now: Time) -> Order {
         Order {
             id,
             name: request.app().name(),
+            needs: request.needs(),
             request,
             state: State::Open,
-            needs: 1,
             created: now.rfc3339(),
             finished: None,
             owner: None,

@@ -9,6 +9,7 @@ use log::{error, info, warn};
 
 use super::fence;
 use super::local::{self, Local, LocalRole};
+use crate::credentials;
 use crate::data::schedules;
 use crate::error::{Error, Fault};
 use crate::here::Here;
@@ -258,7 +259,7 @@ fn adopt(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
 
 fn clone(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
     let folder = here.paths.checkout(name, &record.deploy_id);
-    let (git, wanted) = (here.git(), record.commit.as_deref());
+    let (git, wanted) = (credentials::git(here, name, &record.repo_url)?, record.commit.as_deref());
     if here.world.is_folder(&folder) && git.head(&folder).is_ok_and(|head| wanted.is_none_or(|wanted| wanted == head)) {
         return Ok(());
     }

@@ -204,7 +204,7 @@ impl Checkout {
         let asked_for = if printed.contains("\"profiles\"") { Some(config(&["config", "--services"])?) } else { None };
         let text = to_keep(&self.project, &printed, asked_for.as_deref(), &raw).map_err(Error::Printed)?;
         for (file, bytes) in [(ENV, &env), (RESOLVED, &text)] {
-            world.replace_private(&self.folder.join(file), bytes, synced)?;
+            world.replace_file(&self.folder.join(file), bytes, synced)?;
         }
         Ok(text)
     }

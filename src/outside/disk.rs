@@ -1,10 +1,10 @@
 //! Files, on the real disk; and how a file is replaced, on any.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::doors::{Disk, Found, Lock, World, Write};
@@ -62,18 +62,20 @@ impl World {
     /// Replaces a file: a reader sees the old or the new, never a half. If `synced` it is on the disk when this returns; if not, a power
     /// failure may bring the old one back or leave an empty one. Two processes may do it at once, each beside in its own.
     pub fn replace_file(&self, path: &Path, bytes: &[u8], synced: bool) -> Result<(), Error> {
-        self.replace(path, bytes, Write::Over, synced)
+        self.replace(path, bytes, synced, None)
     }
 
-    /// The same, for a file that only this user is to read.
-    pub fn replace_private(&self, path: &Path, bytes: &[u8], synced: bool) -> Result<(), Error> {
-        self.replace(path, bytes, Write::Private, synced)
+    /// The same for a file that others read, programs in containers for one.
+    pub fn replace_shared_file(&self, path: &Path, bytes: &[u8], synced: bool) -> Result<(), Error> {
+        self.replace(path, bytes, synced, Some(0o644))
     }
 
-    fn replace(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> Result<(), Error> {
+    fn replace(&self, path: &Path, bytes: &[u8], synced: bool, mode: Option<u32>) -> Result<(), Error> {
         let beside = path.with_added_extension(format!("{}.new", self.disk.process()));
-        let written = self.disk.write(&beside, bytes, how, synced).and_then(|()| self.disk.rename(&beside, path));
+        let written = self.disk.write(&beside, bytes, Write::Over, synced);
+        let written = written.and_then(|()| mode.map_or(Ok(()), |mode| self.disk.set_mode(&beside, mode)));
         written
+            .and_then(|()| self.disk.rename(&beside, path))
             .and_then(|()| if synced { self.disk.sync_folder(path.parent().unwrap_or(path)) } else { Ok(()) })
             .map_err(cannot("write", path))
     }
@@ -118,6 +120,33 @@ impl World {
         self.disk.create_folders(folder).map_err(cannot("create", folder))
     }
 
+    /// One that others look into; it is left as it is where it is there already.
+    pub fn create_shared_folder(&self, folder: &Path) -> Result<(), Error> {
+        if self.is_folder(folder) {
+            return Ok(());
+        }
+        self.create_folder(folder)?;
+        self.disk.set_mode(folder, 0o755).map_err(cannot("create", folder))
+    }
+
+    /// What is open to others is this user's alone from now on. The folder itself comes last: as long as it is open, its content may be, too.
+    pub fn close_folder(&self, folder: &Path, but: &Path) -> Result<(), Error> {
+        for path in self.list_folder(folder)?.into_iter().map(|name| folder.join(name)).filter(|path| path != but) {
+            match self.is_folder(&path) {
+                true => self.close_folder(&path, but)?,
+                false => self.close_file(&path)?,
+            }
+        }
+        self.disk.set_mode(folder, 0o700).map_err(cannot("change the mode of", folder))
+    }
+
+    pub fn close_file(&self, path: &Path) -> Result<(), Error> {
+        match self.disk.set_mode(path, 0o600) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()), // another run's, gone meanwhile
+            closed => closed.map_err(cannot("change the mode of", path)),
+        }
+    }
+
     /// The names in the folder are on the disk when this returns.
     pub fn sync_folder(&self, folder: &Path) -> Result<(), Error> {
         self.disk.sync_folder(folder).map_err(cannot("sync", folder))
@@ -150,6 +179,9 @@ impl World {
     }
 }
 
+/// The mode of new files.
+pub const PRIVATE: u32 = 0o600;
+
 /// The real one.
 pub struct RealDisk;
 
@@ -166,7 +198,7 @@ impl Disk for RealDisk {
 
     fn look(&self, path: &Path) -> io::Result<Option<Found>> {
         match fs::metadata(path) {
-            Ok(data) => Ok(Some(Found { folder: data.is_dir(), len: data.len(), owner: data.uid() })),
+            Ok(data) => Ok(Some(Found { folder: data.is_dir(), len: data.len(), owner: data.uid(), mode: data.mode() & 0o7777 })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -186,9 +218,8 @@ impl Disk for RealDisk {
         match how {
             Write::Append => options.append(true).create(true),
             Write::Over => options.write(true).create(true).truncate(true),
-            Write::Private => options.write(true).create(true).truncate(true).mode(0o600),
         };
-        let mut file = options.open(path)?;
+        let mut file = options.mode(PRIVATE).open(path)?;
         file.write_all(bytes)?;
         if synced { file.sync_data() } else { Ok(()) }
     }
@@ -232,11 +263,15 @@ impl Disk for RealDisk {
     }
 
     fn create_folders(&self, folder: &Path) -> io::Result<()> {
-        fs::create_dir_all(folder)
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    }
+
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        fs::set_permissions(path, Permissions::from_mode(mode))
     }
 
     fn lock(&self, path: &Path, wait: bool) -> io::Result<Option<Lock>> {
-        let file = File::create(path)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE).open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) if wait => file.lock()?,

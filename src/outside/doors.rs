@@ -88,15 +88,13 @@ pub trait Clock {
     fn sleep(&self, time: Duration);
 }
 
-/// What a file is written to.
+/// What a file is written to. A new one is for this user alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Its end; it is created if need be.
     Append,
     /// Whatever is there is replaced, not in one piece.
     Over,
-    /// The same; a new file is for this user alone.
-    Private,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +104,15 @@ pub struct Found {
     pub len: u64,
     /// The user it belongs to.
     pub owner: u32,
+    /// Who may what: `0o700`.
+    pub mode: u32,
+}
+
+impl Found {
+    /// To the group or to others.
+    pub fn is_open(&self) -> bool {
+        self.mode & 0o077 != 0
+    }
 }
 
 /// Let go when it is dropped, or when the process ends in whatever way.
@@ -118,7 +125,8 @@ pub trait Disk {
     fn look(&self, path: &Path) -> io::Result<Option<Found>>;
     /// The names in a folder, in order; those that are not UTF-8 are left out.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
-    /// `synced`: the content is on the disk when this returns; the name of a new file is when its folder is synced.
+    /// A new file is this user's alone. `synced`: the content is on the disk when this returns; the name of a new file is when its folder is
+    /// synced.
     fn write(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> io::Result<()>;
     /// Room for so many bytes of the file, which stays as long as it is. A disk that cannot do that takes none.
     fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()>;
@@ -130,7 +138,9 @@ pub trait Disk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     fn remove_all(&self, folder: &Path) -> io::Result<()>;
+    /// New ones are this user's alone.
     fn create_folders(&self, folder: &Path) -> io::Result<()>;
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// `None`: somebody else has it, and `wait` is not set.
     fn lock(&self, path: &Path, wait: bool) -> io::Result<Option<Lock>>;
     /// The user that this process runs as.

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use log::{Level, debug, info, log_enabled};
 
 pub use super::cmd::{Bounds, Capture, Cmd, Error};
+use super::disk;
 use super::doors::{Apart, Processes, World};
 use crate::model::text::redacted;
 
@@ -234,7 +236,7 @@ fn unlinked_file() -> io::Result<File> {
     if path.exists() {
         fs::remove_file(&path)?; // left by a killed process of the same number
     }
-    let file = OpenOptions::new().read(true).append(true).create_new(true).open(&path)?;
+    let file = OpenOptions::new().read(true).append(true).create_new(true).mode(disk::PRIVATE).open(&path)?;
     fs::remove_file(&path)?;
     Ok(file)
 }

@@ -41,7 +41,7 @@ impl Setup {
     fn of(here: &Here, settings: &settings::Proxies) -> Result<Setup, Error> {
         let version = here.settings.caddy;
         let folder = settings.folder.clone().unwrap_or_else(|| here.paths.proxies());
-        here.world.create_folder(&folder)?;
+        here.world.create_shared_folder(&folder)?;
         let words = |own: &Option<Vec<String>>, default: &[&str]| match own {
             Some(words) => words.clone(),
             None => default.iter().map(ToString::to_string).collect(),

@@ -62,7 +62,7 @@ impl ProxyFile {
         let (text, bad) = if self.is(world, &text) { (text, Vec::new()) } else { self.accepted(world, &all, view, text)? };
         if !self.is(world, &text) {
             world.replace_file(&unread, b"", true)?;
-            world.replace_file(&path, text.as_bytes(), true)?;
+            world.replace_shared_file(&path, text.as_bytes(), true)?;
             info!("{} written for {} applications", path.display(), all.len() - bad.len());
         }
         if world.is_file(&unread) {
@@ -119,7 +119,7 @@ impl ProxyFile {
         }
         // the proxy may look at the name
         let path = self.folder.join(format!("check-{}", self.name));
-        world.replace_file(&path, text.as_bytes(), false)?;
+        world.replace_shared_file(&path, text.as_bytes(), false)?;
         let checked = cmd(&self.check, &path).both(world);
         world.remove_file(&path)?;
         match checked {

@@ -17,6 +17,9 @@ pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
     let facts = records.facts(&members);
     let owner = plan::owner(order, &facts).map_err(|reason| Error::Refused(Box::new(reason)))?;
     let mut lines = vec![format!("{} {}", order.request.event(), order.name)];
+    if let Request::Deploy(deploy) = &order.request {
+        lines.extend(plan::slave(deploy, &facts).1);
+    }
     for member in &members {
         let Ok(name) = NodeName::try_from(member.name.clone()) else { continue };
         let plan = plan::plan(order, &facts, &name)?;
@@ -52,7 +55,7 @@ fn read(here: &Here, order: &Order, facts: &Facts) -> Result<Vec<String>, Error>
 fn roles(order: &Order, facts: &Facts, name: &NodeName) -> String {
     let old = role_in(facts.record, name);
     match &order.request {
-        Request::Deploy(deploy) => format!("{old} -> {}", role(name, &deploy.master, deploy.slave.as_deref())),
+        Request::Deploy(deploy) => format!("{old} -> {}", role(name, &deploy.master, plan::slave(deploy, facts).0.as_deref())),
         Request::Destroy(_) => format!("{old} -> none"),
         Request::Migrate(_) => format!("{old}"),
     }

@@ -66,7 +66,7 @@ pub fn register_old(run: &mut Run, _: Option<Output>) -> Done {
 
 pub fn schedule(run: &mut Run) -> Result<Output, Stop> {
     let (volumes, gone) = (run.data_volumes()?, run.old_volumes());
-    let wanted = run.master_schedule(run.deploy()?.slave.as_ref())?;
+    let wanted = run.master_schedule(run.deploy()?.slave.named())?;
     schedules::set(&run.here.plugin(), &wanted, &volumes, &gone)?;
     Ok(Output::Nothing)
 }
@@ -103,7 +103,7 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
         urls: loaded.routes.urls.clone(),
         ip: ip.to_string(),
         master: deploy.master,
-        slave: deploy.slave,
+        slave: deploy.slave.into(),
         ct: loaded.compose.services.iter().map(|service| (service.name.clone(), service.container.clone())).collect(),
         volumes: data,
         commit: Some(commit),
@@ -124,7 +124,24 @@ pub fn commit_migrate(run: &mut Run) -> Result<Output, Stop> {
 }
 
 pub fn commit_destroy(run: &mut Run) -> Result<Output, Stop> {
-    finish(run, &[Op::DeleteCas(&keys::app(&run.name), run.old_index())])
+    let app = keys::app(&run.name);
+    loop {
+        let credential = own_credential(run)?;
+        let mut changes = vec![Op::DeleteCas(&app, run.old_index())];
+        changes.extend(credential.as_ref().map(|(key, index)| Op::DeleteCas(key, *index)));
+        match finish(run, &changes) {
+            Err(Stop::Failed(Error::Fault(Fault::RecordChanged { .. }))) if own_credential(run)? != credential => {}
+            ended => return ended,
+        }
+    }
+}
+
+/// What is kept for the application's repository, with its index; not what an order has brought that comes after this one.
+fn own_credential(run: &Run) -> Result<Option<(String, u64)>, Error> {
+    let key = keys::credential(&run.name);
+    let (kept, order) = (run.here.consul.get(&key)?, run.here.consul.get(&run.order.key())?);
+    let index = kept.zip(order).filter(|(kept, order)| kept.modify_index < order.create_index).map(|(kept, _)| kept.modify_index);
+    Ok(index.map(|index| (key, index)))
 }
 
 /// With what the history is to say.
@@ -135,7 +152,7 @@ fn finish(run: &mut Run, changes: &[Op]) -> Result<Output, Stop> {
         order.commit = commit.clone();
         // What the application stands on now: a source deletes its own only if it is what it has sent.
         order.snapshots = snapshots.clone();
-        order.notes = notes.clone();
+        order.notes = [notes.clone(), order.notes.clone()].concat();
     })?;
     Ok(Output::Nothing)
 }

@@ -47,8 +47,12 @@ impl Run {
             Ok(me) => me.to_string(),
             Err(why) => return Run::left(&why.into()),
         };
+        let (request, notes) = (self.order.request.clone(), self.order.notes.clone());
         let taken = self.update(|order| {
             if part == Part::Owner {
+                // With the slave that the application is to have, and what is to be said of it.
+                order.request = request.clone();
+                order.notes.clone_from(&notes);
                 order.owner = Some(owner.clone());
                 order.source = source.clone();
             }

@@ -5,7 +5,7 @@ use super::table::Step;
 use crate::error::Fault;
 use crate::model::members::{self, Member};
 use crate::model::names::{App, NodeName};
-use crate::model::order::{Order, Origin, Request, State};
+use crate::model::order::{Deploy, Order, Origin, Request, Slave, State};
 use crate::model::record::Record;
 use crate::model::roles::{Role, Roles, role, role_in};
 use crate::model::text::redacted;
@@ -48,7 +48,7 @@ pub fn owner(order: &Order, facts: &Facts) -> Result<NodeName, Fault> {
     same_repository(order, facts)?;
     match &order.request {
         Request::Deploy(deploy) => {
-            for (member, name) in [("master", Some(&deploy.master)), ("slave", deploy.slave.as_ref())] {
+            for (member, name) in [("master", Some(&deploy.master)), ("slave", deploy.slave.named())] {
                 let Some(name) = name.filter(|name| facts.member(name).is_none()) else { continue };
                 let members = facts.members.iter().map(|member| member.name.clone()).collect();
                 return Err(Fault::NoMember { member, name: name.to_string(), members });
@@ -94,6 +94,23 @@ fn same_repository(order: &Order, facts: &Facts) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The slave that the application is to have, and what is to be said of it where the order says nothing: then the slave stays, or the old master
+/// becomes the slave of the one that was it.
+pub fn slave(deploy: &Deploy, facts: &Facts) -> (Option<NodeName>, Option<String>) {
+    let (old, slave) = match (&deploy.slave, facts.record) {
+        (Slave::Named(node), _) => return (Some(node.clone()), None),
+        (Slave::Kept, Some(Record { master, slave: Some(slave), .. })) => (master, slave),
+        (Slave::Ended | Slave::Kept, _) => return (None, None),
+    };
+    let (slave, said) = match *slave == deploy.master {
+        true if facts.alive(old) => (Some(old.clone()), format!("slave: {old}, which was the master")),
+        true => (None, format!("no slave: {old}, which was the master, is dead; deploy with one to have the data replicated")),
+        false if facts.member(slave).is_some() => (Some(slave.clone()), format!("slave: {slave}, as before")),
+        false => (None, format!("no slave: {slave}, which was it, is no member of the cluster any more; deploy with another one")),
+    };
+    (slave, Some(said))
+}
+
 /// The node that hands data over to the owner, if the order needs one.
 pub fn source(order: &Order, owner: &NodeName, facts: &Facts) -> Option<NodeName> {
     let record = match order.request {
@@ -122,7 +139,10 @@ pub fn plan(order: &Order, facts: &Facts, node: &NodeName) -> Result<Plan, Fault
         Some(_) => Origin::Dead,
     });
     let steps = match &order.request {
-        Request::Deploy(deploy) => deploy_steps(old, role(node, &deploy.master, deploy.slave.as_deref()), origin, deploy.update),
+        Request::Deploy(deploy) => {
+            let (slave, _) = slave(deploy, facts);
+            deploy_steps(old, role(node, &deploy.master, slave.as_deref()), origin, deploy.update)
+        }
         Request::Destroy(_) if part == Part::Owner => destroy_steps(old),
         Request::Destroy(_) => Vec::new(),
         Request::Migrate(migrate) => migrate_steps(part, source.is_none(), migrate.update),
@@ -148,7 +168,7 @@ fn then(order: &Order, facts: &Facts, node: &NodeName, steps: &[Step]) -> Vec<Ta
     };
     let roles = match &order.request {
         Request::Deploy(deploy) => {
-            Some(Roles { master: deploy.master.clone(), slave: deploy.slave.clone(), deploy_id: (&order.id).into() })
+            Some(Roles { master: deploy.master.clone(), slave: slave(deploy, facts).0, deploy_id: (&order.id).into() })
         }
         Request::Destroy(_) => None,
         Request::Migrate(_) => facts.record.map(Roles::from),

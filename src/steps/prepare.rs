@@ -7,6 +7,7 @@ use log::{info, warn};
 use super::output::{Checked, Cloned, Output, Snapshots};
 use super::run::Run;
 use super::{Done, Stop};
+use crate::credentials;
 use crate::data::{own, volumes};
 use crate::error::{Error, Fault};
 use crate::model::keys;
@@ -21,7 +22,7 @@ use crate::service;
 
 pub fn clone(run: &mut Run) -> Result<Output, Stop> {
     remove_checkout(run, None)?;
-    let commit = run.here.git().clone(&run.app, &run.folder())?;
+    let commit = credentials::git(&run.here, &run.name, &run.app.repo)?.clone(&run.app, &run.folder())?;
     info!("commit {commit}");
     Ok(Output::Cloned(Cloned { commit }))
 }

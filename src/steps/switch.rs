@@ -133,12 +133,12 @@ fn script(run: &mut Run, script: &str, args: &[&str]) -> Result<Output, Stop> {
 pub fn post_migrate(run: &mut Run) -> Result<Output, Stop> {
     let (app, source) = (run.app.clone(), run.order.request.source_app());
     let source = source.ok_or(Fault::Impossible { what: "post_migrate.sh without a source" })?;
-    script(run, "post_migrate.sh", &["-R", &source.repo, "-B", &source.branch, "-r", &app.repo, "-b", &app.branch])
+    script(run, "post_migrate.sh", &["-R", &source.repo.bare(), "-B", &source.branch, "-r", &app.repo.bare(), "-b", &app.branch])
 }
 
 pub fn update_script(run: &mut Run) -> Result<Output, Stop> {
     let app = run.app.clone();
-    script(run, "update.sh", &["-r", &app.repo, "-b", &app.branch])
+    script(run, "update.sh", &["-r", &app.repo.bare(), "-b", &app.branch])
 }
 
 pub fn up(run: &mut Run) -> Result<Output, Stop> {

@@ -63,7 +63,8 @@ fn a_move_takes_the_data_along() {
 fn a_move_to_a_node_without_a_role() {
     let w = deployed(&NODES, "node1", Some("node2"));
     let first = w.lock().repos[URL].branches["master"].clone();
-    all_well(&w.deliver_all(&[deploy("second", "node3", None)]));
+    let payload = json!({"repo": URL, "branch": "master", "master": "node3", "slave": null});
+    all_well(&w.deliver_all(&[event("second", "deploy", &payload)]));
     w.settle();
     assert_serves(&w, "node3", &first);
     assert_eq!(w.volume("node3", DATA).unwrap(), "orders of monday|");

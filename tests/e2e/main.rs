@@ -7,6 +7,7 @@
 mod world;
 
 mod cluster;
+mod credentials;
 mod deploy;
 mod histories;
 mod intake;

@@ -192,3 +192,22 @@ fn the_status_says_what_is_wrong_and_fails() {
     dead.exits(1);
     assert!(dead.stdout.starts_with(&format!("wrong: {APP}: its master, node1, is dead")), "{dead}");
 }
+
+#[test]
+fn the_plan_says_who_the_slave_will_be() {
+    let w = crate::deployed(&["node1", "node2", "node3"], "node1", Some("node2"));
+    let plan = |payload: serde_json::Value| {
+        let run = w.handler("node1", &["plan", "deploy", &payload.to_string()]).run();
+        run.exits(0);
+        run.stdout
+    };
+    let order = |master: &str| json!({"repo": crate::URL, "branch": "master", "master": master});
+    let says = plan(order("node1"));
+    assert!(says.contains("\nslave: node2, as before\n") && says.contains("node2 (slave -> slave)"), "{says}");
+    let says = plan(order("node2"));
+    assert!(says.contains("\nslave: node1, which was the master\n") && says.contains("node1 (master -> slave)"), "{says}");
+    let mut none = order("node1");
+    none["slave"] = json!(null);
+    let says = plan(none);
+    assert!(!says.contains("slave: ") && says.contains("node2 (slave -> none)"), "{says}");
+}

@@ -11,5 +11,6 @@ mod basics;
 mod beside;
 mod chaos;
 mod matrix;
+mod orders;
 mod resolved;
 mod stories;

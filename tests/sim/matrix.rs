@@ -44,6 +44,7 @@ transitions! {
     redeploy,
     redeploy_with_a_slave,
     master_and_slave_swap,
+    a_swap_that_names_no_slave,
     a_move_to_a_node_without_a_role,
     destroy_of_the_shop,
     destroy_without_the_master,

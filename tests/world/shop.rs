@@ -135,6 +135,11 @@ pub fn master_and_slave_swap<C: Cluster>() -> Transition<C> {
     (c, "two", deploy("two", "node2", Some("node1")), "done")
 }
 
+/// Its slave becomes the master, and it the slave, without a word.
+pub fn a_swap_that_names_no_slave<C: Cluster>() -> Transition<C> {
+    (deployed(&NODES, "node1", Some("node2")), "two", deploy("two", "node2", None), "done")
+}
+
 pub fn a_move_to_a_node_without_a_role<C: Cluster>() -> Transition<C> {
     (deployed(&NODES, "node1", Some("node2")), "two", deploy("two", "node3", None), "done")
 }

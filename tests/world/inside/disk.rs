@@ -139,8 +139,8 @@ impl Disk {
     pub fn look(&self, path: &Path) -> io::Result<Option<Found>> {
         match self.at(path) {
             Ok(ino) => Ok(Some(match &self.inodes[&ino] {
-                Inode::File { now, .. } => Found { folder: false, len: now.len() as u64, owner: 0 },
-                Inode::Folder { .. } => Found { folder: true, len: 4096, owner: 0 },
+                Inode::File { now, .. } => Found { folder: false, len: now.len() as u64, owner: 0, mode: 0o600 },
+                Inode::Folder { .. } => Found { folder: true, len: 4096, owner: 0, mode: 0o700 },
             })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -169,7 +169,7 @@ impl Disk {
             synced.clone_from(now);
             *dirty = None;
         }
-        if matches!(how, Write::Over | Write::Private) {
+        if how == Write::Over {
             now.clear();
         }
         now.extend_from_slice(bytes);

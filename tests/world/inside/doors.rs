@@ -8,6 +8,7 @@ use std::time::Duration;
 use handler::model::time::Time;
 use handler::outside::doors::{self, Answer, Apart, Clock, Doors, Found, Lock, Net, Processes, Service, Unanswered, Write};
 use handler::outside::process::{self, Capture, Cmd};
+use handler::settings::CREDENTIAL;
 
 use super::super::state::Reach;
 use super::super::state::consul;
@@ -137,10 +138,17 @@ impl Door {
     }
 
     fn orphan(&self, inner: &mut Guard, call: Call, time: u64, mark: Option<&str>) {
-        let Call::Process { argv, cwd } = call else { panic!("only a process goes on without its handler") };
+        let Call::Process { argv, cwd, secret } = call else { panic!("only a process goes on without its handler") };
         let at = inner.state.time + time;
         let argv = argv.iter().map(|word| word.to_string()).collect();
-        let orphan = Orphan { node: self.node.clone(), at, argv, cwd: cwd.to_owned(), mark: mark.map(str::to_owned) };
+        let orphan = Orphan {
+            node: self.node.clone(),
+            at,
+            argv,
+            cwd: cwd.to_owned(),
+            secret: secret.map(str::to_owned),
+            mark: mark.map(str::to_owned),
+        };
         inner.orphans.push(orphan);
     }
 
@@ -188,8 +196,9 @@ impl Processes for Door {
         if !self.shared.lock().disks[&self.node].look(&cwd).is_ok_and(|found| found.is_some_and(|found| found.folder)) {
             return Err(process::Error::NoFolder { cmd: cmd.to_string(), cwd });
         }
-        let mark = cmd.env.iter().find(|(name, _)| *name == MARK).map(|(_, mark)| mark.to_string_lossy().into_owned());
-        match self.call(Call::Process { argv: &argv, cwd: &cwd }, cmd.deadline, mark.as_deref()) {
+        let env = |wanted: &str| cmd.env.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_string_lossy().into_owned());
+        let (mark, secret) = (env(MARK), env(CREDENTIAL));
+        match self.call(Call::Process { argv: &argv, cwd: &cwd, secret: secret.as_deref() }, cmd.deadline, mark.as_deref()) {
             Heard::Reply(Reply::Out(out)) if out.status == 0 => Ok(match capture {
                 Capture::Nothing => String::new(),
                 Capture::Stdout => out.stdout,
@@ -377,6 +386,10 @@ impl doors::Disk for Door {
 
     fn create_folders(&self, folder: &Path) -> io::Result<()> {
         self.disk(false, "create", folder, |disk| disk.create_folders(folder))
+    }
+
+    fn set_mode(&self, path: &Path, _: u32) -> io::Result<()> {
+        self.disk(false, "mode", path, |disk| disk.look(path)?.map(drop).ok_or(io::ErrorKind::NotFound.into()))
     }
 
     fn lock(&self, path: &Path, wait: bool) -> io::Result<Option<Lock>> {

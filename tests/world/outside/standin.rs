@@ -37,6 +37,7 @@ fn ask() -> Result<Value, Box<dyn std::error::Error>> {
         "cwd": std::env::current_dir()?,
         "argv": argv,
         "told": told.collect::<Vec<_>>(),
+        "secret": std::env::var("HANDLER_CREDENTIAL").ok(),
     });
     let mut world = UnixStream::connect(node.with_file_name("world.sock"))?;
     writeln!(world, "{request}")?;

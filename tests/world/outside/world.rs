@@ -453,7 +453,11 @@ impl Shared {
         }
         stream.set_nonblocking(true).unwrap();
         let gone = || matches!((&stream).read(&mut [0]), Ok(0));
-        let reply = self.call(request["node"].as_str().unwrap(), Call::Process { argv: &argv, cwd: &cwd }, gone);
+        let reply = self.call(
+            request["node"].as_str().unwrap(),
+            Call::Process { argv: &argv, cwd: &cwd, secret: request["secret"].as_str() },
+            gone,
+        );
         stream.set_nonblocking(false).unwrap();
         if let Some(Reply::Out(out)) = reply {
             let answer = json!({"stdout": out.stdout, "stderr": out.stderr, "status": out.status});

@@ -33,7 +33,12 @@ pub enum Call<'a> {
     Consul(&'a Request),
     Plugin(&'a Request),
     Engine(&'a Request),
-    Process { argv: &'a [&'a str], cwd: &'a Path },
+    /// `secret`: what git may tell a server that asks, from its environment.
+    Process {
+        argv: &'a [&'a str],
+        cwd: &'a Path,
+        secret: Option<&'a str>,
+    },
 }
 
 #[derive(Debug)]
@@ -84,8 +89,8 @@ impl Call<'_> {
             Call::Consul(request) => Reply::Http(consul::answer(s, node, request, patient)?),
             Call::Plugin(request) => Reply::Http(plugin::answer(s, node, request)),
             Call::Engine(request) => Reply::Http(engine::answer(s, node, request)),
-            Call::Process { argv, cwd } => Reply::Out(match argv[0] {
-                "git" => git::run(s, files, &argv[1..], cwd),
+            Call::Process { argv, cwd, secret } => Reply::Out(match argv[0] {
+                "git" => git::run(s, files, &argv[1..], cwd, *secret),
                 "docker" => docker::run(s, node, &argv[1..]),
                 "docker-compose" => compose::run(s, files, node, &argv[1..], cwd),
                 _ => script::run(s, files, node, &argv[1..], cwd),

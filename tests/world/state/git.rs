@@ -9,6 +9,8 @@ use super::{Files, Out, State};
 pub struct Repo {
     pub branches: BTreeMap<String, String>,
     pub commits: BTreeMap<String, BTreeMap<String, String>>,
+    /// What its server asks for: site, user and password, a line each.
+    pub asks: Option<String>,
 }
 
 impl State {
@@ -24,10 +26,17 @@ impl State {
     }
 }
 
-pub fn run(s: &State, files: &mut dyn Files, args: &[&str], cwd: &Path) -> Out {
+/// `secret`: what its environment has for a helper that its arguments name for the site.
+pub fn run(s: &State, files: &mut dyn Files, args: &[&str], cwd: &Path, secret: Option<&str>) -> Out {
+    let site = |text: &str| format!("credential.{}.helper=/proc/", text.lines().next().unwrap_or_default());
+    let secret = secret.filter(|text| args.iter().any(|arg| arg.starts_with(&site(text))));
+    let asks = |repo: &Repo| {
+        let text = format!("fatal: could not read Username for '{}': terminal prompts disabled", repo.asks.as_deref()?.lines().next()?);
+        (repo.asks.as_deref() != secret).then(|| Out::fail(128, &text))
+    };
+    let args = &args[args.chunks(2).take_while(|pair| pair[0] == "-c").count() * 2..];
     match args {
-        ["-c", _, rest @ ..] => run(s, files, rest, cwd),
-        ["-C", dir, rest @ ..] => run(s, files, rest, &cwd.join(dir)),
+        ["-C", dir, rest @ ..] => run(s, files, rest, &cwd.join(dir), secret),
         ["clone", rest @ ..] => {
             let (Some(branch), [.., "--", url, dir]) = (after(rest, "--branch"), rest) else {
                 return Out::fail(129, "usage: git clone");
@@ -35,6 +44,9 @@ pub fn run(s: &State, files: &mut dyn Files, args: &[&str], cwd: &Path) -> Out {
             let Some(repo) = s.repos.get(*url) else {
                 return Out::fail(128, &format!("fatal: repository '{url}' not found"));
             };
+            if let Some(refused) = asks(repo) {
+                return refused;
+            }
             let Some(id) = repo.branches.get(branch) else {
                 return Out::fail(128, &format!("fatal: Remote branch {branch} not found in upstream origin"));
             };
@@ -50,6 +62,7 @@ pub fn run(s: &State, files: &mut dyn Files, args: &[&str], cwd: &Path) -> Out {
             Some(id) => Out::ok(id + "\n"),
             None => Out::fail(128, "fatal: not a git repository"),
         },
+        ["fetch", ..] if origin(s, files, cwd).and_then(asks).is_some() => origin(s, files, cwd).and_then(asks).unwrap(),
         ["fetch", .., "origin", id] => match origin(s, files, cwd).is_some_and(|r| r.commits.contains_key(*id)) {
             true => Out::ok(""),
             false => Out::fail(128, &format!("fatal: remote error: upload-pack: not our ref {id}")),
