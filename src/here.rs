@@ -92,9 +92,9 @@ impl Paths {
         self.own.join("quiet")
     }
 
-    /// Names of snapshots that are no replicas, a line each.
-    pub fn own_snapshots(&self) -> PathBuf {
-        self.own.join("own-snapshots")
+    /// Names of snapshots that are no replicas, a line each; and where older handlers had them, whose file can have no room of its own.
+    pub fn own_snapshots(&self) -> [PathBuf; 2] {
+        [self.own.join("own"), self.own.join("own-snapshots")]
     }
 
     /// The proxies' files, unless the operator has them elsewhere.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use log::{debug, error, info, warn};
 
 use crate::about;
+use crate::data::own;
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::logger;
@@ -504,6 +505,7 @@ fn take(
         peer_address: address.and_then(|address| Host::try_from(address).ok()),
         unknown: Default::default(),
     };
+    own::make_room(here)?;
     let journal = Journal::create(&here.world, here.paths.journal(&order.name), header)?;
     let run = Run::new(here, journal, order.clone(), open.modify_index);
     Ok(Some(run.start(owner, source)))

@@ -83,12 +83,20 @@ impl World {
     /// A file that was not there: an error where it is. All of it is on the disk when this returns, with room for as many bytes as are said.
     pub fn create_file(&self, path: &Path, bytes: &[u8], room: u64) -> Result<(), Error> {
         let beside = path.with_added_extension(format!("{}.new", self.disk.process()));
-        let written = self.disk.write(&beside, bytes, Write::Over, false).and_then(|()| self.disk.reserve(&beside, room));
-        let written = written.and_then(|()| self.disk.write(&beside, b"", Write::Append, true));
+        // Room comes first: how a file system keeps it cannot be changed once something is in the file.
+        let written = self.disk.write(&beside, b"", Write::Over, false).and_then(|()| self.disk.reserve(&beside, room));
+        let written = written.and_then(|()| self.disk.write(&beside, bytes, Write::Append, true));
         let linked = written.and_then(|()| self.disk.link(&beside, path));
         // Whether it is needed any more or not.
         let removed = self.disk.remove(&beside);
         linked.and(removed).and_then(|()| self.disk.sync_folder(path.parent().unwrap_or(path))).map_err(cannot("create", path))
+    }
+
+    /// A file that is appended to has room for so many bytes; it is created if need be, and its name is on the disk.
+    pub fn reserve_file(&self, path: &Path, bytes: u64) -> Result<(), Error> {
+        let there = self.disk.write(path, b"", Write::Append, false);
+        let room = there.and_then(|()| self.disk.reserve(path, bytes));
+        room.and_then(|()| self.disk.sync_folder(path.parent().unwrap_or(path))).map_err(cannot("take room for", path))
     }
 
     pub fn rename_file(&self, from: &Path, to: &Path) -> Result<(), Error> {
@@ -181,6 +189,8 @@ impl World {
 
 /// The mode of new files.
 pub const PRIVATE: u32 = 0o600;
+/// `FS_NOCOW_FL` of Linux.
+const NO_COPY_ON_WRITE: libc::c_long = 0x0080_0000;
 
 /// The real one.
 pub struct RealDisk;
@@ -226,6 +236,10 @@ impl Disk for RealDisk {
 
     fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(path)?;
+        // btrfs puts each block that is written again elsewhere, for which a full disk has no room, unless it is told not to. Others do not
+        // know the flag, and need no telling.
+        // SAFETY: what is read is as long as the call says; the descriptor is open.
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &NO_COPY_ON_WRITE) };
         // SAFETY: no memory is involved; the descriptor is open.
         match unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, bytes as libc::off_t) } {
             0 => Ok(()),

@@ -115,7 +115,8 @@ impl Processes for RealProcesses {
 
     fn start_apart(&self, args: &[String], seen: bool) -> Result<Box<dyn Apart>, Error> {
         let mut command = Command::new("/proc/self/exe");
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        // So that `ps` shows whose it is.
+        command.arg0("handler").args(args).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         command.stderr(if seen { Stdio::inherit() } else { Stdio::null() });
         #[allow(clippy::disallowed_methods, reason = "the one place")]
         let spawned = command.spawn();

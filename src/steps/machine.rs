@@ -301,8 +301,8 @@ impl Run {
         let owner = self.journal.header.part == Part::Owner;
         let told = self.update(|order| {
             order.state = State::Failed;
-            order.reason = Some(reason.into());
-            order.down = owner && down;
+            order.reason.get_or_insert_with(|| reason.into());
+            order.down |= owner && down;
         });
         match told {
             Ok(()) | Err(Stop::Obey(_) | Stop::Done) => Ok(()),
@@ -325,7 +325,8 @@ impl Run {
         let mut clean = true;
         // Whether something of the new version may still be up here.
         let up = steps.iter().position(|step| *step == Step::Up).unwrap_or(0);
-        let mut told = fate != Fate::Open;
+        let owner = self.journal.header.part == Part::Owner;
+        let mut told = fate != Fate::Open && (!owner || self.order.down);
         for (at, step) in steps.iter().enumerate().take(self.journal.furthest + 1).rev() {
             if at < up
                 && let Some(reason) = reason.as_deref().filter(|_| !std::mem::replace(&mut told, true))
@@ -349,8 +350,9 @@ impl Run {
             }
         }
         match reason {
-            // It has failed, even if its undo never ends: so that others know of it, and a person can give the undo up.
-            Some(reason) if !clean && !told => match self.say_failed(&reason, false) {
+            // It has failed, even if its undo never ends: so that others know of it, a person can give the undo up, and the old version serves
+            // as soon as nothing of the new one is up, whatever cannot be removed.
+            Some(reason) if !clean && !told => match self.say_failed(&reason, self.nothing_is_up()) {
                 Ok(()) => Outcome::Left,
                 Err(why) => Run::left(&why),
             },
@@ -359,6 +361,11 @@ impl Run {
             // Still open, and nobody has failed it: it is taken up again from its beginning.
             None => self.finish(Outcome::Done),
         }
+    }
+
+    /// Without a restart policy nothing of it comes up again, and an undo of a move starts nothing on its owner.
+    fn nothing_is_up(&self) -> bool {
+        self.here.engine().projects().is_ok_and(|projects| projects.get(&*self.project) != Some(&true))
     }
 
     fn undone_late(&self) -> Result<(), Error> {

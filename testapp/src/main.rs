@@ -6,6 +6,7 @@
 //! POST /unhealthy        from now on unhealthy
 //! POST /exit             ends with status 3
 //! POST /NAME             keeps the body as NAME; the answer comes when it is on the disk
+//! PUT  /NAME             adds a line to NAME; the answer, $VERSION, comes when it is on the disk
 //! GET  /NAME             what was kept
 //! ```
 //!
@@ -141,6 +142,7 @@ fn respond(method: &str, path: &str, body: &[u8], version: &str) -> (&'static st
             let done = match method {
                 "GET" => fs::read(&file),
                 "POST" => keep(&file, body).map(|()| Vec::new()),
+                "PUT" => add(&file, body).map(|()| format!("{version}\n").into()),
                 _ => return ("405 Method Not Allowed", Vec::new()),
             };
             match done {
@@ -159,6 +161,13 @@ fn keep(file: &PathBuf, body: &[u8]) -> io::Result<()> {
     new.write_all(body)?;
     new.sync_all()?;
     fs::rename(&beside, file)
+}
+
+/// On a line of its own, whatever a writer before it that was killed, or had no room, has left.
+fn add(file: &PathBuf, body: &[u8]) -> io::Result<()> {
+    let mut file = File::options().append(true).create(true).open(file)?;
+    file.write_all(&[b"\n", body, b"\n"].concat())?;
+    file.sync_all()
 }
 
 fn ask_health() -> io::Result<()> {

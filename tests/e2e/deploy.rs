@@ -233,11 +233,12 @@ fn a_record_changed_by_another_is_not_overwritten() {
         s.store.set(&key, text.as_bytes());
     };
     w.on("node1", "up -d", Act::First(Box::new(change)));
-    redeploy(&w).exits(1).says("somebody has gone on since");
+    redeploy(&w).exits(1).says("was changed by somebody else");
     assert_eq!(finished(&w, "second")["state"], "failed");
     assert_eq!(w.keys("order/"), [""; 0]);
     assert_eq!(w.kv(&format!("app/{APP}")).unwrap()["by_hand"], 1);
     assert!(w.volume("node1", DATA).unwrap().starts_with("orders of monday"));
+    assert_eq!(w.serving(PROJECT).len(), 2, "nothing was deployed since: the old version is back");
     // The next order finds its way from there.
     let third = push(&w, "");
     all_well(&w.deliver_all(&[deploy("third", "node1", None)]));

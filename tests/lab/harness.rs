@@ -21,6 +21,8 @@ const SOCKET: &str = "/run/docker/plugins/btrfs.sock";
 const CROWD: &str = include_str!("crowd.py");
 /// The certificates by which a client knows the application.
 const ROOT: &str = "/tmp/root.crt";
+/// What runs of the handler: by hand or by the watches, and the workers that those start.
+const HANDLERS: &str = "^(/opt/handler/handler|handler work) ?";
 /// For whatever the cluster should reach by itself.
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -36,7 +38,7 @@ pub fn address(node: u8) -> String {
     format!("172.31.77.1{node}")
 }
 
-fn socket(node: u8, port: u16) -> SocketAddr {
+pub fn socket(node: u8, port: u16) -> SocketAddr {
     ([172, 31, 77, 10 + node], port).into()
 }
 
@@ -115,7 +117,22 @@ impl Node {
 
     /// Ends every run of the handler with SIGKILL; whether there was one.
     pub fn kill_handler(self) -> bool {
-        self.exec(&["pkill", "-KILL", "-f", "^/opt/handler/handler"]).code == Some(0)
+        self.exec(&["pkill", "-KILL", "-f", HANDLERS]).code == Some(0)
+    }
+
+    /// The engine is killed with SIGKILL and started again: what ran goes down, and what has a restart policy comes up again.
+    pub fn restart_engine(self) {
+        self.sh("dockerd=$(tr '\\0' ' ' </proc/$(pidof dockerd)/cmdline); pkill -KILL -x dockerd; sleep 0.5; \
+             setsid $dockerd >>/var/log/node/dockerd.log 2>&1 </dev/null & \
+             for i in $(seq 300); do ! docker info >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1");
+    }
+
+    /// Another disk for the deploy folder, which is soon full; until the scenario ends, or the node does.
+    pub fn small_disk(self, make: &str) {
+        self.sh(&format!(
+            "{LOOPS}; truncate -s 160M /small.img && {make} /small.img >/dev/null 2>&1 && mkdir -p /small && mount -o loop /small.img /small && \
+             cp -a /deploy/. /small && mount --move /small /deploy"
+        ));
     }
 
     /// A URL asked for through this node's proxies: the answer with its header.
@@ -137,6 +154,10 @@ impl Node {
         client::get(socket(self.0, port), path)
     }
 }
+
+/// What a container has to be given of loop devices.
+const LOOPS: &str = "for n in $(seq 0 63); do [ -e /dev/loop$n ] || mknod /dev/loop$n b 7 $n; done
+     [ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237";
 
 fn agent(limit: Duration) -> ureq::Agent {
     ureq::Agent::config_builder().timeout_global(Some(limit)).proxy(None).build().into()
@@ -212,7 +233,11 @@ impl Lab {
         self.settle_consul();
         for node in NODES.map(Node) {
             node.kill_handler();
-            node.sh("rm -f /etc/handler.env; cd /deploy && rm -rf *_*.*-* .proxies .handler/proxies .handler/routes.* .handler/journal/* .handler/inbox/* .handler/state.json; : > handler.log");
+            node.sh(
+                "! mountpoint -q /deploy || { cp /deploy/.handler/seen /tmp/ && umount -l /deploy && cp /tmp/seen /deploy/.handler/; }; \
+                 rm -rf /small.img /var/lib/buttervolume/ballast",
+            );
+            node.sh("rm -f /etc/handler.env; cd /deploy && rm -rf *_*.*-* .proxies .handler/proxies .handler/routes.* .handler/apps/* .handler/inbox/*; : > handler.log");
         }
         Node(1).sh("for prefix in app maintenance order; do consul kv delete -recurse $prefix/; done");
         thread::scope(|scope| {
@@ -427,7 +452,7 @@ impl Lab {
              for s in snapshots/{project}_*; do [ ! -e $s ] || echo snapshot ${{s#*/}}; done
              sed -n 's/^\\({project}_[^,]*\\),\\([^,]*\\),.*/schedule \\1 \\2/p' /etc/buttervolume/schedule.csv 2>/dev/null
              for c in /deploy/{name}-*; do [ ! -e $c ] || echo checkout $c; done
-             for j in /deploy/.handler/journal/*; do [ ! -e $j ] || echo journal $j; done
+             for j in /deploy/.handler/apps/{name}/journal; do [ ! -e $j ] || echo journal $j; done
              curl -s 127.0.0.1:8500/v1/agent/services | jq -r 'keys[]' | sed 's/^/service /'"
         ));
         let mut facts = Facts::default();
@@ -623,7 +648,7 @@ impl Want {
 }
 
 /// What a commit of an application does.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Variant {
     Good,
     BuildFails,
@@ -673,11 +698,21 @@ pub struct App {
     pub fixed: Vec<String>,
     /// Under which the proxies lead to it: HTTP, HTTPS, and any TCP, on port 2222 where its own is 8080.
     pub domain: Option<&'static str>,
+    /// Its containers' policy.
+    pub restart: &'static str,
 }
 
 impl App {
     fn new(folder: PathBuf, branch: &str, port: u16) -> App {
-        let app = App { folder, branch: branch.into(), port, volumes: vec!["data".into()], fixed: Vec::new(), domain: None };
+        let app = App {
+            folder,
+            branch: branch.into(),
+            port,
+            volumes: vec!["data".into()],
+            fixed: Vec::new(),
+            domain: None,
+            restart: "unless-stopped",
+        };
         app.commit("1", Variant::Good);
         app
     }
@@ -691,6 +726,7 @@ impl App {
             volumes: self.volumes.clone(),
             fixed: self.fixed.clone(),
             domain: None,
+            restart: self.restart,
         };
         app.commit("1", Variant::Good);
         app
@@ -739,7 +775,7 @@ impl App {
             ),
             None => Default::default(),
         };
-        let port = self.port;
+        let (port, restart) = (self.port, self.restart);
         let mounts: String = self.volumes.iter().map(|volume| format!("      - {volume}:/{volume}\n")).collect();
         let volumes: String = self
             .volumes
@@ -754,7 +790,7 @@ impl App {
         self.write(
             "docker-compose.yml",
             &format!(
-                "version: \"2.4\"\n{broken}services:\n  web:\n    {source}\n    restart: unless-stopped\n    ports: [\"{port}:8080\"]\n    \
+                "version: \"2.4\"\n{broken}services:\n  web:\n    {source}\n    restart: {restart}\n    ports: [\"{port}:8080\"]\n    \
                  environment:\n      VERSION: \"{version}\"\n{extra}{routes}    volumes:\n{mounts}volumes:\n{volumes}{networks}"
             ),
         );
@@ -772,7 +808,7 @@ impl App {
         self.git(&["checkout", "-q", &self.branch]);
         self.write(file, text);
         self.git(&["add", "-A"]);
-        self.git(&["commit", "-q", "-m", file]);
+        self.git(&["commit", "-q", "--allow-empty", "-m", file]);
     }
 
     pub fn repo(&self) -> String {

@@ -8,6 +8,8 @@
 mod client;
 mod harness;
 mod machine;
+mod trouble;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -334,25 +336,6 @@ fn a_reload_of_consul_does_nothing_twice() {
     assert_eq!((container(), lab.keys(3, &format!("history/{}/", app.name()))), before);
     lab.expect(&app, &Want::on(2, Some(1)));
     assert_eq!(app.read(2, "key").as_deref(), Some("value"));
-}
-
-#[test]
-fn a_killed_handler_is_taken_up_again() {
-    let (lab, app) = deployed("a_killed_handler_is_taken_up_again");
-    app.store(1, "key", "value");
-    for (round, (state, killed)) in [("open", 1), ("ready", 1), ("ready", 2), ("sent", 1), ("sent", 2)].into_iter().enumerate() {
-        let from = if round == 0 { 1 } else { lab.expect_one(&app, &[("key", "value")], SOON) };
-        let to = 3 - from;
-        let killed = if killed == 1 { from } else { to };
-        let id = lab.fire(3, "deploy", &app.deploy(to, Some(from)));
-        lab.wait_state(3, &id, state);
-        lab.node(killed).kill_handler();
-        lab.note(&format!("handler killed on {}", name(killed)));
-        lab.node(killed).exec(&["handler", "reconcile"]);
-        lab.wait_end(3, &app, &id, secs(120));
-        let master = lab.expect_one(&app, &[("key", "value")], SOON);
-        lab.expect(&app, &Want::on(master, Some(3 - master)));
-    }
 }
 
 #[test]

@@ -259,7 +259,18 @@ impl Player {
                 self.sim.start(NODES[*node as usize], Start::Events(Vec::new()));
             }
             Step::Go { doors } => self.sim.steps(*doors),
+            // What a full disk keeps from its end, others may wait for.
+            Step::Rest if self.sim.lock().nodes.values().any(|node| node.full) => self.sim.steps(5000),
             Step::Rest => {
+                // One that has given up without a leader begins again with the next watch, and others may wait for it.
+                for _ in 0..20 {
+                    self.sim.steps(20_000);
+                    if self.sim.at_work() == 0 {
+                        break;
+                    }
+                    let alive: Vec<&str> = NODES.into_iter().filter(|node| self.sim.lock().nodes[*node].reach == Reach::Fine).collect();
+                    alive.iter().for_each(|node| self.sim.start(node, Start::Events(Vec::new())));
+                }
                 self.sim.run_until_rest();
                 let rests = self.sim.try_settle().is_ok();
                 self.sim.restarts(5);
