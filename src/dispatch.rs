@@ -41,10 +41,11 @@ pub fn dispatch(here: &Here, told: bool, flags: &[String]) -> Result<Sent, Error
     let seen = reconcile::look(here)?;
     let mut due = journals;
     due.extend(orders::open(&here.consul)?.iter().flat_map(|open| open.order.apps()));
-    due.extend(reconcile::due(here, &seen)?);
+    let (unsettled, all_seen) = reconcile::due(here, &seen)?;
+    due.extend(unsettled);
     let wrong = seen.unreadable + left;
     // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
-    if due.is_empty() && wrong == 0 && index > 1 {
+    if due.is_empty() && wrong == 0 && all_seen && index > 1 {
         here.world.replace_file(&here.paths.quiet(), quiet(index).as_bytes(), false)?;
     }
     let mut sent = Sent { workers: due.len(), failed: wrong };

@@ -55,7 +55,6 @@ impl Write for Tee {
 
 /// `level` holds unless `RUST_LOG` is set. An error names the file that cannot be written; the log goes to standard error then.
 pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), disk::Error> {
-    let clock = SystemClock::default();
     let opened = path.map(|path| {
         let file = OpenOptions::new().append(true).create(true).mode(disk::PRIVATE).open(path);
         file.map_err(|source| disk::Error { doing: "write", path: path.into(), source })
@@ -67,7 +66,7 @@ pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), disk::Er
     Builder::from_env(Env::default().default_filter_or(level))
         .target(Target::Pipe(Box::new(Tee(file))))
         .format(move |out, record| {
-            let time = clock.now().rfc3339();
+            let time = SystemClock.now().rfc3339();
             let order = order_at_work();
             if json {
                                 let line = serde_json::json!({"time": time, "level": record.level().as_str(), "order": order, "message": record.args().to_string()});

@@ -68,7 +68,7 @@ fn run(args: &Args) -> Result<(), Ended> {
     let world = World::new(Doors {
         processes: Box::new(RealProcesses),
         net: Box::new(net),
-        clock: Box::<SystemClock>::default(),
+        clock: Box::new(SystemClock),
         disk: Box::new(RealDisk),
     });
     let paths = Paths::new(&settings.deploy_dir);

@@ -37,6 +37,9 @@ pub fn create(here: &Here, id: OrderId, request: Request) -> Result<Order, Error
     if credential.is_some() {
         order.needs = NULL_AND_CREDENTIAL;
     }
+    if order.needs > 1 {
+        about::tell(here)?; // this node's first run, perhaps
+    }
     understood_by_all(here, &order)?;
     let (key, history, text) = (order.key(), order.history_key(), text(&order)?);
     let mut operations = vec![Op::CheckAbsent(&history), Op::Cas(&key, &text, 0)];
@@ -51,13 +54,15 @@ pub fn create(here: &Here, id: OrderId, request: Request) -> Result<Order, Error
 }
 
 /// A node that is too old would take the order for another one. Any member may come to have a part in it, one that is dead now as well.
-fn understood_by_all(here: &Here, order: &Order) -> Result<(), Error> {
+pub fn understood_by_all(here: &Here, order: &Order) -> Result<(), Error> {
     if order.needs == 1 {
         return Ok(());
     }
-    about::tell(here)?; // this node's first run, perhaps
     for member in here.consul.members()? {
         let Ok(node) = NodeName::try_from(member.name) else { continue };
+        if node == *here.me()? {
+            continue;
+        }
         let about = about::read(here, &node)?;
         if about.understands < order.needs {
             let too_old = Fault::TooOld { node: node.to_string(), version: about.version, needs: order.needs };

@@ -11,7 +11,7 @@ use crate::inbox;
 use crate::logger;
 use crate::model::event::{self, Asked};
 use crate::model::names::{AppName, NodeName, OrderId};
-use crate::model::order::{Order, Request, State};
+use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
 use crate::orders::{self, Failing};
 use crate::show::{follow, plan, status};
 use crate::worker;
@@ -170,7 +170,15 @@ pub fn cancel(here: &Here, id: &str, give_up: Option<&str>) -> Result<String, Fa
 pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
     let asked = event::asked(event, json).map_err(|source| Failure::Usage(Error::Request { event: event.into(), source }))?;
     let order = match asked {
-        Asked::Request(request) => Order::new(here.world.new_id()?, request.without_credentials().0, here.world.clock.now()),
+        Asked::Request(request) => {
+            let (request, credential) = request.without_credentials();
+            let mut order = Order::new(here.world.new_id()?, request, here.world.clock.now());
+            if credential.is_some() {
+                order.needs = NULL_AND_CREDENTIAL;
+            }
+            orders::understood_by_all(here, &order)?;
+            order
+        }
         Asked::Order(id) => orders::open_one(&here.consul, &id)?,
     };
     Ok(plan::plan(here, &order)?)

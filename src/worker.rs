@@ -16,7 +16,6 @@ use crate::model::members::{self, Member};
 use crate::model::names::{AppName, Host, NodeName};
 use crate::model::order::{Order, Request, Slave, State, UNDERSTANDS};
 use crate::model::record::Record;
-use crate::model::time::Time;
 use crate::model::{json, keys};
 use crate::node::reconcile;
 use crate::older;
@@ -64,14 +63,15 @@ pub fn work(here: &Here, name: &AppName) -> Result<Tally, Error> {
     let first = match here.world.try_lock_file(&lock)? {
         Some(lock) => lock,
         None => {
+            // Each looks: the one that waits already has looked when it came.
+            if let Err(why) = stop_behind(here, name) {
+                error!("{name}: whether it must be stopped here cannot be told: {why}");
+            }
             let Some(_next) = here.world.try_lock_file(&next)? else {
                 debug!("another worker of {name} waits for its turn already");
                 return Ok(Tally::default());
             };
             debug!("another worker is at work on {name}; waiting for it");
-            if let Err(why) = stop_behind(here, name) {
-                error!("{name}: whether it must be stopped here cannot be told: {why}");
-            }
             here.world.lock_file(&lock)?
         }
     };
@@ -119,18 +119,22 @@ fn lock_of(here: &Here, name: &AppName) -> Result<Lock, Error> {
     Ok(here.world.lock_file(&here.paths.worker_locks(name).0)?)
 }
 
-/// Whoever is at work on the application may be in the middle of something that takes hours, of an order that has failed meanwhile: what the
-/// record gives to another node is stopped all the same.
+/// Whoever is at work on the application may be in the middle of something that takes hours, of an order that has failed meanwhile, be it
+/// about another application, too: what the record gives to another node is stopped all the same.
 fn stop_behind(here: &Here, name: &AppName) -> Result<(), Error> {
-    let at_work = || Ok::<_, Error>(Journal::open(&here.world, here.paths.journal(name), known)?.map(|journal| journal.header.order.id));
-    let Some(id) = at_work()? else { return Ok(()) };
-    let (order, _) = orders::read(&here.consul, name, &id)?;
+    let at_work = || match Left::of(here, name)? {
+        Left::Journal(journal) => Ok(Some((journal.header.order.name, journal.header.order.id))),
+        Left::Unreadable(why) => Err(why),
+        Left::Nothing => Ok(None),
+    };
+    let Some(found) = at_work()? else { return Ok(()) };
+    let (order, _) = orders::read(&here.consul, &found.0, &found.1)?;
     let elsewhere = here.consul.get(&keys::app(name))?.map(|entry| json::read::<Record>(&entry.value));
     let elsewhere = match elsewhere {
         Some(Ok(record)) => record.master != *here.me()?,
         Some(Err(_)) | None => false,
     };
-    if elsewhere && order.state == State::Failed && at_work()? == Some(id) {
+    if elsewhere && order.state == State::Failed && at_work()? == Some(found) {
         warn!("{name}: another node is its master now; what runs here is stopped, though a worker is still at it");
         here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?;
     }
@@ -223,7 +227,7 @@ impl Worker<'_> {
             Left::Nothing => {}
         }
         self.reconcile(fenced);
-        let then = if fenced { self.carry_out(locked)? } else { Then::Ends };
+        let then = self.carry_out(locked, fenced)?;
         if !self.tally.is_idle() {
             fenced = self.fence(locked);
         }
@@ -270,8 +274,9 @@ impl Worker<'_> {
         }
     }
 
-    /// Takes this node's part in open orders until none is left for it, or the next one needs something first.
-    fn carry_out(&mut self, locked: &BTreeSet<AppName>) -> Result<Then, Error> {
+    /// Takes this node's part in open orders until none is left for it, or the next one needs something first. What is not fenced takes part in
+    /// nothing; that nobody brings an order to its end is seen all the same.
+    fn carry_out(&mut self, locked: &BTreeSet<AppName>, fenced: bool) -> Result<Then, Error> {
         let here = self.here;
         loop {
             let open = orders::open(&here.consul)?;
@@ -291,15 +296,29 @@ impl Worker<'_> {
                 let apps: BTreeSet<AppName> = order.apps().into_iter().collect();
                 let left = apps.iter().map(|name| Left::of(here, name)).collect::<Result<Vec<Left>, Error>>()?;
                 let earlier: Vec<&Open> = open[..at].iter().filter(|other| orders::shares_app(&other.order, order)).collect();
+                if order.state == State::Failed && !fenced {
+                    continue;
+                }
                 if order.state == State::Failed {
                     // What this node has no journal of, it has nothing to undo of.
                     let undone = order.progress.contains_key(&*me) && !left.iter().any(|left| left.may_be_of(order));
                     let reason = order.reason.as_deref().unwrap_or_default();
                     self.passed.insert(order.id.to_string());
                     again = orders::fail(here, &order.id, reason, undone.then_some(&me))? == Failing::Archived;
-                } else if let Some(reason) =
-                    lost(here, order, &members, if earlier.is_empty() { untaken(here, order)? } else { Duration::ZERO })?
-                {
+                    if again {
+                        break;
+                    }
+                    continue;
+                }
+                let waited = if earlier.is_empty() { untaken(here, order)? } else { Duration::ZERO };
+                let reason = match lost(here, order, &members, waited) {
+                    Err(why) if !why.is_out_of_reach() && !apps.contains(self.name) => {
+                        error!("{why}");
+                        continue; // its own worker says so, too, and no other is kept from its work by it
+                    }
+                    reason => reason?,
+                };
+                if let Some(reason) = reason {
                     warn!("{} {}: {reason}", order.request.event(), order.name);
                     self.passed.insert(order.id.to_string());
                     orders::fail(here, &order.id, &reason, None)?;
@@ -309,7 +328,7 @@ impl Worker<'_> {
                     break;
                 }
                 // Of others no more than that: somebody may wait for them.
-                if order.state == State::Failed || !apps.contains(self.name) {
+                if !fenced || !apps.contains(self.name) {
                     continue;
                 }
                 // While an application has a journal here, nothing of it is begun; a newer handler carries out what this one does not
@@ -329,8 +348,9 @@ impl Worker<'_> {
                     }
                     continue;
                 }
-                if !apps.is_subset(locked) {
-                    return Ok(Then::Needs(&apps | locked));
+                // Neither fewer nor more: what an order before has needed is not kept from its own worker.
+                if apps != *locked {
+                    return Ok(Then::Needs(apps));
                 }
                 if let Some(outcome) = take(here, next, &records, &members, &me, &mut self.tally)? {
                     self.tally.count(outcome);
@@ -349,21 +369,21 @@ impl Worker<'_> {
     }
 }
 
-/// For how long this node has seen that nobody takes the order up, though no other is before it. By its own clock alone, so that it does not
-/// matter whose clock is right.
+/// For how long this node has seen that nobody takes the order up, though no other is before it. By how long this machine has been up alone, so
+/// that it matters neither whose clock is right nor that one is put right. What another boot has seen counts for less than it was.
 fn untaken(here: &Here, order: &Order) -> Result<Duration, Error> {
     if order.owner.is_some() {
         return Ok(Duration::ZERO);
     }
-    let (path, now) = (here.paths.untaken(&order.name), here.world.clock.now());
+    let (path, now) = (here.paths.untaken(&order.name), here.world.clock.uptime().as_millis() as u64);
     let text = here.world.read_file(&path, 1024)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let since = text.trim().split_once(' ').filter(|(id, _)| *id == &*order.id).and_then(|(_, since)| Time::parse(since));
-    match since {
-        Some(since) => Ok(now.since(since)),
+    let since = text.trim().split_once(' ').filter(|(id, _)| *id == &*order.id).and_then(|(_, since)| since.parse::<u64>().ok());
+    match since.filter(|since| *since <= now) {
+        Some(since) => Ok(Duration::from_millis(now - since)),
         None => {
             here.world.create_folder(&here.paths.app(&order.name))?;
-            here.world.replace_file(&path, format!("{} {}\n", order.id, now.rfc3339()).as_bytes(), false)?;
+            here.world.replace_file(&path, format!("{} {now}\n", order.id).as_bytes(), false)?;
             Ok(Duration::ZERO)
         }
     }
@@ -436,7 +456,13 @@ pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) ->
 
 /// A node that would take part in the order and does not understand it.
 fn too_old(here: &Here, order: &Order) -> Result<Option<Fault>, Error> {
-    let records = Records::of(here, order)?;
+    let records = match Records::of(here, order) {
+        Err(why) if !why.is_out_of_reach() => {
+            error!("{why}"); // nobody can take it, and it fails by that
+            Records { record: None, source: None }
+        }
+        records => records?,
+    };
     let master = match &order.request {
         Request::Deploy(deploy) => Some(deploy.master.clone()),
         Request::Destroy(_) | Request::Migrate(_) => None,

@@ -92,12 +92,12 @@ pub fn look(here: &Here) -> Result<Seen, Error> {
     Ok(seen)
 }
 
-/// The applications about which this node has something to do.
-pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
+/// The applications about which this node has something to do; and whether what runs here could be told.
+pub fn due(here: &Here, seen: &Seen) -> Result<(BTreeSet<AppName>, bool), Error> {
     let known = here.apps()?;
     let mut due = BTreeSet::new();
     if seen.records.is_empty() && known.is_empty() {
-        return Ok(due);
+        return Ok((due, true));
     }
     let me = here.me()?;
     let projects = here.engine().projects();
@@ -127,7 +127,7 @@ pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
         let is = |id: &str| used.contains(&(name.clone(), id.to_string()));
         (is("") && !is(&id)).then_some(name)
     }));
-    Ok(due)
+    Ok((due, projects.is_ok()))
 }
 
 /// Whether containers of the application run here, or may again; `project`: whether the engine has some that run.

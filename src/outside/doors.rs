@@ -83,7 +83,7 @@ pub trait Net {
 
 pub trait Clock {
     fn now(&self) -> Time;
-    /// Goes on evenly, from whenever; for measuring and waiting.
+    /// Since this machine has started: goes on evenly, whatever is done to its clock.
     fn uptime(&self) -> Duration;
     fn sleep(&self, time: Duration);
 }

@@ -82,14 +82,16 @@ fn described(name: &AppName, record: &Record, members: &[Member]) -> Vec<String>
     lines
 }
 
-/// The containers of an application of this node that should be up and are not: those that come back by themselves.
+/// The containers of an application of this node that should be up and are not.
 fn not_running(here: &Here, name: &AppName) -> Vec<String> {
     let containers = match here.engine().containers(&name.project()) {
         Ok(containers) if containers.is_empty() => return vec![format!("{name}: its master is this node, and no container of it is here")],
         Ok(containers) => containers,
         Err(why) => return vec![format!("{name}: whether it runs cannot be told: {why}")],
     };
-    let down = containers.iter().filter(|container| container.status != "running" && container.restart.name != "no");
+    // One that does not come back by itself has done its work if it says so.
+    let down =
+        containers.iter().filter(|container| container.status != "running" && (container.restart.name != "no" || container.exit_code != 0));
     down.map(|container| format!("{name}: the container {} is {}", container.name, container.status)).collect()
 }
 

@@ -345,12 +345,8 @@ mod tests {
 
     /// A world with a folder of its own.
     fn world(name: &str) -> (World, PathBuf) {
-        let doors = Doors {
-            processes: Box::new(RealProcesses),
-            net: Box::new(Nobody),
-            clock: Box::<SystemClock>::default(),
-            disk: Box::new(RealDisk),
-        };
+        let doors =
+            Doors { processes: Box::new(RealProcesses), net: Box::new(Nobody), clock: Box::new(SystemClock), disk: Box::new(RealDisk) };
         let folder = std::env::temp_dir().join(format!("handler-journal-{name}-{}", std::process::id()));
         std::fs::remove_dir_all(&folder).ok();
         std::fs::create_dir_all(&folder).unwrap();

@@ -12,9 +12,10 @@ use crate::data::{own, volumes};
 use crate::error::{Error, Fault};
 use crate::model::keys;
 use crate::model::names::{AppName, Snapshot, Volume};
-use crate::model::order::Request;
+use crate::model::order::{Order, Request};
 use crate::model::roles::Role;
 use crate::model::time::{self, Time};
+use crate::orders::{self, Open};
 use crate::outside::compose_file;
 use crate::outside::doors::Write;
 use crate::routes::{self, claims::Recorded};
@@ -97,6 +98,15 @@ fn look_at_drivers(driver: &str, volumes: &[compose_file::Volume], held: &[Volum
 
 /// No other application has this project's name or one of these routes.
 fn check_others(run: &mut Run, master: &str) -> Done {
+    // An order before this one may be at work beside it. Looked at before the records, where it is once it is done.
+    for Open { order: Order { id, name: other, .. }, .. } in orders::open(&run.here.consul)? {
+        if id == run.order.id {
+            break;
+        }
+        if other != run.name && other.project() == run.project {
+            return Err(Fault::SameProject { app: run.name.clone(), other, project: run.project.clone() }.into());
+        }
+    }
     let mut others = Vec::new();
     for entry in run.here.consul.list(keys::APPS)? {
         let other = entry.key.trim_start_matches(keys::APPS);

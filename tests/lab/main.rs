@@ -59,7 +59,10 @@ fn moves_and_comes_back_with_its_data() {
     assert_eq!(app.read(1, "second").as_deref(), Some("from node2"));
 
     // To a node that has never had it, and without a slave.
-    lab.deploy(&app, 3, None).done();
+    let mut request = app.deploy(3, None);
+    request["slave"] = json!(null);
+    let id = lab.fire(3, "deploy", &request);
+    lab.wait_end(3, &app, &id, secs(120)).done();
     lab.expect(&app, &Want::on(3, None));
     assert_eq!(app.read(3, "second").as_deref(), Some("from node2"));
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use crate::deployed;
-use crate::harness::{App, Lab, NODES, Node, SOON, Variant, Want, name, secs, wait_until};
+use crate::harness::{App, Lab, NODES, SOON, Variant, Want, name, secs, wait_until};
 use crate::writer::Writer;
 
 /// A move fails and its undo cannot end, since something stands on the volume that it has made. It is given again: nothing begins before
@@ -83,27 +83,20 @@ fn a_disk_without_room() {
     let mut writer = Writer::start(&app);
     writer.rest();
     let mut master = 1;
-    for (round, to) in [1, 2].into_iter().enumerate() {
+    for (round, to) in [1, 2, 2].into_iter().enumerate() {
         // In mid-order, on the node that carries it out: all is undone on a disk without room.
         app.commit("9", Variant::Good);
         app.add("fill.py", FILL);
         app.add("update.sh", "python3 fill.py /deploy/ballast; exit 7\n");
         let id = lab.fire(3, "deploy", &with_update(&app, to));
-        // What the volumes' undo writes beside the journal has no room on btrfs: the old version serves, and there it ends once there is room.
-        if to == 2 {
-            lab.wait_state(3, &id, "failed");
-            writer.rest();
-            lab.node(to).sh("rm -rf /deploy/ballast");
-            lab.node(to).exec(&["handler", "reconcile"]);
-        }
         lab.wait_end(3, &app, &id, secs(60)).failed("update.sh");
-        let version = ["1", "2"][round];
+        let version = ["1", "2", "3"][round];
         lab.expect(&app, &Want::on(master, Some(3 - master)).version(version));
         writer.rest();
         writer.expect_all(&lab, &app, master, Some("9"));
         // Before the order, down to what the undo has removed: it does not begin, and does once there is room.
         lab.node(to).sh(&format!("python3 - /deploy/ballast <<'END'\n{FILL}\nEND"));
-        let version = ["2", "3"][round];
+        let version = ["2", "3", "4"][round];
         app.commit(version, Variant::Good);
         let id = lab.fire(3, "deploy", &app.deploy(to, Some(3 - to)));
         wait_until("the order", SOON, || lab.kv(3, &format!("order/{id}")).ok_or("not there".into()));
@@ -119,15 +112,15 @@ fn a_disk_without_room() {
         writer.expect_all(&lab, &app, master, None);
     }
     // The disk of the volumes, where the data is to go: the application stays where it is.
-    let ballast = "cd /var/lib/buttervolume && mkdir ballast && for size in 1G 128M 16M 4M 1M; do \
-                   while fallocate -l $size ballast/$size-$(ls ballast | wc -l); do :; done; done; sync";
+    let ballast = "cd /var/lib/buttervolume && mkdir ballast && for pass in 1 2; do for size in 1G 128M 16M 4M 1M 128K 16K 4K; do \
+                   while fallocate -l $size ballast/$size-$(ls ballast | wc -l); do :; done; done; sync; done";
     lab.node(1).exec(&["bash", "-c", ballast]);
     app.store(2, "much", &"much ".repeat(200_000));
     lab.deploy(&app, 1, Some(2)).failed("");
-    lab.expect(&app, &Want::on(2, Some(1)).version("3"));
+    lab.expect(&app, &Want::on(2, Some(1)).version("4"));
     lab.node(1).sh("rm -rf /var/lib/buttervolume/ballast; sync");
     lab.deploy(&app, 1, Some(2)).done();
-    lab.expect(&app, &Want::on(1, Some(2)).version("3"));
+    lab.expect(&app, &Want::on(1, Some(2)).version("4"));
     writer.rest();
     writer.expect_all(&lab, &app, 1, None);
     assert!(app.read(1, "much").unwrap_or_default().len() == 1_000_000);
@@ -161,10 +154,9 @@ enum Fault {
     Nothing,
     /// Every run of the handler on this node, and each again that was started since, so many times.
     Handler(u8, u64),
-    Engine(u8),
 }
 
-/// Redeploys, moves and deploys that fail, with handlers and engines killed in their midst, at first where it matters most, then at moments that
+/// Redeploys, moves and deploys that fail, with handlers killed in their midst, the engine where it matters most, at moments that
 /// are drawn.
 #[test]
 fn a_client_that_writes_all_the_time_loses_nothing() {
@@ -223,9 +215,9 @@ fn a_client_that_writes_all_the_time_loses_nothing() {
         let variant = [good.as_slice(), &[Variant::Unhealthy, Variant::Exits, Variant::UpdateFails]].concat()[dice.below(6) as usize];
         let at = 1 + dice.below(2) as u8;
         let fault = match round % 3 {
-            0 => Fault::Handler(at, 1 + dice.below(3)),
-            1 => [Fault::Handler(at, 1), Fault::Nothing][dice.below(2) as usize],
-            _ => Fault::Engine(at),
+            // Not the engine: killed while it makes a network, this version of it does not start again.
+            0 | 2 => Fault::Handler(at, 1 + dice.below(3)),
+            _ => [Fault::Handler(at, 1), Fault::Nothing][dice.below(2) as usize],
         };
         let moment = Duration::from_millis(dice.below(4000));
         app.commit(&new, variant);
@@ -260,11 +252,6 @@ fn strike(lab: &Lab, fault: Fault) {
                 lab.node(node).sh("handler reconcile >/dev/null 2>&1 &");
                 thread::sleep(Duration::from_millis(700));
             }
-        }
-        Fault::Engine(node) => {
-            lab.node(node).restart_engine();
-            lab.note(&format!("the engine of {} was killed, and is back", name(node)));
-            Node(node).exec(&["handler", "reconcile"]);
         }
     }
 }

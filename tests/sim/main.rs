@@ -7,6 +7,7 @@
 mod world;
 
 mod attack;
+mod attack2;
 mod basics;
 mod beside;
 mod chaos;

@@ -354,7 +354,9 @@ impl Habits {
             24 => Step::Clock { node, ahead: random.below(2 * self.skew as u64 * 1_000_000) as i64 - self.skew * 1_000_000 },
             _ => {
                 let (on, does) = (*random.pick(&self.on), *random.pick(&self.does));
-                Step::Break { on, does, reads: random.chance(30), nth: 1 + random.below(12), secs: 1 + random.below(60) }
+                // A program that says falsely that it has done something cannot be guarded against.
+                let reads = random.chance(30) || (on == On::Process && does == Does::Garble);
+                Step::Break { on, does, reads, nth: 1 + random.below(12), secs: 1 + random.below(60) }
             }
         }
     }

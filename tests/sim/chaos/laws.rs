@@ -98,8 +98,8 @@ pub struct Witness {
 /// The orders in whose middle this node is; of those that a person has given up, with that.
 pub fn journals(sim: &Sim, node: &str) -> Vec<String> {
     let paths = sim.disk(node, |disk| disk.paths());
-    let journals = paths.into_iter().filter(|path| path.starts_with("/deploy/.handler/") && path.contains("/journal"));
-    journals.filter(|path| !path.ends_with("/journal") && !path.ends_with("/journals")).collect()
+    let own = paths.into_iter().filter(|path| path.starts_with("/deploy/.handler/apps/"));
+    own.filter(|path| path.ends_with("/journal") || path.ends_with(".given-up")).collect()
 }
 
 impl Witness {

@@ -262,15 +262,6 @@ impl Player {
             // What a full disk keeps from its end, others may wait for.
             Step::Rest if self.sim.lock().nodes.values().any(|node| node.full) => self.sim.steps(5000),
             Step::Rest => {
-                // One that has given up without a leader begins again with the next watch, and others may wait for it.
-                for _ in 0..20 {
-                    self.sim.steps(20_000);
-                    if self.sim.at_work() == 0 {
-                        break;
-                    }
-                    let alive: Vec<&str> = NODES.into_iter().filter(|node| self.sim.lock().nodes[*node].reach == Reach::Fine).collect();
-                    alive.iter().for_each(|node| self.sim.start(node, Start::Events(Vec::new())));
-                }
                 self.sim.run_until_rest();
                 let rests = self.sim.try_settle().is_ok();
                 self.sim.restarts(5);
@@ -432,8 +423,9 @@ impl Player {
         }
         self.sim.run_until_rest();
         let mut rest = Ok(());
-        // An order that nobody has taken up in time is failed by the first; the clocks differ.
-        for _ in 0..3 {
+        // An order that nobody has taken up in time is failed by the first look after that; those behind it have their time after it.
+        let open = self.sim.lock().keys("order/").len();
+        for _ in 0..3 + open {
             self.sim.pass(Duration::from_secs(2000));
             rest = self.sim.try_settle();
         }

@@ -42,6 +42,8 @@ pub enum Start {
     Cancel(String, Option<&'static str>),
     /// `status`: what is wrong goes to its log.
     Status,
+    /// `plan` of a request: what it says goes to its log.
+    Plan(&'static str, Value),
 }
 
 pub struct Sim {
@@ -91,8 +93,21 @@ impl Sim {
         self.shared.drive(doors);
     }
 
-    /// Until every run has ended.
+    /// Until every run has ended. One that has given up without a leader begins again with its node's next watch, and others may wait for it.
     pub fn run_until_rest(&self) {
+        for _ in 0..8 {
+            self.shared.drive(50_000);
+            let idle: Vec<String> = {
+                let inner = self.inner();
+                if inner.runs.is_empty() {
+                    return;
+                }
+                let is_idle = |node: &&String| !inner.runs.values().any(|run| run.node == **node);
+                let fine = inner.state.nodes.iter().filter(|(_, node)| node.reach == Reach::Fine).map(|(name, _)| name);
+                fine.filter(is_idle).cloned().collect()
+            };
+            idle.iter().for_each(|node| self.start(node, Start::Reconcile));
+        }
         self.shared.drive(u64::MAX);
     }
 
@@ -376,6 +391,7 @@ pub fn spawn(shared: &Arc<Shared>, inner: &mut Inner, node: &str, start: Start, 
         Start::Work(name) => format!("{node}: handler work {name}"),
         Start::Cancel(order, on) => format!("{node}: handler cancel {order} {on:?}"),
         Start::Status => format!("{node}: handler status"),
+        Start::Plan(event, payload) => format!("{node}: handler plan {event} {payload}"),
     };
     let run = inner.enter(node, what, after.as_micros() as u64, starts);
     let door = Door { shared: shared.clone(), run, node: node.to_owned() };
@@ -427,6 +443,9 @@ fn carry_out(door: &Door, settings: Settings, start: Start) -> i32 {
         Start::Reconcile => handler::verbs::reconcile(&here, &[]),
         Start::Work(name) => handler::verbs::work(&here, &name),
         Start::Cancel(order, on) => handler::verbs::cancel(&here, &order, on).map(drop),
+        Start::Plan(event, payload) => {
+            handler::verbs::plan(&here, event, &payload.to_string()).map(|text| text.lines().for_each(|line| ::log::info!("{line}")))
+        }
         Start::Status => handler::verbs::status(&here, |text| {
             text.lines().filter(|line| line.starts_with("wrong: ")).for_each(|line| ::log::error!("{line}"));
             Ok(())

@@ -239,7 +239,8 @@ impl Container {
         let late = self.looks > 1;
         let (status, code) = match (self.running, self.start.as_str()) {
             (false, "refused") => ("created", 128),
-            (false, _) => ("exited", 0),
+            // Nobody has stopped it: the power failed.
+            (false, _) => ("exited", if self.stopped { 0 } else { 255 }),
             (true, "exits") => ("exited", 3),
             (true, "exits-late") if late => ("exited", 3),
             (true, "restarts") => ("restarting", 3),
