@@ -89,8 +89,8 @@ pub fn open(consul: &Consul) -> Result<Vec<Open>, Error> {
 /// Whether an order that is open was ordered before it and is about the same application.
 pub fn waits(consul: &Consul, order: &Order) -> Result<bool, Error> {
     let open = open(consul)?;
-    let before = open.iter().take_while(|open| open.order.id != order.id);
-    Ok(before.into_iter().any(|open| shares_app(&open.order, order)))
+    let mut before = open.iter().take_while(|open| open.order.id != order.id);
+    Ok(before.any(|open| shares_app(&open.order, order)))
 }
 
 pub fn shares_app(a: &Order, b: &Order) -> bool {

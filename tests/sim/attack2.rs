@@ -7,31 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::beside::{HOUR, at_work_everywhere, copy, until};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, URL, compose, deploy, deployed, migrate, push, push_to, shop, with_copy};
 use crate::world::{Act, Cluster, Effect, Kind, event, id};
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn copy(word: &str) -> Value {
-    event(word, "deploy", &json!({"repo": COPY, "branch": "master", "master": "node1"}))
-}
-
-fn at_work_everywhere(sim: &Sim, events: &[Value]) {
-    NODES.iter().for_each(|node| sim.start(node, Start::Events(events.to_vec())));
-}
-
-/// The runs go on until it is so, and no further.
-#[track_caller]
-fn until(sim: &Sim, what: &str, so: impl Fn() -> bool) {
-    for _ in 0..100_000 {
-        if so() {
-            return;
-        }
-        sim.step();
-    }
-    panic!("{what} does not come");
-}
 
 fn serves(sim: &Sim, node: &str) -> bool {
     sim.lock().serving(PROJECT).iter().any(|line| line.starts_with(node))

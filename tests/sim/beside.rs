@@ -10,9 +10,9 @@ use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, deploy, deployed, push, with_copy};
 use crate::world::{Act, Cluster, Kind, event, id};
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub const HOUR: Duration = Duration::from_secs(3600);
 
-fn copy(word: &str) -> Value {
+pub fn copy(word: &str) -> Value {
     event(word, "deploy", &json!({"repo": COPY, "branch": "master", "master": "node1"}))
 }
 
@@ -22,13 +22,13 @@ fn done(sim: &Sim, word: &str) -> String {
     ended["finished"].as_str().unwrap().to_owned()
 }
 
-fn at_work_everywhere(sim: &Sim, events: &[Value]) {
+pub fn at_work_everywhere(sim: &Sim, events: &[Value]) {
     NODES.iter().for_each(|node| sim.start(node, Start::Events(events.to_vec())));
 }
 
 /// The runs go on until it is so, and no further.
 #[track_caller]
-fn until(sim: &Sim, what: &str, so: impl Fn() -> bool) {
+pub fn until(sim: &Sim, what: &str, so: impl Fn() -> bool) {
     for _ in 0..100_000 {
         if so() {
             return;
