@@ -6,6 +6,7 @@ pub const APPS: &str = "app/";
 pub const MAINTENANCES: &str = "maintenance/";
 pub const ORDERS: &str = "order/";
 pub const NODES: &str = "node/";
+pub const REPLICAS: &str = "replica/";
 
 /// The record of a deployed application.
 pub fn app(name: &AppName) -> String {
@@ -34,6 +35,15 @@ pub fn history(name: &AppName, id: &OrderId) -> String {
 /// What the application's repository asks for.
 pub fn credential(name: &AppName) -> String {
     format!("credential/{name}")
+}
+
+/// Below it what each holder of replicas has of an application.
+pub fn replicas(name: &AppName) -> String {
+    format!("{REPLICAS}{name}/")
+}
+
+pub fn replica(name: &AppName, holder: &NodeName) -> String {
+    format!("{REPLICAS}{name}/{holder}")
 }
 
 /// What a node says of itself.

@@ -75,6 +75,8 @@ pub struct Node {
     pub island: usize,
     /// Its disk is.
     pub full: bool,
+    /// Its agent does not see the folder in which the plugin has its snapshots.
+    pub no_snapshots_seen: bool,
     /// By how many microseconds its clock is wrong.
     pub ahead: i64,
     /// The latest time that it has named.
@@ -167,6 +169,8 @@ impl State {
         n.deaths += 1;
         n.reach = Reach::Silent;
         n.island = 99;
+        self.lose_unsynced_snapshots(node);
+        let n = self.node(node);
         // Not stopped: nobody is there to say a last word.
         n.engine.containers.iter_mut().for_each(|c| c.running = false);
     }
