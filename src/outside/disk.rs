@@ -92,10 +92,21 @@ impl World {
         linked.and(removed).and_then(|()| self.disk.sync_folder(path.parent().unwrap_or(path))).map_err(cannot("create", path))
     }
 
-    /// A file that is appended to has room for so many bytes; it is created if need be, and its name is on the disk.
+    /// A file that is appended to has room for so many bytes; it is created if need be, and its name is on the disk. One that can have none,
+    /// since it came to this disk as a copy, is made anew.
     pub fn reserve_file(&self, path: &Path, bytes: u64) -> Result<(), Error> {
         let there = self.disk.write(path, b"", Write::Append, false);
-        let room = there.and_then(|()| self.disk.reserve(path, bytes));
+        let room = match there.and_then(|()| self.disk.reserve(path, bytes)) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                let beside = path.with_added_extension(format!("{}.new", self.disk.process()));
+                let empty = self.disk.write(&beside, b"", Write::Over, false);
+                let room = empty.and_then(|()| self.disk.reserve(&beside, bytes));
+                let copied = room.and_then(|()| self.disk.read(path, u64::MAX - 1));
+                let written = copied.and_then(|text| self.disk.write(&beside, &text, Write::Append, true));
+                written.and_then(|()| self.disk.rename(&beside, path))
+            }
+            room => room,
+        };
         room.and_then(|()| self.disk.sync_folder(path.parent().unwrap_or(path))).map_err(cannot("take room for", path))
     }
 
@@ -237,6 +248,16 @@ const READ_ONLY: u64 = 1;
 /// The inode of each subvolume's own folder.
 const FIRST_INODE: u64 = 256;
 
+fn on_btrfs(file: &File) -> io::Result<bool> {
+    // SAFETY: zeros are a value of each of its members.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: it is written to as long as the call lasts; the descriptor is open.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut found) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(found.f_type as u32 == libc::BTRFS_SUPER_MAGIC as u32)
+}
+
 /// The real one.
 pub struct RealDisk;
 
@@ -285,6 +306,13 @@ impl Disk for RealDisk {
         // know the flag, and need no telling.
         // SAFETY: what is read is as long as the call says; the descriptor is open.
         unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &NO_COPY_ON_WRITE) };
+        // It takes the flag without a word and without effect where something is in the file already.
+        let mut flags: libc::c_long = 0;
+        // SAFETY: what is written is as long as the call says; the descriptor is open.
+        let told = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) } == 0;
+        if told && flags & NO_COPY_ON_WRITE == 0 && on_btrfs(&file)? {
+            return Err(ErrorKind::Unsupported.into());
+        }
         // SAFETY: no memory is involved; the descriptor is open.
         match unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, bytes as libc::off_t) } {
             0 => Ok(()),
@@ -321,14 +349,7 @@ impl Disk for RealDisk {
     }
 
     fn is_btrfs(&self, folder: &Path) -> io::Result<bool> {
-        let folder = File::open(folder)?;
-        // SAFETY: zeros are a value of each of its members.
-        let mut found: libc::statfs = unsafe { std::mem::zeroed() };
-        // SAFETY: it is written to as long as the call lasts; the descriptor is open.
-        if unsafe { libc::fstatfs(folder.as_raw_fd(), &raw mut found) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(found.f_type as u32 == libc::BTRFS_SUPER_MAGIC as u32)
+        on_btrfs(&File::open(folder)?)
     }
 
     fn sync_disk(&self, folder: &Path) -> io::Result<()> {

@@ -138,7 +138,8 @@ pub trait Disk {
     /// A new file is this user's alone. `synced`: the content is on the disk when this returns; the name of a new file is when its folder is
     /// synced.
     fn write(&self, path: &Path, bytes: &[u8], how: Write, synced: bool) -> io::Result<()>;
-    /// Room for so many bytes of the file, which stays as long as it is. A disk that cannot do that takes none.
+    /// Room for so many bytes of the file, which stays as long as it is. A disk that cannot do that takes none; where it can, and this file
+    /// can have none any more, that is an error (`Unsupported`).
     fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()>;
     /// A second name for a file; an error where something has that name (`AlreadyExists`).
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;

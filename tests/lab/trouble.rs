@@ -76,6 +76,10 @@ fn with_update(app: &App, master: u8) -> serde_json::Value {
 #[test]
 fn a_disk_without_room() {
     let lab = Lab::take("a_disk_without_room");
+    for node in [1, 2] {
+        // As older orders leave it; a copy of it has no room of its own.
+        lab.node(node).sh("echo 'older_data@2026-01-01T00:00:00.000000' >> /deploy/.handler/own");
+    }
     lab.node(1).small_disk("mkfs.ext4 -q -m 0");
     lab.node(2).small_disk("mkfs.btrfs -q");
     let app = lab.app("app", 8080);
