@@ -113,6 +113,7 @@ pub fn due(here: &Here, seen: &Seen) -> Result<(BTreeSet<AppName>, bool), Error>
             continue;
         };
         let runs = runs(projects.as_ref().ok().and_then(|projects| projects.get(&*name.project())), local.as_ref(), roles);
+        let runs = runs && !(roles.is_none() && is_served_here(&seen.records, name, me));
         if !tasks(local.as_ref(), runs, roles, me).is_empty() {
             due.insert(name.clone());
         }
@@ -157,19 +158,18 @@ pub enum Busy {
 /// Stops what of the application must not run here, journal or not: by what runs, not by what a file says.
 pub fn fence(here: &Here, name: &AppName, busy: Option<&Busy>) -> Result<(), Error> {
     let record = record(here, name)?;
-    let roles = record.as_ref().map(Roles::from);
+    let (roles, me) = (record.as_ref().map(Roles::from), here.me()?);
     let local = local::of(here, name).unwrap_or_else(|why| {
         error!("{why}");
         None
     });
-    let runs = match here.engine().projects() {
-        Ok(projects) => runs(projects.get(&*name.project()), local.as_ref(), roles.as_ref()),
-        Err(why) => {
-            error!("what runs here cannot be told: {why}");
-            false
-        }
-    };
-    if !tasks(local.as_ref(), runs, roles.as_ref(), here.me()?).contains(&Task::Fence) || !may_act(here, name, record.as_ref())? {
+    let must_stop = |runs| tasks(local.as_ref(), runs, roles.as_ref(), me).contains(&Task::Fence);
+    // Where it may run it need not be known whether it does; elsewhere nothing is done without knowing.
+    if !must_stop(true) {
+        return Ok(());
+    }
+    let runs = runs(here.engine().projects()?.get(&*name.project()), local.as_ref(), roles.as_ref());
+    if !must_stop(runs) || is_anothers(here, name)? || !may_act(here, name, record.as_ref())? {
         return Ok(());
     }
     match busy {
@@ -178,6 +178,24 @@ pub fn fence(here: &Here, name: &AppName, busy: Option<&Busy>) -> Result<(), Err
         Some(_) => Ok(here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?),
         None => fence::fence(here, name, local.as_ref(), record.as_ref()),
     }
+}
+
+/// Whether the project has another application now, whose master this node is: what runs is known by the project alone.
+fn is_served_here(records: &BTreeMap<AppName, Roles>, name: &AppName, me: &str) -> bool {
+    records.iter().any(|(other, roles)| other != name && roles.of(me) == Role::Master && other.project() == name.project())
+}
+
+/// The same, or one that this node is about to start.
+fn is_anothers(here: &Here, name: &AppName) -> Result<bool, Error> {
+    if is_served_here(&look(here)?.records, name, here.me()?) {
+        return Ok(true);
+    }
+    for other in here.apps()?.iter().filter(|other| *other != name && other.project() == name.project()) {
+        if here.world.look_at(&here.paths.journal(other))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A record that is gone means a destroy only if the history has one: missing information is nothing to act on.
