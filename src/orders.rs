@@ -5,7 +5,7 @@ use log::{error, info, warn};
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::members;
-use crate::model::names::{AppName, NodeName, OrderId};
+use crate::model::names::{AppName, NodeName, OrderId, Project};
 use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
 use crate::model::{json, keys};
 use crate::outside::consul::{Consul, Entry, Op};
@@ -93,9 +93,10 @@ pub fn waits(consul: &Consul, order: &Order) -> Result<bool, Error> {
     Ok(before.any(|open| shares_app(&open.order, order)))
 }
 
+/// By their projects: two whose names differ have the same containers and volumes where those are the same.
 pub fn shares_app(a: &Order, b: &Order) -> bool {
-    let apps = a.apps();
-    b.apps().iter().any(|app| apps.contains(app))
+    let projects: Vec<Project> = a.apps().iter().map(AppName::project).collect();
+    b.apps().iter().any(|app| projects.contains(&app.project()))
 }
 
 pub fn open_one(consul: &Consul, id: &OrderId) -> Result<Order, Error> {

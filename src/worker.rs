@@ -13,7 +13,7 @@ use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::logger;
 use crate::model::members::{self, Member};
-use crate::model::names::{AppName, Host, NodeName};
+use crate::model::names::{AppName, Host, NodeName, Project};
 use crate::model::order::{Order, Request, Slave, State, UNDERSTANDS};
 use crate::model::record::Record;
 use crate::model::{json, keys};
@@ -349,6 +349,7 @@ impl Worker<'_> {
                     continue;
                 }
                 // Neither fewer nor more: what an order before has needed is not kept from its own worker.
+                let apps = with_namesakes(here, apps)?;
                 if apps != *locked {
                     return Ok(Then::Needs(apps));
                 }
@@ -369,9 +370,17 @@ impl Worker<'_> {
     }
 }
 
-/// For how long this node has seen that nobody takes the order up, though no other is before it. By how long this machine has been up alone, so
-/// that it matters neither whose clock is right nor that one is put right. What another boot has seen counts for less than it was.
-fn untaken(here: &Here, order: &Order) -> Result<Duration, Error> {
+/// With those that this node knows of the same project: they have the same containers and volumes, and one may be at its last steps.
+fn with_namesakes(here: &Here, mut apps: BTreeSet<AppName>) -> Result<BTreeSet<AppName>, Error> {
+    let projects: Vec<Project> = apps.iter().map(AppName::project).collect();
+    apps.extend(here.apps()?.into_iter().filter(|other| projects.contains(&other.project())));
+    Ok(apps)
+}
+
+/// For how long this node has seen that nobody takes the order up, though no other is before it; `None`: it has not looked yet. By how long this
+/// machine has been up alone, so that it matters neither whose clock is right nor that one is put right. What another boot has seen counts
+/// for less than it was.
+pub fn seen_untaken(here: &Here, order: &Order) -> Result<Option<Duration>, Error> {
     if order.owner.is_some() {
         return Ok(Duration::ZERO);
     }
