@@ -110,6 +110,12 @@ pub enum Fault {
         other: AppName,
         project: Project,
     },
+    /// A volume or a container.
+    Anothers {
+        what: &'static str,
+        name: String,
+        owner: String,
+    },
     AnotherDriver {
         volume: Volume,
         found: String,
@@ -297,6 +303,10 @@ impl fmt::Display for Fault {
             }
             Fault::SameProject { app, other, project } => {
                 write!(f, "{app} and the deployed {other} would have the same compose project, {project}; rename the branch")
+            }
+            Fault::Anothers { what, name, owner } => {
+                let owner = if owner.is_empty() { "somebody else" } else { owner };
+                write!(f, "the {what} {name} belongs to {owner}; give yours another name, or declare a volume as external to share it")
             }
             Fault::AnotherDriver { volume, found, driver } => write!(
                 f,

@@ -110,11 +110,18 @@ impl Restart {
     }
 }
 
-/// A volume that compose has made.
+/// A volume, as the engine lists it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
     pub name: String,
     pub labels: BTreeMap<String, String>,
+}
+
+impl Made {
+    /// The project that compose has made it for.
+    pub fn project(&self) -> &str {
+        self.labels.get(PROJECT).map_or("", String::as_str)
+    }
 }
 
 /// The engine of this node.
@@ -214,9 +221,18 @@ impl Engine<'_> {
     /// The names of all containers, running or not and whosesoever, that have the volume.
     pub fn containers_on(&self, volume: &str) -> Result<Vec<String>, Error> {
         let filter = escaped(&json!({ "volume": [volume] }).to_string());
-        let listed = self.list(&format!("/containers/json?all=1&filters={filter}"))?;
-        let name = |container: &Value| container["Names"][0].as_str().unwrap_or("?").trim_start_matches('/').to_string();
-        Ok(listed.iter().map(name).collect())
+        Ok(self.names(&format!("/containers/json?all=1&filters={filter}"))?.into_keys().collect())
+    }
+
+    /// The names of all containers, running or not, with their projects.
+    pub fn all_containers(&self) -> Result<BTreeMap<String, String>, Error> {
+        self.names("/containers/json?all=1")
+    }
+
+    fn names(&self, path: &str) -> Result<BTreeMap<String, String>, Error> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let name = |container: &Value| text(&container["Names"][0]).trim_start_matches('/').to_string();
+        Ok(self.list(path)?.iter().map(|container| (name(container), text(&container["Labels"][PROJECT]))).collect())
     }
 
     /// Each compose project that has containers here, and whether one of them is up.
@@ -243,8 +259,16 @@ impl Engine<'_> {
 
     /// The volumes that compose has made for the project.
     pub fn volumes(&self, project: &Project) -> Result<Vec<Made>, Error> {
-        let path = format!("/volumes?filters={}", project_filter(project));
-        let listed = self.read(&path)?.unwrap_or_default();
+        self.volumes_at(&format!("/volumes?filters={}", project_filter(project)))
+    }
+
+    /// Whosesoever.
+    pub fn all_volumes(&self) -> Result<Vec<Made>, Error> {
+        self.volumes_at("/volumes")
+    }
+
+    fn volumes_at(&self, path: &str) -> Result<Vec<Made>, Error> {
+        let listed = self.read(path)?.unwrap_or_default();
         let made = |volume: &Value| {
             let labels = volume["Labels"].as_object().into_iter().flatten();
             let labels = labels.filter_map(|(label, value)| Some((label.clone(), value.as_str()?.to_string()))).collect();

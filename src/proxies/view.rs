@@ -89,7 +89,7 @@ impl fmt::Display for Unservable {
 impl Routed {
     /// Of a record. `me` is this node.
     pub fn of(name: &str, record: &[u8], me: &str, caddy: Version) -> Result<Routed, Unservable> {
-        let Recorded { master, ip, caddyfile, haproxy } = Recorded::parse(record).map_err(Unservable::Record)?;
+        let Recorded { master, ip, caddyfile, haproxy, .. } = Recorded::parse(record).map_err(Unservable::Record)?;
         // It stands in comments only; Caddy would put a variable's value there, lines and all.
         if name.contains(|c: char| c.is_control() || c == '{') {
             return Err(Unservable::Name);

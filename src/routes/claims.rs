@@ -10,7 +10,7 @@ use super::haproxy;
 use super::read::Routes;
 use crate::model::json;
 
-/// The part of another application's record that says where it is reached.
+/// The part of another application's record that says what is its own: where it is reached, and its data volumes.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Recorded {
     pub master: String,
@@ -21,6 +21,8 @@ pub struct Recorded {
     pub caddyfile: String,
     #[serde(default)]
     pub haproxy: Map<String, Value>,
+    #[serde(default)]
+    pub volumes: Vec<String>,
 }
 
 impl Recorded {

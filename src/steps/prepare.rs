@@ -17,6 +17,7 @@ use crate::model::roles::Role;
 use crate::model::time::{self, Time};
 use crate::outside::compose_file;
 use crate::outside::doors::Write;
+use crate::outside::engine::Made;
 use crate::routes::{self, claims::Recorded};
 use crate::service;
 
@@ -46,9 +47,10 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     run.here.world.sync_disk(&folder)?;
     let checks = run.loaded()?.routes.checks.clone();
     service::read(&run.here, &folder, &run.name, &checks)?;
+    let found = run.here.engine().all_volumes()?;
     if let Request::Deploy(deploy) = &run.order.request {
         let master = deploy.master.to_string();
-        check_others(run, &master)?;
+        check_others(run, &master, &found)?;
     }
     let (volumes, held) = (run.loaded()?.compose.volumes.clone(), run.old_volumes());
     look_at_drivers(&run.here.settings.driver, &volumes, &held)?;
@@ -67,7 +69,7 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         }
     }
     let engine = run.here.engine();
-    let ordinary = engine.volumes(&run.project)?.into_iter().map(|volume| volume.name).collect();
+    let ordinary = found.into_iter().filter(|volume| volume.project() == &*run.project).map(|volume| volume.name).collect();
     let mut checked = Checked { existing, ordinary: Some(ordinary), ..Checked::default() };
     if run.old_role()? == Role::Master {
         let named = engine.containers(&run.project)?.into_iter().filter(|container| !container.image_name.is_empty());
@@ -95,17 +97,8 @@ fn look_at_drivers(driver: &str, volumes: &[compose_file::Volume], held: &[Volum
     Ok(())
 }
 
-/// No other application has this project's name or one of these routes.
-fn check_others(run: &mut Run, master: &str) -> Done {
-    // An order before this one may be at work beside it. Looked at before the records, where it is once it is done.
-    for Open { order: Order { id, name: other, .. }, .. } in orders::open(&run.here.consul)? {
-        if id == run.order.id {
-            break;
-        }
-        if other != run.name && other.project() == run.project {
-            return Err(Fault::SameProject { app: run.name.clone(), other, project: run.project.clone() }.into());
-        }
-    }
+/// No other application has this project's name, one of these volumes or containers, or one of these routes. `found`: the volumes here.
+fn check_others(run: &mut Run, master: &str, found: &[Made]) -> Done {
     let mut others = Vec::new();
     for entry in run.here.consul.list(keys::APPS)? {
         let other = entry.key.trim_start_matches(keys::APPS);
@@ -116,10 +109,29 @@ fn check_others(run: &mut Run, master: &str) -> Done {
         if other.project() == run.project {
             return Err(Fault::SameProject { app: run.name.clone(), other, project: run.project.clone() }.into());
         }
-        match Recorded::parse(&entry.value) {
-            Ok(record) => others.push((other, record)),
-            Err(error) => warn!("{} in Consul is not a record: {error}; its routes are not compared", entry.key),
+        let record = Recorded::parse(&entry.value).unwrap_or_else(|error| {
+            warn!("{} in Consul is not a record: {error}; its routes and volumes are not compared", entry.key);
+            Recorded::default()
+        });
+        others.push((other, record));
+    }
+    let compose = &run.loaded()?.compose;
+    for compose_file::Volume { name, .. } in &compose.volumes {
+        // Compose's own names begin with the project, which has no punctuation.
+        let projects = [name.split_once('_').map(|(project, _)| project), found.iter().find(|it| it.name == **name).map(Made::project)];
+        let is_of = |other: &AppName| projects.iter().flatten().any(|project| **project == *other.project());
+        if let Some((other, _)) =
+            others.iter().find(|(other, record)| record.volumes.iter().any(|volume| **volume == **name) || is_of(other))
+        {
+            return Err(Fault::Anothers { what: "volume", name: name.to_string(), owner: other.to_string() }.into());
         }
+    }
+    let names: Vec<String> = compose.services.iter().map(|service| service.container.clone()).collect();
+    let containers = run.here.engine().all_containers()?;
+    for name in names {
+        let Some(project) = containers.get(&name).filter(|project| **project != *run.project) else { continue };
+        let owner = others.iter().find(|(other, _)| *other.project() == **project).map_or(&**project, |(other, _)| other);
+        return Err(Fault::Anothers { what: "container", name, owner: owner.into() }.into());
     }
     let name = run.name.clone();
     let routes = &run.loaded()?.routes;
