@@ -277,9 +277,10 @@ impl Engine<'_> {
         Ok(listed["Volumes"].as_array().into_iter().flatten().filter_map(made).collect())
     }
 
-    /// Whether the node has all of these images.
-    pub fn has_images(&self, names: &[String]) -> bool {
-        names.iter().all(|name| matches!(self.read(&format!("/images/{}/json", escaped(name))), Ok(Some(_))))
+    /// The ID of the image that has this name here.
+    pub fn image(&self, name: &str) -> Result<Option<String>, Error> {
+        let found = self.read(&format!("/images/{}/json", escaped(name)))?;
+        Ok(found.and_then(|image| Some(image["Id"].as_str()?.to_string())))
     }
 
     /// Gives an image its name back.

@@ -17,6 +17,8 @@ pub enum Output {
     Nothing,
     Cloned(Cloned),
     Checked(Checked),
+    /// Image name → ID, as they are pulled or built.
+    Images(BTreeMap<String, String>),
     /// The restart policies that the old containers had.
     Stopped(BTreeMap<String, Restart>),
     /// Snapshots taken in the switch, to come back to.

@@ -1,6 +1,6 @@
 //! Before anything stops: clone, check, pull, build.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use log::{info, warn};
 
@@ -193,31 +193,72 @@ impl Run {
     }
 }
 
+/// What these names of images stand for here.
+fn named(run: &Run, names: &[String]) -> Result<Output, Error> {
+    let mut images = BTreeMap::new();
+    for name in names {
+        images.extend(run.here.engine().image(name)?.map(|id| (name.clone(), id)));
+    }
+    Ok(Output::Images(images))
+}
+
 pub fn pull(run: &mut Run) -> Result<Output, Stop> {
-    let (names, images) = run.pulled()?;
-    if names.is_empty() {
+    let (services, names) = run.pulled()?;
+    if services.is_empty() {
         return Ok(Output::Nothing);
     }
     let checkout = run.loaded()?.checkout.clone();
-    match checkout.pull(&run.here.world, &names, &run.here.settings.timeouts) {
-        Err(error) if run.here.engine().has_images(&images) => warn!("pulling failed, going on with the images that are here: {error}"),
-        result => result?,
+    if let Err(why) = checkout.pull(&run.here.world, &services, &run.here.settings.timeouts) {
+        let engine = run.here.engine();
+        if !names.iter().all(|name| matches!(engine.image(name), Ok(Some(_)))) {
+            return Err(why.into());
+        }
+        warn!("pulling failed, going on with the images that are here: {why}");
     }
-    Ok(Output::Nothing)
+    Ok(named(run, &names)?)
 }
 
 pub fn build(run: &mut Run) -> Result<Output, Stop> {
-    if run.builds()? {
-        let checkout = run.loaded()?.checkout.clone();
-        checkout.build(&run.here.world, &run.here.settings.timeouts)?;
+    if !run.builds()? {
+        return Ok(Output::Nothing);
     }
-    Ok(Output::Nothing)
+    let checkout = run.loaded()?.checkout.clone();
+    checkout.build(&run.here.world, &run.here.settings.timeouts)?;
+    // Without a name of its own an image has one that only this project has.
+    let built = run.loaded()?.compose.services.iter().filter(|service| service.build);
+    let names: Vec<String> = built.filter_map(|service| service.image.clone()).collect();
+    Ok(named(run, &names)?)
+}
+
+/// The new version gets what was pulled and built for it: a name may stand for something else by now, where another application has it, too.
+pub fn tag(run: &Run) -> Result<(), Error> {
+    let engine = run.here.engine();
+    for (name, id) in run.images() {
+        if engine.image(&name)?.as_ref() != Some(&id) {
+            engine.tag(&id, &name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the names of images back to those that the old containers ran.
-pub fn retag(run: &mut Run, _: Option<Output>) -> Done {
+pub fn retag(run: &Run) -> Done {
     for (name, id) in run.checked()?.images.iter().filter(|(name, id)| name != id) {
         run.here.engine().tag(id, name)?;
+    }
+    Ok(())
+}
+
+/// The same where nothing is started: but for a name that somebody else has given away since.
+pub fn give_back(run: &mut Run, _: Option<Output>) -> Done {
+    let (engine, given) = (run.here.engine(), run.images());
+    for (name, id) in run.checked()?.images.iter().filter(|(name, id)| name != id) {
+        if let Some(given) = given.get(name)
+            && engine.image(name)?.as_ref() != Some(given)
+        {
+            continue;
+        }
+        engine.tag(id, name)?;
     }
     Ok(())
 }

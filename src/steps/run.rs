@@ -1,5 +1,6 @@
 //! One run of an order: what its steps work on, and what they need to know.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use log::warn;
@@ -96,6 +97,12 @@ impl Run {
             None if self.journal.header.part == Part::Source || matches!(self.order.request, Request::Destroy(_)) => Ok(Checked::default()),
             None => Err(Fault::Impossible { what: "a step after the check, without what it has found" }),
         }
+    }
+
+    /// Image name → ID, as this order has pulled and built them.
+    pub fn images(&self) -> BTreeMap<String, String> {
+        let all = self.journal.outputs().filter_map(|output| if let Output::Images(images) = output { Some(images) } else { None });
+        all.flatten().map(|(name, id)| (name.clone(), id.clone())).collect()
     }
 
     /// The snapshots of the switch.

@@ -8,9 +8,8 @@ use serde_json::json;
 use super::gate;
 use super::health::{Health, health};
 use super::output::{Output, Restored, Snapshots};
-use super::prepare::retag;
 use super::run::Run;
-use super::{Done, Stop};
+use super::{Done, Stop, prepare};
 use crate::data::{removal, restoring};
 use crate::error::{Error, Fault};
 use crate::model::keys;
@@ -38,7 +37,7 @@ pub fn stop(run: &mut Run) -> Result<Output, Stop> {
 
 /// The old version is waited for like a new one: that an undo has worked is not known before.
 pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
-    retag(run, None)?;
+    prepare::retag(run)?;
     let checkout = run.old_checkout()?;
     // Twice: a stop that was cut off may go on in the engine, and stop what was believed to be up.
     for try_again in [true, false] {
@@ -148,6 +147,7 @@ pub fn up(run: &mut Run) -> Result<Output, Stop> {
     // Created so; the commit gives each what its compose file says.
     checkout.keep_quiet(&run.here.world, &services)?;
     let kept = keep_what_was_here(run)?;
+    prepare::tag(run)?;
     checkout.up(&run.here.world, recreate, &run.here.settings.timeouts)?;
     Ok(kept)
 }

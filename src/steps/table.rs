@@ -77,9 +77,9 @@ steps! {
     Check, "check", "read the compose file, check routes and volumes",
         [Repeatable Quick], prepare::check, Nothing;
     Pull, "pull", "pull images",
-        [Repeatable], prepare::pull, By(prepare::retag);
+        [Repeatable], prepare::pull, By(prepare::give_back);
     Build, "build", "build images",
-        [Repeatable], prepare::build, By(prepare::retag);
+        [Repeatable], prepare::build, By(prepare::give_back);
 
     // the hand-over between two nodes
     SendAhead, "send-ahead", "snapshot the volumes and send them while the application runs",
