@@ -30,7 +30,7 @@ pub fn text(order: &Order) -> Result<Vec<u8>, Error> {
     json::write(order).map_err(|source| Error::Json { at: order.key(), what: "writable", source })
 }
 
-/// Writes the order, unless it is open or finished already; and apart from it what its repository asks for.
+/// Writes the order, unless it is open or finished already; and apart from it what it brings for its repository.
 pub fn create(here: &Here, id: OrderId, request: Request) -> Result<Order, Error> {
     let (request, credential) = credentials::take_out(here, request)?;
     let mut order = Order::new(id, request, here.world.clock.now());
@@ -196,8 +196,9 @@ fn change(here: &Here, id: &OrderId, change: impl Fn(&mut Order)) -> Result<Fail
             order.finished = Some(here.world.clock.now().rfc3339());
             order.notes.extend(dead.iter().map(|node| format!("undo pending on {node}, which is dead")));
             order.pending = dead;
-            let history = order.history_key();
-            if here.consul.transaction(&[Op::CheckIndex(&key, entry.modify_index), Op::Delete(&key), Op::Set(&history, &text(&order)?)])? {
+            let (history, text, brought) = (order.history_key(), text(&order)?, keys::brought(&order.name, id));
+            let index = Op::CheckIndex(&key, entry.modify_index);
+            if here.consul.transaction(&[index, Op::Delete(&key), Op::Delete(&brought), Op::Set(&history, &text)])? {
                 prune(&here.consul, &order.name);
                 return Ok(Failing::Archived);
             }

@@ -37,6 +37,11 @@ pub fn credential(name: &AppName) -> String {
     format!("credential/{name}")
 }
 
+/// The same, as an order has brought it whose repository has not been cloned with it yet.
+pub fn brought(name: &AppName, order: &OrderId) -> String {
+    format!("credential/{name}/{order}")
+}
+
 /// Below it what each holder of replicas has of an application.
 pub fn replicas(name: &AppName) -> String {
     format!("{REPLICAS}{name}/")

@@ -277,7 +277,7 @@ fn adopt(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
 
 fn clone(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
     let folder = here.paths.checkout(name, &record.deploy_id);
-    let (git, wanted) = (credentials::git(here, name, &record.repo_url)?, record.commit.as_deref());
+    let (git, wanted) = (credentials::git(here, name, &record.repo_url, None)?, record.commit.as_deref());
     if here.world.is_folder(&folder) && git.head(&folder).is_ok_and(|head| wanted.is_none_or(|wanted| wanted == head)) {
         return Ok(());
     }

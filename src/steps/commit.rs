@@ -124,24 +124,8 @@ pub fn commit_migrate(run: &mut Run) -> Result<Output, Stop> {
 }
 
 pub fn commit_destroy(run: &mut Run) -> Result<Output, Stop> {
-    let app = keys::app(&run.name);
-    loop {
-        let credential = own_credential(run)?;
-        let mut changes = vec![Op::DeleteCas(&app, run.old_index())];
-        changes.extend(credential.as_ref().map(|(key, index)| Op::DeleteCas(key, *index)));
-        match finish(run, &changes) {
-            Err(Stop::Failed(Error::Fault(Fault::RecordChanged { .. }))) if own_credential(run)? != credential => {}
-            ended => return ended,
-        }
-    }
-}
-
-/// What is kept for the application's repository, with its index; not what an order has brought that comes after this one.
-fn own_credential(run: &Run) -> Result<Option<(String, u64)>, Error> {
-    let key = keys::credential(&run.name);
-    let (kept, order) = (run.here.consul.get(&key)?, run.here.consul.get(&run.order.key())?);
-    let index = kept.zip(order).filter(|(kept, order)| kept.modify_index < order.create_index).map(|(kept, _)| kept.modify_index);
-    Ok(index.map(|index| (key, index)))
+    let (app, credential) = (keys::app(&run.name), keys::credential(&run.name));
+    finish(run, &[Op::DeleteCas(&app, run.old_index()), Op::Delete(&credential)])
 }
 
 /// With what the history is to say.

@@ -23,7 +23,8 @@ use crate::service;
 
 pub fn clone(run: &mut Run) -> Result<Output, Stop> {
     remove_checkout(run, None)?;
-    let commit = credentials::git(&run.here, &run.name, &run.app.repo)?.clone(&run.app, &run.folder())?;
+    let commit = credentials::git(&run.here, &run.name, &run.app.repo, Some(&run.order.id))?.clone(&run.app, &run.folder())?;
+    credentials::keep(&run.here, &run.name, &run.order.id)?;
     info!("commit {commit}");
     Ok(Output::Cloned(Cloned { commit }))
 }
