@@ -1,7 +1,8 @@
 //! The snapshots that this node has made itself where something was removed, replaced or fenced: what a failed version has made of the data may
-//! be among them. They are kept, and are no replicas: a takeover takes none of them.
+//! be among them. They are kept, and are no replicas: a takeover takes none of them. Those that nothing that runs stands on are set aside: they
+//! are named until somebody removes them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 use crate::here::Here;
@@ -23,10 +24,27 @@ pub fn make_room(here: &Here) -> Result<(), Error> {
     Ok(here.world.reserve_file(&path, used + ROOM)?)
 }
 
-/// To be called before what the snapshot keeps is gone.
-pub fn remember(here: &Here, snapshot: &str) -> Result<(), Error> {
+/// To be called before what the snapshot keeps is gone. `aside`: what it is, where it is set aside.
+pub fn remember(here: &Here, snapshot: &str, aside: Option<&str>) -> Result<(), Error> {
     let [path, _] = here.paths.own_snapshots();
-    Ok(here.world.write_file(&path, format!("{snapshot}\n").as_bytes(), Write::Append, true)?)
+    let line = format!("{snapshot} {}", aside.unwrap_or_default());
+    Ok(here.world.write_file(&path, format!("{}\n", line.trim_end()).as_bytes(), Write::Append, true)?)
+}
+
+/// What is set aside here, and what it is: those that are still there.
+pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
+    let [path, _] = here.paths.own_snapshots();
+    let text = here.world.read_file(&path, MOST)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let line = |line: &str| line.split_once(' ').and_then(|(name, what)| Some((Snapshot::try_from(name).ok()?, what.to_string())));
+    let mut aside: BTreeMap<Snapshot, String> = text.lines().filter_map(line).collect();
+    let volumes: BTreeSet<Volume> = aside.keys().map(Snapshot::volume).collect();
+    let mut there = BTreeSet::new();
+    for volume in &volumes {
+        there.extend(here.plugin().snapshots(volume)?);
+    }
+    aside.retain(|snapshot, _| there.contains(snapshot));
+    Ok(aside)
 }
 
 /// The snapshots of the volume on this node that came from its master, or were taken while this node was that; oldest first.
@@ -34,7 +52,7 @@ pub fn replicas(here: &Here, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
     let mut own = BTreeSet::new();
     for path in here.paths.own_snapshots() {
         let text = here.world.read_file(&path, MOST)?.unwrap_or_default();
-        own.extend(String::from_utf8_lossy(&text).lines().map(String::from));
+        own.extend(String::from_utf8_lossy(&text).lines().filter_map(|line| line.split(' ').next()).map(String::from));
     }
     let mut snapshots = here.plugin().snapshots(volume)?;
     snapshots.retain(|snapshot| !own.contains(&**snapshot));

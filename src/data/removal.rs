@@ -12,8 +12,8 @@ use crate::here::Here;
 use crate::model::names::{Project, Volume};
 use crate::outside::compose_file::{DISPOSABLE, says_yes};
 
-/// A volume of the data driver. One that is gone already has been through here.
-pub fn remove(here: &Here, volume: &Volume) -> Result<(), Error> {
+/// A volume of the data driver. One that is gone already has been through here. `aside`: what it is, if nothing stands on what it holds.
+pub fn remove(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
     let (plugin, engine) = (here.plugin(), here.engine());
     if !plugin.exists(volume)? {
         return Ok(());
@@ -25,7 +25,7 @@ pub fn remove(here: &Here, volume: &Volume) -> Result<(), Error> {
     if !plugin.snapshots(volume)?.contains(&snapshot) {
         return Err(Fault::NotKept { volume: volume.clone(), snapshot }.into());
     }
-    own::remember(here, &snapshot)?;
+    own::remember(here, &snapshot, aside)?;
     info!("removing the volume {volume}; what it holds is kept as {snapshot}");
     Ok(engine.remove_volume(volume)?)
 }

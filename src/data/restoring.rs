@@ -8,12 +8,13 @@ use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::names::{Snapshot, Volume};
 
-pub fn restore(here: &Here, snapshot: &Snapshot, volume: &Volume) -> Result<(), Error> {
+/// `aside`: what the volume holds now.
+pub fn restore(here: &Here, snapshot: &Snapshot, volume: &Volume, aside: &str) -> Result<(), Error> {
     let plugin = here.plugin();
     let was_there = plugin.exists(volume)?;
     match plugin.restore(snapshot, volume)? {
         Some(backup) => {
-            own::remember(here, &backup)?;
+            own::remember(here, &backup, Some(aside))?;
             info!("what {volume} held is kept as {backup}");
         }
         None if was_there => return Err(Fault::NoBackup { volume: volume.clone(), snapshot: snapshot.clone() }.into()),

@@ -308,6 +308,10 @@ impl From<&OrderId> for DeployId {
 }
 
 impl Snapshot {
+    pub fn volume(&self) -> Volume {
+        Volume(self.0.split_once('@').map_or("", |(volume, _)| volume).into())
+    }
+
     /// When it was taken, in the words of the plugin.
     pub fn taken(&self) -> &str {
         self.0.split_once('@').map_or("", |(_, time)| time)

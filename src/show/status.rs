@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::data::volumes;
+use crate::data::{own, volumes};
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
@@ -68,6 +68,16 @@ pub fn status(here: &Here) -> Result<Status, Error> {
             Err(why) => wrong.push(why.to_string()),
         }
     }
+    match own::aside(here) {
+        Ok(aside) if aside.is_empty() => {}
+        Ok(aside) => {
+            lines.push(
+                "set aside on this node; buttervolume restore SNAPSHOT NEW_VOLUME opens one, buttervolume rm SNAPSHOT removes it:".into(),
+            );
+            lines.extend(aside.iter().map(|(snapshot, what)| format!("    {snapshot}: {what}")));
+        }
+        Err(why) => wrong.push(format!("what is set aside on this node cannot be told: {why}")),
+    }
     let text: Vec<String> = wrong.iter().map(|wrong| format!("wrong: {wrong}")).chain(lines).collect();
     Ok(Status { text: text.join("\n") + "\n", wrong: wrong.len() })
 }
@@ -129,14 +139,21 @@ fn order_described(here: &Here, order: &Order, lines: &mut Vec<String>) -> Optio
     for (node, progress) in &order.progress {
         lines.push(format!("    {node}: step {} of {}: {}, since {}", progress.step, progress.of, progress.name, progress.since));
     }
-    match (order.state, since) {
-        (State::Failed, _) => {
-            let reason = order.reason.as_deref().unwrap_or_default();
-            Some(format!("order {} of {} has failed and is not undone on every node yet: {reason}", order.id, order.name))
-        }
-        (_, Some(since)) if order.owner.is_none() && since > UNTAKEN => {
-            Some(format!("order {} of {}: no node has taken it up for {}", order.id, order.name, time::age(since)))
-        }
-        _ => None,
+    lines
+}
+
+/// Why an open order does not come to its end, as far as that can be seen from here.
+fn wrong_with(here: &Here, order: &Order, members: &[Member]) -> Option<String> {
+    let what = format!("order {} of {}", order.id, order.name);
+    if order.state == State::Failed {
+        let reason = order.reason.as_deref().unwrap_or_default();
+        return Some(format!("{what} has failed and is not undone on every node yet: {reason}"));
+    }
+    let waited = worker::seen_untaken(here, order).map(Option::unwrap_or_default);
+    match waited.and_then(|waited| Ok((waited, worker::lost(here, order, members, waited)?))) {
+        Err(why) => Some(format!("{what}: {why}")),
+        Ok((_, Some(why))) => Some(format!("{what} will fail: {why}")),
+        Ok((waited, None)) if waited > UNTAKEN => Some(format!("{what}: no node has taken it up for {}", time::age(waited))),
+        Ok((_, None)) => None,
     }
 }

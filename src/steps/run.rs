@@ -137,6 +137,16 @@ impl Run {
         }
     }
 
+    /// What a volume holds over which the undo goes back.
+    pub fn failed(&self) -> String {
+        format!("what the version of the order {}, which failed, had made of it", self.order.id)
+    }
+
+    /// What a volume held into which the order has brought other data.
+    pub fn replaced(&self) -> String {
+        format!("what it held before the order {} brought other data", self.order.id)
+    }
+
     /// From a dead master.
     pub fn takes_over(&self) -> bool {
         matches!(self.order.request, Request::Deploy(_)) && self.journal.header.origin == Some(Origin::Dead)

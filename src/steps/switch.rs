@@ -70,7 +70,7 @@ pub fn snapshot(run: &mut Run) -> Result<Output, Stop> {
 pub fn restore_own(run: &mut Run, taken: Option<Output>) -> Done {
     let Some(Output::Taken(taken)) = taken.filter(|_| run.journal.written) else { return Ok(()) };
     for (volume, snapshot) in &taken {
-        restoring::restore(&run.here, snapshot, volume)?;
+        restoring::restore(&run.here, snapshot, volume, &run.failed())?;
     }
     Ok(())
 }
@@ -95,14 +95,14 @@ pub fn restore(run: &mut Run) -> Result<Output, Stop> {
     let restored = Output::Restored(Restored { created });
     run.journal.keep(&run.here.world, restored.clone())?;
     for (volume, snapshot) in &received {
-        restoring::restore(&run.here, snapshot, volume)?;
+        restoring::restore(&run.here, snapshot, volume, &run.replaced())?;
     }
     Ok(restored)
 }
 
 pub fn remove_restored(run: &mut Run, restored: Option<Output>) -> Done {
     let Some(Output::Restored(Restored { created })) = restored else { return Ok(()) };
-    Ok(created.iter().try_for_each(|volume| removal::remove(&run.here, volume))?)
+    Ok(created.iter().try_for_each(|volume| removal::remove(&run.here, volume, Some(&run.failed())))?)
 }
 
 pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
@@ -113,7 +113,7 @@ pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
     for (from, snapshot) in &received {
         let key = from.strip_prefix(&source_prefix).unwrap_or(from);
         match volumes.iter().find(|volume| volume.data && volume.key == key) {
-            Some(volume) if volume.migrable => restoring::restore(&run.here, snapshot, &volume.name)?,
+            Some(volume) if volume.migrable => restoring::restore(&run.here, snapshot, &volume.name, &run.replaced())?,
             Some(volume) => info!("{} keeps its data: it is labelled non-migrable", volume.name),
             None => info!("{from} has no counterpart in {}", run.name),
         }
@@ -172,16 +172,18 @@ pub fn down(run: &mut Run, kept: Option<Output>) -> Done {
     let (master, checked) = (run.old_role()? == Role::Master, run.checked()?);
     let loaded = run.loaded().map(|loaded| (loaded.checkout.clone(), loaded.compose.data_volumes()));
     let timeouts = &run.here.settings.timeouts;
+    let failed = run.failed();
     let Ok((checkout, data)) = loaded else {
         // The checkout may be damaged; the containers have to go all the same. What is whose among the volumes cannot be told: they stay.
         return Ok(run.here.engine().remove(&run.project, timeouts.stop)?);
     };
     checkout.down(&run.here.world, timeouts)?;
     if let Some(Output::Taken(kept)) = kept {
-        kept.iter().try_for_each(|(volume, snapshot)| restoring::restore(&run.here, snapshot, volume))?;
+        kept.iter().try_for_each(|(volume, snapshot)| restoring::restore(&run.here, snapshot, volume, &failed))?;
     }
     if !master {
-        data.iter().filter(|volume| !checked.existing.contains(*volume)).try_for_each(|volume| removal::remove(&run.here, volume))?;
+        let made = data.iter().filter(|volume| !checked.existing.contains(*volume));
+        made.into_iter().try_for_each(|volume| removal::remove(&run.here, volume, Some(&failed)))?;
         if let Some(before) = checked.ordinary {
             removal::remove_made(&run.here, &run.project, &data, &before)?;
         }
