@@ -294,14 +294,14 @@ impl Worker<'_> {
                 }
                 let _order = logger::order(&order.id);
                 let apps: BTreeSet<AppName> = order.apps().into_iter().collect();
-                let left = apps.iter().map(|name| Left::of(here, name)).collect::<Result<Vec<Left>, Error>>()?;
+                let left = |apps: &BTreeSet<AppName>| apps.iter().map(|name| Left::of(here, name)).collect::<Result<Vec<Left>, Error>>();
                 let earlier: Vec<&Open> = open[..at].iter().filter(|other| orders::shares_app(&other.order, order)).collect();
                 if order.state == State::Failed && !fenced {
                     continue;
                 }
                 if order.state == State::Failed {
                     // What this node has no journal of, it has nothing to undo of.
-                    let undone = order.progress.contains_key(&*me) && !left.iter().any(|left| left.may_be_of(order));
+                    let undone = order.progress.contains_key(&*me) && !left(&apps)?.iter().any(|left| left.may_be_of(order));
                     let reason = order.reason.as_deref().unwrap_or_default();
                     self.passed.insert(order.id.to_string());
                     again = orders::fail(here, &order.id, reason, undone.then_some(&me))? == Failing::Archived;
@@ -333,7 +333,7 @@ impl Worker<'_> {
                 }
                 // While an application has a journal here, nothing of it is begun; a newer handler carries out what this one does not
                 // understand.
-                if order.needs > UNDERSTANDS || !left.iter().all(Left::is_nothing) {
+                if order.needs > UNDERSTANDS || !left(&apps)?.iter().all(Left::is_nothing) {
                     continue;
                 }
                 if earlier.iter().any(|open| open.order.state == State::Failed) {
@@ -352,6 +352,9 @@ impl Worker<'_> {
                 let apps = with_namesakes(here, apps)?;
                 if apps != *locked {
                     return Ok(Then::Needs(apps));
+                }
+                if !left(&apps)?.iter().all(Left::is_nothing) {
+                    continue;
                 }
                 if let Some(outcome) = take(here, next, &records, &members, &me, &mut self.tally)? {
                     self.tally.count(outcome);
@@ -382,20 +385,24 @@ fn with_namesakes(here: &Here, mut apps: BTreeSet<AppName>) -> Result<BTreeSet<A
 /// for less than it was.
 pub fn seen_untaken(here: &Here, order: &Order) -> Result<Option<Duration>, Error> {
     if order.owner.is_some() {
-        return Ok(Duration::ZERO);
+        return Ok(Some(Duration::ZERO));
     }
-    let (path, now) = (here.paths.untaken(&order.name), here.world.clock.uptime().as_millis() as u64);
-    let text = here.world.read_file(&path, 1024)?.unwrap_or_default();
+    let now = here.world.clock.uptime().as_millis() as u64;
+    let text = here.world.read_file(&here.paths.untaken(&order.name), 1024)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let since = text.trim().split_once(' ').filter(|(id, _)| *id == &*order.id).and_then(|(_, since)| since.parse::<u64>().ok());
-    match since.filter(|since| *since <= now) {
-        Some(since) => Ok(Duration::from_millis(now - since)),
-        None => {
-            here.world.create_folder(&here.paths.app(&order.name))?;
-            here.world.replace_file(&path, format!("{} {now}\n", order.id).as_bytes(), false)?;
-            Ok(Duration::ZERO)
-        }
+    Ok(since.filter(|since| *since <= now).map(|since| Duration::from_millis(now - since)))
+}
+
+/// The same, from now on.
+fn untaken(here: &Here, order: &Order) -> Result<Duration, Error> {
+    if let Some(waited) = seen_untaken(here, order)? {
+        return Ok(waited);
     }
+    here.world.create_folder(&here.paths.app(&order.name))?;
+    let line = format!("{} {}\n", order.id, here.world.clock.uptime().as_millis());
+    here.world.replace_file(&here.paths.untaken(&order.name), line.as_bytes(), false)?;
+    Ok(Duration::ZERO)
 }
 
 /// The records that an order is about, with the index of the first.
@@ -438,11 +445,14 @@ fn may_concern(order: &Order, earlier: &[&Open], records: &Records, me: &NodeNam
 /// Why nobody will bring the order to its end, if so. `waited`: for how long nobody has taken it up, though its turn has come.
 pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) -> Result<Option<String>, Error> {
     let alive = |name: &str| members::alive(members, name);
-    if order.needs > 1
-        && order.state == State::Open
-        && let Some(why) = too_old(here, order)?
-    {
-        return Ok(Some(why.to_string()));
+    let mut unclear = None;
+    if order.needs > 1 && order.state == State::Open {
+        match too_old(here, order) {
+            Ok(Some(why)) => return Ok(Some(why.to_string())),
+            Ok(None) => {}
+            Err(why) if why.is_out_of_reach() => return Err(why),
+            Err(why) => unclear = Some(why),
+        }
     }
     if order.state == State::Failed {
         return Ok(None); // it goes when all is undone
@@ -454,13 +464,15 @@ pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) ->
         return Ok(nobody.then(|| format!("{owner} has died while it carried it out")));
     }
     if order.owner.is_some() || waited <= here.settings.timeouts.order {
-        return Ok(None);
+        // Not to be taken before it is known.
+        return unclear.map_or(Ok(None), Err);
     }
     let (owner, state) = match &order.request {
         Request::Deploy(deploy) => (&*deploy.master, if alive(&deploy.master) { "" } else { ", which is dead," }),
         Request::Destroy(_) | Request::Migrate(_) => ("its node", ""),
     };
-    Ok(Some(format!("not taken up by {owner}{state} within {} s", here.settings.timeouts.order.as_secs())))
+    let unclear = unclear.map_or(String::new(), |why| format!(": {why}"));
+    Ok(Some(format!("not taken up by {owner}{state} within {} s{unclear}", here.settings.timeouts.order.as_secs())))
 }
 
 /// A node that would take part in the order and does not understand it.

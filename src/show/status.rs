@@ -14,6 +14,7 @@ use crate::model::{json, keys};
 use crate::node::local::{self, Local, LocalRole};
 use crate::orders;
 use crate::steps::journal::GIVEN_UP;
+use crate::worker;
 
 /// An order that no node has taken up for so long is named: the watches start handlers within a second.
 const UNTAKEN: Duration = Duration::from_secs(60);
@@ -64,7 +65,10 @@ pub fn status(here: &Here) -> Result<Status, Error> {
     }
     for entry in here.consul.list(keys::ORDERS)? {
         match orders::parse(&entry) {
-            Ok(order) => wrong.extend(order_described(here, &order, &mut lines)),
+            Ok(order) => {
+                lines.extend(order_described(here, &order));
+                wrong.extend(wrong_with(here, &order, &members));
+            }
             Err(why) => wrong.push(why.to_string()),
         }
     }
@@ -131,11 +135,9 @@ fn of_this_node(here: &Here, name: &AppName) -> Result<Vec<String>, Error> {
     Ok(wrong)
 }
 
-fn order_described(here: &Here, order: &Order, lines: &mut Vec<String>) -> Option<String> {
-    let now = here.world.clock.now();
-    let since = Time::parse(&order.created).map(|created| now.since(created));
-    let age = since.map_or("?".into(), time::age);
-    lines.push(format!("order {}: {} {}, {:?}, since {age}", order.id, order.request.event(), order.name, order.state));
+fn order_described(here: &Here, order: &Order) -> Vec<String> {
+    let age = Time::parse(&order.created).map_or("?".into(), |created| time::age(here.world.clock.now().since(created)));
+    let mut lines = vec![format!("order {}: {} {}, {:?}, since {age}", order.id, order.request.event(), order.name, order.state)];
     for (node, progress) in &order.progress {
         lines.push(format!("    {node}: step {} of {}: {}, since {}", progress.step, progress.of, progress.name, progress.since));
     }
