@@ -19,7 +19,7 @@ usage: handler [OPTIONS]                        carry out the events on standard
        handler [OPTIONS] routes                 write the proxies' files from the records
        handler [OPTIONS] status                 print what is deployed, where, and which orders are open
 
-JSON   deploy   {\"repo\": URL, \"branch\": B, \"master\": NODE, \"slave\": NODE, \"update\": false, \"empty\": false}
+JSON   deploy   {\"repo\": URL, \"branch\": B, \"master\": NODE, \"slave\": NODE or null, \"update\": false, \"empty\": false}
        destroy  {\"repo\": URL, \"branch\": B}
        migrate  {\"repo\": URL, \"branch\": B, \"target\": {\"repo\": URL, \"branch\": B}, \"update\": true}
 

@@ -206,12 +206,12 @@ impl Run {
                 // The owner has finished it: the way goes on behind the commit, if the record says so.
                 Err(Stop::Done) if at == commit => return self.decide(),
                 Err(stop) if at <= commit => return self.give_up(stop),
-                Err(Stop::Done) => {}
-                Err(Stop::Failed(why) | Stop::Away(why)) => {
-                    error!("the order is done, but step {} ({step}) failed and will be tried again: {why}", at + 1);
-                    return Outcome::Left;
-                }
-                Err(Stop::Obey(why)) => {
+                Err(stop) => {
+                    let why = match stop {
+                        Stop::Failed(why) | Stop::Away(why) => why.to_string(),
+                        Stop::Obey(why) => why,
+                        Stop::Done => continue,
+                    };
                     error!("the order is done, but step {} ({step}) failed and will be tried again: {why}", at + 1);
                     return Outcome::Left;
                 }
