@@ -24,6 +24,18 @@ fn out_of_place(sim: &Sim) -> Vec<String> {
     wrong
 }
 
+/// node2 takes over, and has nothing of what a failed version had made of the data.
+#[track_caller]
+pub fn takes_over_from_the_replica(sim: &Sim) {
+    push(sim, "");
+    sim.deliver_all(&[deploy("takeover", "node2", None)]);
+    sim.settle();
+    let ended = sim.lock().ended("takeover");
+    assert_eq!(ended["state"], "done", "{ended}");
+    let data = sim.lock().volume("node2", DATA).unwrap();
+    assert!(!data.contains("WRONG"), "“{data}” {}", ended["notes"]);
+}
+
 /// A failed move has left a snapshot of what the failing version made of the data; it is no replica.
 #[test]
 fn a_takeover_starts_from_the_replica_and_not_from_what_a_failed_version_has_made_of_it() {
@@ -37,14 +49,8 @@ fn a_takeover_starts_from_the_replica_and_not_from_what_a_failed_version_has_mad
     assert_eq!(sim.lock().ended("bad")["state"], "failed");
     assert!(!sim.lock().volume("node1", DATA).unwrap().contains("WRONG"));
     // Before the next hour, the master dies.
-    push(&sim, "");
     sim.power_off("node1");
-    sim.deliver_all(&[deploy("takeover", "node2", None)]);
-    sim.settle();
-    let ended = sim.lock().ended("takeover");
-    assert_eq!(ended["state"], "done", "{ended}");
-    let data = sim.lock().volume("node2", DATA).unwrap();
-    assert!(!data.contains("WRONG"), "“{data}” {}", ended["notes"]);
+    takes_over_from_the_replica(&sim);
 }
 
 /// The same with a takeover that fails, and is ordered again.
@@ -57,13 +63,7 @@ fn a_second_takeover_starts_from_the_replica_too() {
     sim.deliver_all(&[deploy("bad", "node2", None)]);
     sim.settle();
     assert_eq!(sim.lock().ended("bad")["state"], "failed");
-    push(&sim, "");
-    sim.deliver_all(&[deploy("takeover", "node2", None)]);
-    sim.settle();
-    let ended = sim.lock().ended("takeover");
-    assert_eq!(ended["state"], "done", "{ended}");
-    let data = sim.lock().volume("node2", DATA).unwrap();
-    assert!(!data.contains("WRONG"), "“{data}” {}", ended["notes"]);
+    takes_over_from_the_replica(&sim);
 }
 
 /// The node that a migrate writes to dies for good in the middle of it: its source, which is well, is not kept from everything.

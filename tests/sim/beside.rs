@@ -6,6 +6,7 @@ use std::time::Duration;
 use handler::outside::doors::Write;
 use serde_json::{Value, json};
 
+use crate::attack2::taken_over;
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, deploy, deployed, push, with_copy};
 use crate::world::{Act, Cluster, Kind, event, id};
@@ -108,12 +109,7 @@ fn a_master_that_is_still_sending_is_fenced_at_once() {
     until(&sim, "the send", || sim.lock().kv(&order).is_some_and(|order| order["state"] == "ready"));
     sim.lock().split(&["node1"]);
     until(&sim, "the end of the move", || sim.lock().ended("away")["state"] == "failed");
-    ["node2", "node3"].iter().for_each(|node| sim.start(node, Start::Events(vec![deploy("over", "node2", Some("node3"))])));
-    until(&sim, "the takeover", || sim.lock().ended("over")["state"] == "done");
-    assert!(sim.lock().serving(PROJECT).iter().any(|line| line.starts_with("node1")), "it does not know yet");
-    sim.lock().heal();
-    sim.start("node1", Start::Events(Vec::new()));
-    until(&sim, "the end of the old master", || sim.lock().serving(PROJECT).iter().all(|line| line.starts_with("node2")));
+    taken_over(&sim);
     assert!(sim.lock().time - begun < 3 * 3_600_000_000, "the send goes on");
     assert!(sim.at_work() > 0);
     sim.run_until_rest();

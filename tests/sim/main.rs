@@ -13,5 +13,6 @@ mod beside;
 mod chaos;
 mod matrix;
 mod orders;
+mod others;
 mod resolved;
 mod stories;

@@ -1,6 +1,7 @@
 //! What an order does not say, and what it says that nobody else is to hear: the slave that is kept, and what a repository asks for.
 
 use std::path::Path;
+use std::time::Duration;
 
 use handler::model::names::App;
 use serde_json::{Value, json};
@@ -300,6 +301,31 @@ fn a_password_is_not_given_to_another_server() {
     assert!(ended["reason"].to_string().contains("could not read Username for 'https://evil.example.com'"), "{ended:#}");
 }
 
+/// Whether it was for another repository, with a wrong password, or nobody has taken it.
+#[test]
+fn an_order_that_is_refused_leaves_what_is_kept() {
+    let sim = web();
+    asks(&sim, "bob", "s3cret");
+    all_well(&sim.deliver_all(&[ordered("first", "https://bob:s3cret@git.example.com/shop", true)]));
+    sim.power_off("node3");
+    let away =
+        json!({"repo": "https://bob:thr33@git.example.com/shop", "branch": "master", "master": "node3", "slave": "node1", "update": true});
+    for (word, order) in [
+        ("other", ordered("other", "https://bob:0ne@evil.example.com/shop", true)),
+        ("wrong", ordered("wrong", "https://bob:tw0@git.example.com/shop", true)),
+        ("away", event("away", "deploy", &away)),
+    ] {
+        sim.deliver_all(&[order]);
+        sim.pass(Duration::from_secs(700));
+        sim.settle();
+        let ended = sim.lock().ended(word);
+        assert_eq!(ended["state"], "failed", "{word}: {ended:#}");
+        assert_eq!(sim.lock().keys("credential/").len(), 1, "{word}");
+        assert_eq!(credential(&sim).unwrap()["order"], id("first"), "{word}");
+    }
+    all_well(&sim.deliver_all(&[ordered("last", WEB, true)]));
+}
+
 #[test]
 fn an_order_with_a_password_is_refused_while_a_member_is_too_old_for_it() {
     let sim = web();
@@ -328,7 +354,7 @@ fn what_waited_in_the_inbox_is_gone() {
     sim.run_until_rest();
     assert_eq!(inbox("node1"), 1);
     let runs = sim.ended();
-    sim.pass(std::time::Duration::from_secs(120));
+    sim.pass(Duration::from_secs(120));
     sim.settle();
     assert_eq!((inbox("node1"), sim.lock().ended("first")["state"].clone()), (0, "done".into()));
     assert_nowhere(&sim, &runs, "s3cret");

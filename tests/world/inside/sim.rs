@@ -40,7 +40,7 @@ pub enum Start {
     Work(String),
     /// `cancel ORDER`, with the node that the undo is given up on.
     Cancel(String, Option<&'static str>),
-    /// `status`: what is wrong goes to its log.
+    /// `status`: what it says goes to its log.
     Status,
     /// `plan` of a request: what it says goes to its log.
     Plan(&'static str, Value),
@@ -448,7 +448,7 @@ fn carry_out(door: &Door, settings: Settings, start: Start) -> i32 {
             handler::verbs::plan(&here, event, &payload.to_string()).map(|text| text.lines().for_each(|line| ::log::info!("{line}")))
         }
         Start::Status => handler::verbs::status(&here, |text| {
-            text.lines().filter(|line| line.starts_with("wrong: ")).for_each(|line| ::log::error!("{line}"));
+            text.lines().for_each(|line| ::log::error!("{line}"));
             Ok(())
         }),
     });

@@ -86,7 +86,7 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
             }
             for (name, y) in &services {
                 let anew = rest.contains(&"--force-recreate");
-                let up = s.up(node, project, name, y, &reference(name, y), anew, cwd);
+                let up = s.up(node, project, (name, y), &model["volumes"], &reference(name, y), anew, cwd);
                 if let Err(text) = up {
                     return Out::fail(1, &format!("Error response from daemon: {text}"));
                 }
@@ -289,7 +289,16 @@ impl State {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn up(&mut self, node: &str, project: &str, name: &str, y: &Value, reference: &str, anew: bool, cwd: &Path) -> Result<(), String> {
+    fn up(
+        &mut self,
+        node: &str,
+        project: &str,
+        (name, y): (&str, &Value),
+        named: &Value,
+        reference: &str,
+        anew: bool,
+        cwd: &Path,
+    ) -> Result<(), String> {
         if y.get("build").is_none() && self.engine(node).image(reference).is_none() {
             let content = self.registry.get(reference).cloned().ok_or(format!("manifest for {reference} not found"))?;
             self.engine(node).tag(reference, &content);
@@ -322,7 +331,7 @@ impl State {
         }
         e.born += 1;
         let volumes = y["volumes"].as_array().into_iter().flatten().filter(|v| v["type"] == "volume");
-        let volumes: Vec<_> = volumes.filter_map(|v| Some(format!("{project}_{}", v["source"].as_str()?))).collect();
+        let volumes: Vec<_> = volumes.filter_map(|v| Some(named[v["source"].as_str()?]["name"].as_str()?.to_owned())).collect();
         let start = text(&y["x-standin"]["start"]).unwrap_or_default();
         let born = format!("{node} {} {container}", e.born);
         e.containers.push(Container {

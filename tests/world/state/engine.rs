@@ -167,9 +167,14 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
             json(found.map(one).collect())
         }
         ("GET", ["volumes"]) => {
-            let project = project_of(request);
-            let found = s.engine(node).volumes.iter().filter(|(_, made)| made.project == project);
-            let one = |(name, made): (&String, &Made)| json!({"Name": name, "Labels": made.labels});
+            let wanted = label_of(request);
+            let found =
+                s.engine(node).volumes.iter().filter(|(_, made)| wanted.is_empty() || wanted == format!("{PROJECT}={}", made.project));
+            let one = |(name, made): (&String, &Made)| {
+                let mut labels = json!(made.labels);
+                labels[PROJECT] = made.project.clone().into();
+                json!({"Name": name, "Labels": labels})
+            };
             json(json!({"Volumes": found.map(one).collect::<Vec<_>>(), "Warnings": null}))
         }
         ("DELETE", ["volumes", name]) => match s.remove_engine_volume(node, name) {
