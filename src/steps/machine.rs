@@ -181,7 +181,7 @@ impl Run {
             return Ok(());
         }
         // Of a checkout that is damaged the record may still know the volumes.
-        let volumes = self.data_volumes().unwrap_or_else(|_| self.old_volumes());
+        let volumes = if self.readable()?.is_some() { self.data_volumes()? } else { self.old_volumes() };
         reconcile::leave(&self.here, &self.name, &Local::new(LocalRole::Master, (&self.order.id).into(), volumes))
     }
 

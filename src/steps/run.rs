@@ -183,15 +183,32 @@ impl Run {
         Ok(self.loaded.insert(loaded))
     }
 
+    /// The checkout of this order, unless it is damaged. That Compose does not answer says nothing of it, nor that the disk does not.
+    pub fn readable(&mut self) -> Result<Option<&Loaded>, Error> {
+        if self.tool_if_any()?.is_some()
+            && let Err(why) = self.loaded()
+        {
+            if matches!(why, Error::Disk(_) | Error::Compose(compose::Error::Disk(_))) {
+                return Err(why);
+            }
+            warn!("{why}");
+        }
+        Ok(self.loaded.as_ref())
+    }
+
+    /// Nothing where there is no Compose, or too old a one: asked again, it would say the same.
+    fn tool_if_any(&mut self) -> Result<Option<Tool>, Error> {
+        match self.tool() {
+            Err(Error::Compose(compose::Error::Version(cmd::Error::NotFound { .. }) | compose::Error::TooOld { .. })) => Ok(None),
+            tool => Ok(Some(tool?)),
+        }
+    }
+
     /// The checkout that ran before, if it is still there and readable. That Compose does not answer says nothing of it.
     pub fn old_checkout(&mut self) -> Result<Option<(Checkout, Compose)>, Error> {
         let Some(old) = self.old() else { return Ok(None) };
         let folder = self.here.paths.checkout(&self.name, &old.deploy_id);
-        let tool = match self.tool() {
-            // Asked again, it would say the same.
-            Err(Error::Compose(compose::Error::Version(cmd::Error::NotFound { .. }) | compose::Error::TooOld { .. })) => return Ok(None),
-            tool => tool?,
-        };
+        let Some(tool) = self.tool_if_any()? else { return Ok(None) };
         match self.here.read_checkout(&self.project, folder, tool) {
             Ok(read) => Ok(Some(read)),
             Err(why) => {

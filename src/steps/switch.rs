@@ -170,17 +170,19 @@ fn keep_what_was_here(run: &mut Run) -> Result<Output, Stop> {
 /// With the volumes that this order has made, and no others.
 pub fn down(run: &mut Run, kept: Option<Output>) -> Done {
     let (master, checked) = (run.old_role()? == Role::Master, run.checked()?);
-    let loaded = run.loaded().map(|loaded| (loaded.checkout.clone(), loaded.compose.data_volumes()));
+    let loaded = run.readable()?.map(|loaded| (loaded.checkout.clone(), loaded.compose.data_volumes()));
     let timeouts = &run.here.settings.timeouts;
     let failed = run.failed();
-    let Ok((checkout, data)) = loaded else {
-        // The checkout may be damaged; the containers have to go all the same. What is whose among the volumes cannot be told: they stay.
-        return Ok(run.here.engine().remove(&run.project, timeouts.stop)?);
-    };
-    checkout.down(&run.here.world, timeouts)?;
+    // The checkout may be damaged; the containers have to go all the same.
+    match &loaded {
+        Some((checkout, _)) => checkout.down(&run.here.world, timeouts)?,
+        None => run.here.engine().remove(&run.project, timeouts.stop)?,
+    }
     if let Some(Output::Taken(kept)) = kept {
         kept.iter().try_for_each(|(volume, snapshot)| restoring::restore(&run.here, snapshot, volume, &failed))?;
     }
+    // What is whose among the volumes cannot be told then: they stay.
+    let Some((_, data)) = loaded else { return Ok(()) };
     if !master {
         let made = data.iter().filter(|volume| !checked.existing.contains(*volume));
         made.into_iter().try_for_each(|volume| removal::remove(&run.here, volume, Some(&failed)))?;

@@ -15,4 +15,5 @@ mod matrix;
 mod orders;
 mod others;
 mod resolved;
+mod seeds;
 mod stories;

@@ -455,10 +455,10 @@ fn what_is_no_commit_is_not_recorded_as_one() {
 }
 
 /// Killed right after its commit, and gone on without: the application is destroyed before it remembers that it is its master. It knows by
-/// its journal what is to be fenced.
+/// its journal what is to be fenced. That Compose does not answer says nothing of its volumes.
 #[test]
 fn a_master_that_has_not_remembered_that_it_is_one_is_fenced_as_a_whole() {
-    for from in [None, Some("node1")] {
+    for (from, answers) in [(None, true), (Some("node1"), true), (None, false)] {
         let sim: Sim = if from.is_some() { deployed(&NODES, "node1", Some("node2")) } else { shop(&NODES) };
         sim.on("node2", "cas app/", Act::KillAfter);
         for node in NODES.into_iter().filter(|node| *node == "node2" || from == Some(*node)) {
@@ -471,7 +471,11 @@ fn a_master_that_has_not_remembered_that_it_is_one_is_fenced_as_a_whole() {
         sim.run_until_rest();
         assert_ended(&sim, "end", "done", "");
         sim.lock().heal();
+        if !answers {
+            sim.on("node2", "version --short", Act::Fail("docker-compose: out of memory".to_owned()));
+        }
         sim.settle();
+        assert!(sim.no_faults());
         let s = sim.lock();
         let left = &s.nodes["node2"];
         assert!(!left.engine.containers.iter().any(|c| c.running || c.comes_back()), "{from:?}");
