@@ -1,8 +1,35 @@
 //! What random histories have found.
 
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::beside::copy;
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{DATA, NODES, deploy, push, shop};
-use crate::world::{Act, Cluster};
+use crate::world::shop::{COPY, DATA, NODES, URL, deploy, migrate, push, push_to, shop, with_copy};
+use crate::world::{Act, Cluster, id};
+
+/// There is no leader for longer than a redeploy is patient. An order of two applications waits for it, and for that one an order of the
+/// other, whose worker on the same node waits for both.
+#[test]
+fn what_has_given_up_without_a_leader_is_begun_again_though_another_worker_of_its_node_waits_for_it() {
+    let (sim, ..) = with_copy::<Sim>("node1", "", &[]);
+    push_to(&sim, COPY, "", &[]);
+    sim.on("node1", " build", Act::First(Box::new(|s| s.lose_leader(100_000_000))));
+    sim.start("node1", Start::Events(vec![copy("anew")]));
+    sim.run_until_rest();
+    assert!(sim.no_faults());
+    assert!(sim.lock().kv(&format!("order/{}", id("anew"))).is_some(), "it has given up");
+    sim.pass(Duration::from_secs(100));
+    sim.start("node2", Start::Events(vec![migrate("m")]));
+    sim.run_until_rest();
+    sim.start("node1", Start::Request("deploy", json!({"repo": URL, "branch": "master", "master": "node1"})));
+    sim.run_until_rest();
+    assert_eq!(sim.violations(), [""; 0]);
+    assert_eq!(sim.lock().keys("order/"), [""; 0]);
+    let states = ["anew", "m"].map(|word| sim.lock().ended(word)["state"].clone());
+    assert_eq!(states, ["done", "done"]);
+}
 
 /// A first deploy over data that was put there before is killed once it is up, and its undo asks Compose in vain: that says nothing of the
 /// checkout, and the data is put back.

@@ -93,20 +93,19 @@ impl Sim {
         self.shared.drive(doors);
     }
 
-    /// Until every run has ended. One that has given up without a leader begins again with its node's next watch, and others may wait for it.
+    /// Until every run has ended. One that has given up without a leader begins again with its node's next watch, whatever else is at work
+    /// there: others may wait for it.
     pub fn run_until_rest(&self) {
         for _ in 0..8 {
             self.shared.drive(50_000);
-            let idle: Vec<String> = {
+            let reached: Vec<String> = {
                 let inner = self.inner();
                 if inner.runs.is_empty() {
                     return;
                 }
-                let is_idle = |node: &&String| !inner.runs.values().any(|run| run.node == **node);
-                let fine = inner.state.nodes.iter().filter(|(_, node)| node.reach == Reach::Fine).map(|(name, _)| name);
-                fine.filter(is_idle).cloned().collect()
+                inner.state.nodes.iter().filter(|(_, node)| node.reach == Reach::Fine).map(|(name, _)| name.clone()).collect()
             };
-            idle.iter().for_each(|node| self.start(node, Start::Reconcile));
+            reached.iter().for_each(|node| self.start(node, Start::Reconcile));
         }
         self.shared.drive(u64::MAX);
     }
