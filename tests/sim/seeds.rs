@@ -1,12 +1,12 @@
-//! What random histories have found.
+//! What random histories have found, and what they have not within a minute.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::beside::copy;
+use crate::beside::{copy, until};
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{COPY, DATA, NODES, URL, deploy, migrate, push, push_to, shop, with_copy};
+use crate::world::shop::{COPY, DATA, NODES, URL, deploy, deployed, migrate, push, push_to, shop, with_copy};
 use crate::world::{Act, Cluster, id};
 
 /// There is no leader for longer than a redeploy is patient. An order of two applications waits for it, and for that one an order of the
@@ -47,4 +47,20 @@ fn an_undo_of_a_first_deploy_that_cannot_ask_compose_is_tried_again() {
     assert_eq!(sim.lock().ended("one")["state"], "failed");
     let data = sim.lock().volume("node1", DATA).unwrap();
     assert!(data.contains("brought along") && !data.contains("WRONG"), "“{data}”");
+}
+
+/// A move's new master is killed before it has changed anything, and begins anew once the old one has died: it is a move all the same, and
+/// fails. What was written since the last replica is not given up by an order that was no takeover.
+#[test]
+fn a_move_that_is_begun_anew_is_no_takeover() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    sim.lock().replicate("node1");
+    sim.on("node2", "git clone", Act::KillBefore);
+    sim.start("node2", Start::Events(vec![deploy("second", "node2", Some("node3"))]));
+    until(&sim, "the kill", || sim.at_work() == 0);
+    assert!(sim.no_faults());
+    sim.power_off("node1");
+    sim.settle();
+    let ended = sim.lock().ended("second");
+    assert_eq!((&ended["state"], &ended["origin"]), (&json!("failed"), &json!("alive")), "{ended:#}");
 }
