@@ -115,20 +115,6 @@ impl Node {
         answer
     }
 
-    /// The power of the node fails: what its volumes' disk was not told to keep is lost. It starts again.
-    pub fn lose_power(self) {
-        let (disk, name) = (Path::new(HOME).join("disk"), name(self.0));
-        let (image, folder) = (disk.join(format!("{name}.img")), disk.join(&name));
-        let script = format!(
-            "cp --sparse=always '{0}' '{0}.cut' && docker kill {2} >/dev/null && umount '{1}' && mv '{0}.cut' '{0}' && mount -o loop '{0}' '{1}'",
-            image.display(),
-            folder.display(),
-            self.container()
-        );
-        must("bash", &["-ec", &script]);
-        self.start();
-    }
-
     /// Ends every run of the handler with SIGKILL; whether there was one.
     pub fn kill_handler(self) -> bool {
         self.exec(&["pkill", "-KILL", "-f", HANDLERS]).code == Some(0)
