@@ -169,8 +169,6 @@ impl State {
         n.deaths += 1;
         n.reach = Reach::Silent;
         n.island = 99;
-        self.lose_unsynced_snapshots(node);
-        let n = self.node(node);
         // Not stopped: nobody is there to say a last word.
         n.engine.containers.iter_mut().for_each(|c| c.running = false);
     }

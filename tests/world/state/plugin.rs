@@ -14,8 +14,6 @@ pub struct Subvolume {
     pub read_only: bool,
     /// Its content: what a power failure leaves. Until then a whole one may be hollow.
     pub on_disk: bool,
-    /// Its power has failed before it was.
-    pub hollow: bool,
 }
 
 #[derive(Clone, Default)]
@@ -134,15 +132,12 @@ fn send(s: &mut State, node: &str, name: &str, host: &str) -> Result<Value, Stri
     }
     let mark = format!("@{host}");
     let volume = format!("{}@", name.split('@').next().unwrap_or_default());
-    // A difference inherits what is wrong with what it is a difference to.
     let is_mark = |n: &String| n.starts_with(&volume) && n.ends_with(&mark);
-    let parent = s.nodes[node].plugin.snapshots.keys().find(|n| is_mark(n)).map(|n| n.trim_end_matches(&mark).to_owned());
-    let hollow = parent.is_some_and(|parent| s.nodes[&to].plugin.subvolumes.get(&parent).is_some_and(|parent| parent.hollow));
     let uuid = s.new_uuid(&to);
     let received = s.nodes[node].plugin.subvolumes.get(name).map(|sent| sent.uuid.clone());
     let theirs = s.plugin(&to);
-    theirs.snapshots.insert(name.to_owned(), if hollow { String::new() } else { content.clone() });
-    theirs.subvolumes.insert(name.to_owned(), Subvolume { uuid, received, read_only: true, on_disk: false, hollow });
+    theirs.snapshots.insert(name.to_owned(), content.clone());
+    theirs.subvolumes.insert(name.to_owned(), Subvolume { uuid, received, read_only: true, on_disk: false });
     let mine = &mut s.plugin(node).snapshots;
     mine.retain(|n, _| !is_mark(n));
     mine.insert(name.to_owned() + &mark, content);
@@ -200,7 +195,7 @@ impl State {
         let plugin = self.plugin(node);
         plugin.snapshots.insert(name.clone(), content);
         // A snapshot of btrfs takes what it is of to the disk.
-        plugin.subvolumes.insert(name.clone(), Subvolume { uuid, received: None, read_only: true, on_disk: true, hollow: false });
+        plugin.subvolumes.insert(name.clone(), Subvolume { uuid, received: None, read_only: true, on_disk: true });
         name
     }
 
@@ -214,15 +209,6 @@ impl State {
     /// Everything on the disk of the volumes is there to stay.
     pub fn sync_snapshots(&mut self, node: &str) {
         self.plugin(node).subvolumes.values_mut().for_each(|subvolume| subvolume.on_disk = true);
-    }
-
-    /// What was received and not synced is whole by its looks, and empty.
-    pub fn lose_unsynced_snapshots(&mut self, node: &str) {
-        let plugin = self.plugin(node);
-        for (name, subvolume) in plugin.subvolumes.iter_mut().filter(|(_, subvolume)| !subvolume.on_disk) {
-            (subvolume.hollow, subvolume.on_disk) = (true, true);
-            plugin.snapshots.insert(name.clone(), String::new());
-        }
     }
 
     /// What the plugin's schedules do by the hour.
