@@ -8,7 +8,6 @@ pub mod members;
 pub mod names;
 pub mod order;
 pub mod record;
-pub mod replica;
 pub mod roles;
 pub mod text;
 pub mod time;

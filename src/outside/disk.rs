@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::doors::{Disk, Found, Lock, Subvolume, World, Write};
+use super::doors::{Disk, Found, Lock, World, Write};
 use crate::model::names::OrderId;
 
 /// What could not be done with which file.
@@ -83,13 +83,18 @@ impl World {
     /// A file that was not there: an error where it is. All of it is on the disk when this returns, with room for as many bytes as are said.
     pub fn create_file(&self, path: &Path, bytes: &[u8], room: u64) -> Result<(), Error> {
         let beside = path.with_added_extension(format!("{}.new", self.disk.process()));
-        // Room comes first: how a file system keeps it cannot be changed once something is in the file.
-        let written = self.disk.write(&beside, b"", Write::Over, false).and_then(|()| self.disk.reserve(&beside, room));
-        let written = written.and_then(|()| self.disk.write(&beside, bytes, Write::Append, true));
+        let written = self.write_with_room(&beside, bytes, room);
         let linked = written.and_then(|()| self.disk.link(&beside, path));
         // Whether it is needed any more or not.
         let removed = self.disk.remove(&beside);
         linked.and(removed).and_then(|()| self.disk.sync_folder(path.parent().unwrap_or(path))).map_err(cannot("create", path))
+    }
+
+    /// Room comes first: how a file system keeps it cannot be changed once something is in the file.
+    fn write_with_room(&self, path: &Path, bytes: &[u8], room: u64) -> io::Result<()> {
+        self.disk.write(path, b"", Write::Over, false)?;
+        self.disk.reserve(path, room)?;
+        self.disk.write(path, bytes, Write::Append, true)
     }
 
     /// A file that is appended to has room for so many bytes; it is created if need be, and its name is on the disk. One that can have none,
@@ -99,11 +104,8 @@ impl World {
         let room = match there.and_then(|()| self.disk.reserve(path, bytes)) {
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 let beside = path.with_added_extension(format!("{}.new", self.disk.process()));
-                let empty = self.disk.write(&beside, b"", Write::Over, false);
-                let room = empty.and_then(|()| self.disk.reserve(&beside, bytes));
-                let copied = room.and_then(|()| self.disk.read(path, u64::MAX - 1));
-                let written = copied.and_then(|text| self.disk.write(&beside, &text, Write::Append, true));
-                written.and_then(|()| self.disk.rename(&beside, path))
+                let copied = self.disk.read(path, u64::MAX - 1).and_then(|text| self.write_with_room(&beside, &text, bytes));
+                copied.and_then(|()| self.disk.rename(&beside, path))
             }
             room => room,
         };
@@ -176,26 +178,6 @@ impl World {
         self.disk.sync_disk(folder).map_err(cannot("sync", folder))
     }
 
-    /// `None`: nothing is there. What is there and no subvolume is an error.
-    pub fn subvolume(&self, path: &Path) -> Result<Option<Subvolume>, Error> {
-        match self.disk.subvolume(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            found => found.map(Some).map_err(cannot("look at", path)),
-        }
-    }
-
-    /// Whether the folder is there, on a disk whose snapshots can be looked at.
-    pub fn is_on_btrfs(&self, folder: &Path) -> bool {
-        self.disk.is_btrfs(folder).unwrap_or(false)
-    }
-
-    /// What names this run of the machine: another one after each boot.
-    pub fn boot(&self) -> Result<String, Error> {
-        let path = Path::new(BOOT);
-        let text = self.disk.read(path, 64).map_err(cannot("read", path))?;
-        Ok(String::from_utf8_lossy(&text).trim().to_string())
-    }
-
     /// The user that this process runs as.
     pub fn user(&self) -> Result<u32, Error> {
         self.disk.user().map_err(cannot("read", Path::new("/proc/self")))
@@ -218,35 +200,10 @@ impl World {
     }
 }
 
-const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-
 /// The mode of new files.
 pub const PRIVATE: u32 = 0o600;
 /// `FS_NOCOW_FL` of Linux.
 const NO_COPY_ON_WRITE: libc::c_long = 0x0080_0000;
-
-/// `struct btrfs_ioctl_get_subvol_info_args` of Linux.
-#[repr(C)]
-struct SubvolumeInfo {
-    id: u64,
-    name: [u8; 256],
-    parent_id: u64,
-    folder_id: u64,
-    generation: u64,
-    flags: u64,
-    uuid: [u8; 16],
-    parent_uuid: [u8; 16],
-    received_uuid: [u8; 16],
-    /// Generations and times of its changes, and what is kept for later.
-    rest: [u64; 4 + 8 + 8],
-}
-
-/// `BTRFS_IOC_GET_SUBVOL_INFO`, `_IOR(0x94, 60, …)`; needs no privilege.
-const GET_SUBVOLUME_INFO: libc::c_ulong = 2 << 30 | (size_of::<SubvolumeInfo>() as libc::c_ulong) << 16 | 0x94 << 8 | 60;
-/// `BTRFS_ROOT_SUBVOL_RDONLY`
-const READ_ONLY: u64 = 1;
-/// The inode of each subvolume's own folder.
-const FIRST_INODE: u64 = 256;
 
 fn on_btrfs(file: &File) -> io::Result<bool> {
     // SAFETY: zeros are a value of each of its members.
@@ -329,27 +286,6 @@ impl Disk for RealDisk {
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_data()
-    }
-
-    fn subvolume(&self, path: &Path) -> io::Result<Subvolume> {
-        let folder = File::open(path)?;
-        // Of a folder below it the call would tell the same.
-        if folder.metadata()?.ino() != FIRST_INODE {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "no subvolume of btrfs"));
-        }
-        // SAFETY: zeros are a value of each of its members.
-        let mut info: SubvolumeInfo = unsafe { std::mem::zeroed() };
-        // SAFETY: what is written is as long as the call says, and so is what it is written to; the descriptor is open.
-        if unsafe { libc::ioctl(folder.as_raw_fd(), GET_SUBVOLUME_INFO as _, &raw mut info) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let hex = |uuid: [u8; 16]| -> String { uuid.iter().map(|byte| format!("{byte:02x}")).collect() };
-        let received = (info.received_uuid != [0; 16]).then(|| hex(info.received_uuid));
-        Ok(Subvolume { uuid: hex(info.uuid), received, read_only: info.flags & READ_ONLY != 0 })
-    }
-
-    fn is_btrfs(&self, folder: &Path) -> io::Result<bool> {
-        on_btrfs(&File::open(folder)?)
     }
 
     fn sync_disk(&self, folder: &Path) -> io::Result<()> {

@@ -115,16 +115,6 @@ impl Found {
     }
 }
 
-/// A snapshot or a volume, as btrfs knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subvolume {
-    /// Hexadecimal, as all three.
-    pub uuid: String,
-    /// Of what it was received from; only a whole stream leaves it, with the flag below.
-    pub received: Option<String>,
-    pub read_only: bool,
-}
-
 /// Let go when it is dropped, or when the process ends in whatever way.
 pub struct Lock(#[allow(dead_code, reason = "held, not read")] pub Box<dyn Any>);
 
@@ -144,9 +134,6 @@ pub trait Disk {
     /// A second name for a file; an error where something has that name (`AlreadyExists`).
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
-    /// What btrfs knows of it; an error where it is no subvolume, or of another file system (`ENOTTY`).
-    fn subvolume(&self, path: &Path) -> io::Result<Subvolume>;
-    fn is_btrfs(&self, folder: &Path) -> io::Result<bool>;
     /// All of the disk that holds the folder, whoever has written it.
     fn sync_disk(&self, folder: &Path) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;

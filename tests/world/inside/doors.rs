@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use handler::model::time::Time;
-use handler::outside::doors::{self, Answer, Apart, Clock, Doors, Found, Lock, Net, Processes, Service, Subvolume, Unanswered, Write};
+use handler::outside::doors::{self, Answer, Apart, Clock, Doors, Found, Lock, Net, Processes, Service, Unanswered, Write};
 use handler::outside::process::{self, Capture, Cmd};
 use handler::settings::CREDENTIAL;
 
@@ -345,10 +345,6 @@ impl Door {
 
 impl doors::Disk for Door {
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        if path.ends_with("random/boot_id") {
-            let deaths = self.shared.lock().state.nodes[&self.node].deaths;
-            return Ok(format!("boot {deaths} of {}\n", self.node).into_bytes());
-        }
         self.disk(true, "read", path, |disk| disk.read(path, limit))
     }
 
@@ -376,29 +372,11 @@ impl doors::Disk for Door {
         self.disk(false, "sync", folder, |disk| disk.sync_folder(folder))
     }
 
-    fn subvolume(&self, path: &Path) -> io::Result<Subvolume> {
-        self.disk(true, "look at the subvolume", path, |_| Ok(()))?;
-        let inner = self.shared.lock();
-        let node = &inner.state.nodes[&self.node];
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let found = node.plugin.subvolumes.get(&*name).filter(|_| !node.no_snapshots_seen).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Subvolume { uuid: found.uuid.clone(), received: found.received.clone(), read_only: found.read_only })
-    }
-
-    fn is_btrfs(&self, folder: &Path) -> io::Result<bool> {
-        self.disk(true, "look at", folder, |_| Ok(()))?;
-        Ok(!self.shared.lock().state.nodes[&self.node].no_snapshots_seen)
-    }
-
     fn sync_disk(&self, folder: &Path) -> io::Result<()> {
         self.disk(false, "sync the disk of", folder, |disk| {
             disk.sync_disk();
             Ok(())
-        })?;
-        if folder.starts_with(super::SNAPSHOTS) {
-            self.shared.lock().state.sync_snapshots(&self.node);
-        }
-        Ok(())
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

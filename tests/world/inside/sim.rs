@@ -358,7 +358,6 @@ fn settings() -> Settings {
         deploy_dir: DEPLOY.into(),
         driver: DRIVER.into(),
         plugin_socket: None,
-        snapshots: super::SNAPSHOTS.into(),
         engine_socket: "/var/run/docker.sock".into(),
         agent: Address { base: "http://127.0.0.1:8500".into(), socket: None, token: None, tls: None },
         caddy: Version::Two,

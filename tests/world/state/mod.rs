@@ -75,8 +75,6 @@ pub struct Node {
     pub island: usize,
     /// Its disk is.
     pub full: bool,
-    /// Its agent does not see the folder in which the plugin has its snapshots.
-    pub no_snapshots_seen: bool,
     /// By how many microseconds its clock is wrong.
     pub ahead: i64,
     /// The latest time that it has named.

@@ -8,28 +8,15 @@ use super::http::{Request, Response};
 use super::{DRIVER, State};
 
 #[derive(Clone, Default)]
-pub struct Subvolume {
-    pub uuid: String,
-    pub received: Option<String>,
-    pub read_only: bool,
-    /// Its content: what a power failure leaves. Until then a whole one may be hollow.
-    pub on_disk: bool,
-}
-
-#[derive(Clone, Default)]
 pub struct Plugin {
     pub volumes: BTreeMap<String, String>,
     pub snapshots: BTreeMap<String, String>,
-    /// What btrfs knows of each of these.
-    pub subvolumes: BTreeMap<String, Subvolume>,
     /// (volume, action) → minutes
     pub schedules: BTreeMap<(String, String), String>,
     /// Volumes that a container of somebody else uses: they cannot be removed.
     pub held: BTreeSet<String>,
     /// How many of the next questions for a volume find none: so it answers to whatever goes wrong in looking.
     pub blind: usize,
-    /// How many subvolumes it has made.
-    made: usize,
     /// A person has paused all schedules: it neither lists nor changes them.
     pub paused: bool,
     /// It restores over a volume and names nothing that was kept of it.
@@ -83,7 +70,6 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
         ("POST", "Snapshot.Restore") => restore(s, node, &name, body["Target"].as_str()),
         ("POST", "Snapshot.Remove") => match s.plugin(node).snapshots.remove(&name) {
             Some(content) => {
-                s.plugin(node).subvolumes.remove(&name);
                 s.removed(node, &format!("snapshot {name}"), &content);
                 Ok(json!({}))
             }
@@ -126,20 +112,14 @@ fn send(s: &mut State, node: &str, name: &str, host: &str) -> Result<Value, Stri
         return Err(format!("ssh: connect to host {host} port 1122: Connection timed out"));
     };
     if s.plugin(&to).snapshots.remove(name).is_some() {
-        s.plugin(&to).subvolumes.remove(name);
         s.violations.push(format!("{node}: {name} sent to {to} a second time: its copy there is gone"));
         return Err(format!("ERROR: creating subvolume {name} failed: File exists"));
     }
+    s.plugin(&to).snapshots.insert(name.to_owned(), content.clone());
     let mark = format!("@{host}");
     let volume = format!("{}@", name.split('@').next().unwrap_or_default());
-    let is_mark = |n: &String| n.starts_with(&volume) && n.ends_with(&mark);
-    let uuid = s.new_uuid(&to);
-    let received = s.nodes[node].plugin.subvolumes.get(name).map(|sent| sent.uuid.clone());
-    let theirs = s.plugin(&to);
-    theirs.snapshots.insert(name.to_owned(), content.clone());
-    theirs.subvolumes.insert(name.to_owned(), Subvolume { uuid, received, read_only: true, on_disk: false });
     let mine = &mut s.plugin(node).snapshots;
-    mine.retain(|n, _| !is_mark(n));
+    mine.retain(|n, _| !(n.starts_with(&volume) && n.ends_with(&mark)));
     mine.insert(name.to_owned() + &mark, content);
     Ok(json!({}))
 }
@@ -160,10 +140,6 @@ fn restore(s: &mut State, node: &str, name: &str, target: Option<&str>) -> Resul
     };
     if s.engine(node).containers.iter().any(|c| c.running && c.volumes.contains(&volume)) {
         s.violations.push(format!("{node}: {volume} restored under a running container"));
-    }
-    // What is restored is a snapshot of it.
-    if let Some(subvolume) = s.plugin(node).subvolumes.get_mut(&name) {
-        subvolume.on_disk = true;
     }
     let before = s.plugin(node).volumes.insert(volume.clone(), content);
     let backup = before.filter(|_| !s.nodes[node].plugin.nameless).map(|content| s.snapshot(node, &volume, content));
@@ -191,24 +167,8 @@ impl State {
 
     pub fn snapshot(&mut self, node: &str, volume: &str, content: String) -> String {
         let name = format!("{volume}@{}", self.now(node));
-        let uuid = self.new_uuid(node);
-        let plugin = self.plugin(node);
-        plugin.snapshots.insert(name.clone(), content);
-        // A snapshot of btrfs takes what it is of to the disk.
-        plugin.subvolumes.insert(name.clone(), Subvolume { uuid, received: None, read_only: true, on_disk: true });
+        self.plugin(node).snapshots.insert(name.clone(), content);
         name
-    }
-
-    fn new_uuid(&mut self, node: &str) -> String {
-        let plugin = self.plugin(node);
-        plugin.made += 1;
-        let made = plugin.made;
-        format!("{node}-{made}")
-    }
-
-    /// Everything on the disk of the volumes is there to stay.
-    pub fn sync_snapshots(&mut self, node: &str) {
-        self.plugin(node).subvolumes.values_mut().for_each(|subvolume| subvolume.on_disk = true);
     }
 
     /// What the plugin's schedules do by the hour.
