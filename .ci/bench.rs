@@ -9,11 +9,12 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 const ADDRESS: &str = "127.0.0.1:18500";
 const COMMIT: &str = "1111111111111111111111111111111111111111";
@@ -25,6 +26,8 @@ const SITE: &str = "DOCKER_BENCH_SITE";
 const CONTAINER: &str = r#"{"Id":"0123456789ab","Name":"/web","Image":"sha256:1","RestartCount":0,
     "State":{"Status":"running","ExitCode":0,"StartedAt":"2020-01-01T00:00:00Z"},
     "Config":{"Image":"web","Labels":{"com.docker.compose.service":"web"}}}"#;
+/// What the engine lists, once this node has applications.
+static LISTED: OnceLock<String> = OnceLock::new();
 /// Requests to the engine.
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
@@ -61,6 +64,7 @@ fn main() {
         bench.many(&agent, all);
     }
     bench.median("idle with 1000 applications of other nodes", "[]", 100);
+    bench.check(&agent);
     drop(agent);
     fs::remove_dir_all(&work).unwrap();
 }
@@ -129,6 +133,11 @@ fn answer(head: &str) -> (&'static str, &'static str) {
     // The API's version may stand in front.
     let parts: Vec<&str> = path.split('/').skip(1).skip_while(|part| part.starts_with("v1.")).collect();
     match (method, parts.as_slice()) {
+        ("GET", ["version"]) => ("200 OK", r#"{"Version":"20.10.24"}"#),
+        // Of all projects; that of one names it behind an equals sign.
+        ("GET", ["containers", "json"]) if !head.contains("project%3D") && !head.contains("project=") && LISTED.get().is_some() => {
+            ("200 OK", LISTED.get().unwrap())
+        }
         ("GET", ["containers", "json"]) => ("200 OK", r#"[{"Id":"0123456789ab","Names":["/web"],"State":"running"}]"#),
         ("GET", ["containers", _, "json"]) => ("200 OK", CONTAINER),
         ("GET", ["containers", _, "logs"] | ["_ping"]) => ("200 OK", ""),
@@ -168,6 +177,43 @@ fn record(at: usize, round: usize) -> String {
     use base64::Engine;
     let value = base64::engine::general_purpose::STANDARD.encode(text);
     format!(r#"{{"KV":{{"Verb":"set","Key":"app/app{at}_main.{:05x}","Value":"{value}"}}}}"#, at)
+}
+
+fn own_name(at: usize) -> String {
+    format!("own{at}_main.{at:05x}")
+}
+
+fn own_id(at: usize) -> String {
+    format!("20000000-0000-0000-0000-{at:012}")
+}
+
+/// Of an application of this node's.
+fn own_record(at: usize) -> String {
+    use base64::Engine;
+    let project = own_name(at).replace(['_', '.'], "");
+    let mut record = json!({"haproxy": {}, "caddyfile": "http://x {\n}", "repo_url": "https://git.example.com/own", "branch": "main", "deploy_id": own_id(at),
+        "previous_deploy_id": null, "deploy_date": "2026-01-01T000000.000000", "urls": "", "ip": "10.0.0.1", "master": "node1", "slave": null, "commit": COMMIT});
+    record["ct"] = json!({"web": format!("{project}-web-1"), "db": format!("{project}-db-1")});
+    let value = base64::engine::general_purpose::STANDARD.encode(record.to_string());
+    format!(r#"{{"KV":{{"Verb":"set","Key":"app/{}","Value":"{value}"}}}}"#, own_name(at))
+}
+
+/// As an engine lists two containers for each, with all that it says of one.
+fn listed(applications: usize) -> String {
+    let one = |at: usize, service: &str| {
+        let project = own_name(at).replace(['_', '.'], "");
+        let (name, id) = (format!("{project}-{service}-1"), format!("{at:064x}"));
+        json!({"Id": id, "Names": [format!("/{name}")], "Image": format!("{project}-{service}"), "ImageID": format!("sha256:{id}"),
+            "Command": "docker-entrypoint.sh apache2-foreground", "Created": 1_795_370_362, "State": "running", "Status": "Up 3 days (healthy)",
+            "Ports": [{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}],
+            "Labels": {"com.docker.compose.project": project, "com.docker.compose.service": service, "com.docker.compose.oneoff": "False",
+                "com.docker.compose.config-hash": id, "com.docker.compose.image": format!("sha256:{id}"), "com.docker.compose.version": "2.26.1",
+                "com.docker.compose.project.working_dir": "/deploy", "com.docker.compose.project.config_files": "/deploy/.handler-compose.json"},
+            "HostConfig": {"NetworkMode": "cluster_default"},
+            "NetworkSettings": {"Networks": {"cluster_default": {"NetworkID": id, "EndpointID": id, "Gateway": "172.18.0.1", "IPAddress": "172.18.0.2"}}},
+            "Mounts": [{"Type": "volume", "Name": format!("{project}_data"), "Source": "/var/lib/buttervolume/volumes", "Destination": "/data", "RW": true}]})
+    };
+    Value::from((0..applications).flat_map(|at| [one(at, "web"), one(at, "db")]).collect::<Vec<_>>()).to_string()
 }
 
 struct Agent(Child);
@@ -283,6 +329,25 @@ impl Bench {
         println!("{:44} {:9.2} {peak:10}", "redeploy, with commands that do nothing", middle(whole.into_iter()));
         println!("{:44} {:9.2} {:>10}", format!("redeploy, over its {commands} commands' own time"), middle(over.into_iter()), "");
         println!("{:44} {asked:9}", "  requests to the engine in it");
+    }
+
+    /// The health check of a node with 100 applications of its own, of two containers each.
+    fn check(&self, agent: &Agent) {
+        const OWN: usize = 100;
+        for batch in (0..OWN).collect::<Vec<_>>().chunks(50) {
+            agent.put("txn", &format!("[{}]", batch.iter().map(|at| own_record(*at)).collect::<Vec<_>>().join(",")));
+        }
+        for at in 0..OWN {
+            let folder = self.work.join(format!("deploy/.handler/apps/{}", own_name(at)));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("state.json"), format!(r#"{{"role":"master","deploy_id":"{}","volumes":[]}}"#, own_id(at))).unwrap();
+        }
+        LISTED.set(listed(OWN)).unwrap();
+        assert_eq!(self.run(&["probe"], "", "").2, 0);
+        let runs: Vec<(f64, i64, i32)> = (0..50).map(|_| self.run(&["check"], "", "")).collect();
+        assert!(runs.iter().all(|run| run.2 == 0), "the check exits with {}", runs[0].2);
+        let peak = runs.iter().map(|run| run.1).max().unwrap();
+        println!("{:44} {:9.2} {peak:10}", format!("check: {OWN} of 1100 applications are here"), middle(runs.iter().map(|run| run.0)));
     }
 
     /// With `all` applications of other nodes. Medians.

@@ -11,12 +11,18 @@ use crate::model::{json, keys};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// `node/<name>`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// Of the handler.
     pub version: String,
     /// What an order may need: [`UNDERSTANDS`].
     pub understands: u32,
+    /// This run of its machine, as the kernel names it.
+    #[serde(default)]
+    pub boot: String,
+    /// It sees the plugin's snapshots as btrfs has them, and confirms what is sent to it.
+    #[serde(default)]
+    pub confirms: bool,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -25,7 +31,13 @@ pub struct About {
 pub fn read(here: &Here, node: &NodeName) -> Result<About, Error> {
     let key = keys::node(node);
     let Some(entry) = here.consul.get(&key)? else {
-        return Ok(About { version: "older than 0.2".into(), understands: 1, unknown: Unknown::new() });
+        return Ok(About {
+            version: "older than 0.2".into(),
+            understands: 1,
+            boot: String::new(),
+            confirms: false,
+            unknown: Unknown::new(),
+        });
     };
     json::read(&entry.value).map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "what a node says of itself", source })
 }
@@ -33,9 +45,15 @@ pub fn read(here: &Here, node: &NodeName) -> Result<About, Error> {
 /// Writes it where it is not what stands there.
 pub fn tell(here: &Here) -> Result<(), Error> {
     let key = keys::node(here.me()?);
-    let own = About { version: VERSION.into(), understands: UNDERSTANDS, unknown: Unknown::new() };
+    let own = About {
+        version: VERSION.into(),
+        understands: UNDERSTANDS,
+        boot: here.world.boot()?,
+        confirms: here.world.is_on_btrfs(&here.settings.snapshots),
+        unknown: Unknown::new(),
+    };
     let stands = here.consul.get(&key)?.and_then(|entry| json::read::<About>(&entry.value).ok());
-    if stands.is_some_and(|stands| (stands.version, stands.understands) == (own.version.clone(), own.understands)) {
+    if stands.is_some_and(|stands| About { unknown: Unknown::new(), ..stands } == own) {
         return Ok(());
     }
     let text = json::write(&own).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;

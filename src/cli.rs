@@ -15,9 +15,12 @@ usage: handler [OPTIONS]                        carry out the events on standard
        handler [OPTIONS] plan EVENT JSON        print what each node would do; change nothing
        handler [OPTIONS] reconcile              take part in open orders, compare this node with the records
        handler [OPTIONS] work NAME              the same for one application (what the others start for each)
+       handler [OPTIONS] replicate NAME [--now] take, send, confirm and purge what is due of its replicas here; or a set at once
        handler [OPTIONS] cancel ID [--give-up NODE]   fail an open order; leave the undo of a failed one on NODE to a person
        handler [OPTIONS] routes                 write the proxies' files from the records
-       handler [OPTIONS] status                 print what is deployed, where, and which orders are open
+       handler [OPTIONS] status [--json]        print what is deployed, where, and which orders are open
+       handler [OPTIONS] check                  print what is wrong on this node, and begin what is due (a script check of Consul's)
+       handler [OPTIONS] probe                  look at what this node needs: versions, rights, ssh, clocks (check does once an hour)
 
 JSON   deploy   {\"repo\": URL, \"branch\": B, \"master\": NODE, \"slave\": NODE or null, \"update\": false, \"empty\": false}
        destroy  {\"repo\": URL, \"branch\": B}
@@ -33,7 +36,7 @@ options:
 
 exit status:
   0  all is well, or there was nothing to do
-  1  at least one event or order failed; status: something is wrong
+  1  at least one event or order failed; status and check: something is wrong
   2  wrong usage, or unreadable input
 
 environment: DEPLOY_DIR [/deploy], BTRFSDRIVER [anybox/buttervolume:latest], BUTTERVOLUME_SOCKET, CADDY_VERSION [2],
@@ -56,12 +59,21 @@ pub enum Verb {
     Work {
         name: String,
     },
+    Replicate {
+        name: String,
+        /// Whether one is due or not.
+        now: bool,
+    },
     Cancel {
         id: String,
         give_up: Option<String>,
     },
     Routes,
-    Status,
+    Status {
+        json: bool,
+    },
+    Check,
+    Probe,
     /// git asks this program for what its server asks for; see `outside::git`.
     Credential {
         get: bool,
@@ -113,7 +125,7 @@ where
     I::Item: Into<OsString>,
 {
     let mut parser = lexopt::Parser::from_args(args);
-    let (mut words, mut asked, mut give_up) = (Vec::new(), None, None);
+    let (mut words, mut asked, mut give_up, mut json, mut now) = (Vec::new(), None, None, false, false);
     let mut parsed = Args { verb: Verb::Events, verbosity: 0, log_file: None, json_log: false };
     while let Some(arg) = parser.next()? {
         match arg {
@@ -127,6 +139,8 @@ where
                     other => return Err(format!("--log-format {other}: expected text or json").into()),
                 }
             }
+            Long("json") => json = true,
+            Long("now") => now = true,
             Long("give-up") => give_up = Some(parser.value()?.string()?),
             Short('h') | Long("help") => asked = asked.or(Some(Verb::Help)),
             Short('V') | Long("version") => asked = asked.or(Some(Verb::Version)),
@@ -146,17 +160,29 @@ where
         },
         Some("reconcile") => Verb::Reconcile,
         Some("work") => Verb::Work { name: words.next().ok_or("work: expected the name of an application after it")? },
+        Some("replicate") => Verb::Replicate {
+            name: words.next().ok_or("replicate: expected the name of an application after it")?,
+            now: std::mem::take(&mut now),
+        },
         Some("cancel") => Verb::Cancel { id: words.next().ok_or("cancel: expected the ID of an order after it")?, give_up: give_up.take() },
         Some("routes") => Verb::Routes,
-        Some("status") => Verb::Status,
+        Some("status") => Verb::Status { json: std::mem::take(&mut json) },
+        Some("check") => Verb::Check,
+        Some("probe") => Verb::Probe,
         Some("credential") => Verb::Credential { get: words.next().as_deref() == Some("get") },
         Some(other) => return Err(format!("unknown command {other:?}").into()),
     };
     if let Some(word) = words.next().filter(|_| asked.is_none()) {
         return Err(format!("unexpected argument {word:?}").into());
     }
+    if now && asked.is_none() {
+        return Err("--now goes with replicate".into());
+    }
     if give_up.is_some() && asked.is_none() {
         return Err("--give-up NODE goes with cancel".into());
+    }
+    if json && asked.is_none() {
+        return Err("--json goes with status".into());
     }
     parsed.verb = asked.unwrap_or(verb);
     Ok(parsed)
@@ -180,6 +206,8 @@ mod tests {
         assert_eq!(verb("-q status -V"), Ok(Verb::Version));
         assert_eq!(verb("deploy"), Err("deploy: expected JSON after it".into()));
         assert_eq!(verb("status now"), Err("unexpected argument \"now\"".into()));
+        assert_eq!(verb("status --json"), Ok(Verb::Status { json: true }));
+        assert_eq!(verb("check --json"), Err("--json goes with status".into()));
         assert_eq!(verb("restart"), Err("unknown command \"restart\"".into()));
         assert_eq!(verb("--log-format xml"), Err("--log-format xml: expected text or json".into()));
         assert_eq!(verb("--frobnicate"), Err("invalid option '--frobnicate'".into()));

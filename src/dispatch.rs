@@ -10,9 +10,8 @@ use crate::here::Here;
 use crate::inbox;
 use crate::model::names::AppName;
 use crate::model::order::UNDERSTANDS;
-use crate::node::reconcile;
+use crate::node::reconcile::{self, Seen};
 use crate::older;
-use crate::orders;
 use crate::outside::doors::Apart;
 
 /// How the workers have ended, as far as they were waited for.
@@ -32,21 +31,23 @@ pub fn dispatch(here: &Here, told: bool, flags: &[String]) -> Result<Sent, Error
     }
     // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
     let index = if told { 0 } else { here.consul.index("")? };
-    let journals = journals(here)?;
-    if journals.is_empty() && left == 0 && is_quiet(here, index) {
+    if journals(here)?.is_empty() && left == 0 && is_quiet(here, index) {
         debug!("nothing has changed since there was nothing to do");
         return Ok(Sent::default());
     }
     about::tell(here)?;
     let seen = reconcile::look(here)?;
-    let mut due = journals;
-    due.extend(orders::open(&here.consul)?.iter().flat_map(|open| open.order.apps()));
-    let (unsettled, all_seen) = reconcile::due(here, &seen)?;
-    due.extend(unsettled);
-    let wrong = seen.unreadable + left;
+    let (records, orders) = &seen.unreadable;
+    records.iter().for_each(|why| error!("{why}"));
+    orders.iter().for_each(|why| error!("{why}; it is left alone"));
+    if let Err(why) = &seen.containers {
+        error!("what runs here cannot be told: {why}");
+    }
+    let due = due(here, &seen)?;
+    let wrong = records.len() + left;
     // 1 is what an empty store answers, whatever comes next; 0 was not asked for.
-    if due.is_empty() && wrong == 0 && all_seen && index > 1 {
-        here.world.replace_file(&here.paths.quiet(), quiet(index).as_bytes(), false)?;
+    if due.is_empty() && wrong == 0 && seen.containers.is_ok() && index > 1 {
+        here.world.replace_file(&here.paths.quiet(), quiet(here, index)?.as_bytes(), false)?;
     }
     let mut sent = Sent { workers: due.len(), failed: wrong };
     let mut started: Vec<(AppName, Box<dyn Apart>)> = Vec::new();
@@ -80,6 +81,14 @@ pub fn dispatch(here: &Here, told: bool, flags: &[String]) -> Result<Sent, Error
     Ok(sent)
 }
 
+/// The applications that have something for a worker of this node to do.
+pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
+    let mut due = journals(here)?;
+    due.extend(seen.orders.iter().flat_map(|open| open.order.apps()));
+    due.extend(reconcile::due(here, seen)?);
+    Ok(due)
+}
+
 /// The arguments of a worker.
 pub fn work(flags: &[String], name: &AppName) -> Vec<String> {
     [flags, &["work".into(), name.to_string()]].concat()
@@ -97,11 +106,12 @@ fn journals(here: &Here) -> Result<BTreeSet<AppName>, Error> {
 }
 
 /// Consul's index at which there was nothing to do here: as long as it stands, there is nothing. Not for a handler that understands more: it has
-/// to say so.
-fn quiet(index: u64) -> String {
-    format!("{index} {UNDERSTANDS}")
+/// to say so; nor after a boot, or where the snapshots are seen now.
+fn quiet(here: &Here, index: u64) -> Result<String, Error> {
+    Ok(format!("{index} {UNDERSTANDS} {} {}", here.world.boot()?, here.world.is_on_btrfs(&here.settings.snapshots)))
 }
 
 fn is_quiet(here: &Here, index: u64) -> bool {
-    here.world.read_file(&here.paths.quiet(), 64).is_ok_and(|text| text.is_some_and(|text| text == quiet(index).as_bytes()))
+    let stands = here.world.read_file(&here.paths.quiet(), 128).ok().flatten();
+    stands.is_some_and(|stands| quiet(here, index).is_ok_and(|now| stands == now.as_bytes()))
 }

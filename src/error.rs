@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::model::names::{AppName, Invalid, NodeName, Project, Snapshot, Volume};
+use crate::model::replica::Seen;
 use crate::model::{event, order};
 use crate::outside::{cmd, compose, compose_file, consul, disk, engine, plugin};
 use crate::routes;
@@ -131,11 +132,49 @@ pub enum Fault {
         master: NodeName,
         volumes: Vec<Volume>,
     },
+    NoSet {
+        master: NodeName,
+        why: Box<Unusable>,
+        /// What is here, volume by volume.
+        here: Vec<String>,
+        /// That would start from it.
+        order: String,
+    },
+    /// A takeover by name.
+    NotOfData {
+        snapshot: Snapshot,
+        volumes: Vec<Volume>,
+    },
+    NotNamed {
+        volumes: Vec<Volume>,
+    },
+    ReplicaNotAsked {
+        master: Option<NodeName>,
+    },
     NotArrived {
         snapshot: Snapshot,
     },
+    /// The plugin has taken it.
+    Unseen {
+        snapshot: Snapshot,
+        folder: PathBuf,
+    },
+    NotWhole {
+        snapshot: Snapshot,
+        seen: Seen,
+    },
+    Rebooted {
+        node: NodeName,
+    },
     NoVolume {
         volume: Volume,
+    },
+    /// Of another driver.
+    NoOrdinaryVolume {
+        volume: Volume,
+    },
+    NoCheckout {
+        app: AppName,
     },
     VolumeInUse {
         volume: String,
@@ -196,6 +235,16 @@ pub enum Fault {
     Impossible {
         what: &'static str,
     },
+}
+
+/// Why a takeover starts from no set by itself.
+#[derive(Debug)]
+pub enum Unusable {
+    None,
+    CannotLook { folder: PathBuf },
+    Before { what: String, age: String },
+    Lacks { volume: Volume },
+    NotWhole { snapshot: Snapshot, seen: Seen },
 }
 
 impl std::error::Error for Error {}
@@ -264,6 +313,20 @@ fn joined(names: &[impl AsRef<str>]) -> String {
     names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ")
 }
 
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Unusable::None => write!(f, "none has been confirmed here"),
+            Unusable::CannotLook { folder } => {
+                write!(f, "none has been, since this node cannot look at the snapshots ({} is no folder on btrfs here)", folder.display())
+            }
+            Unusable::Before { what, age } => write!(f, "the newest, {age} old, is from before {what}"),
+            Unusable::Lacks { volume } => write!(f, "the newest has no snapshot of {volume}"),
+            Unusable::NotWhole { snapshot, seen } => write!(f, "of the newest the snapshot {snapshot} {seen}"),
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -324,12 +387,51 @@ impl fmt::Display for Fault {
                  to start without its data",
                 joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>())
             ),
+            Fault::NoSet { master, why, here, order } => write!(
+                f,
+                "{master}, the master, is dead, and a takeover starts by itself only from a confirmed set: {why}. Here is {}. To start from that, \
+                 which nobody answers for: {order}",
+                here.join("; ")
+            ),
+            Fault::NotOfData { snapshot, volumes } => write!(
+                f,
+                "replica: {snapshot} is of none of the data volumes that are taken over: {}",
+                joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>())
+            ),
+            Fault::NotNamed { volumes } => write!(
+                f,
+                "replica: names no snapshot of {}; name one of each data volume, or say \"empty\": true to start without its data",
+                joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>())
+            ),
+            Fault::ReplicaNotAsked { master: Some(master) } => {
+                write!(f, "replica: nothing is taken over, {master} is the master and lives; leave it out")
+            }
+            Fault::ReplicaNotAsked { master: None } => {
+                write!(f, "replica: nothing is taken over, the application is not deployed; leave it out")
+            }
+            Fault::NotWhole { snapshot, seen } => write!(f, "the snapshot {snapshot} {seen}; nothing is restored"),
+            Fault::Rebooted { node } => write!(
+                f,
+                "{node} has lost its power or was rebooted since the sending began: what it has received may be hollow; order again"
+            ),
             Fault::NotArrived { snapshot } => write!(f, "the snapshot {snapshot} has not arrived on this node"),
+            Fault::Unseen { snapshot, folder } => write!(
+                f,
+                "the snapshot {snapshot} was taken, but is not in {}: mount the volume plugin's folder there, or have HANDLER_SNAPSHOTS say where \
+                 it is",
+                folder.display()
+            ),
             Fault::NoVolume { volume } => write!(
                 f,
                 "the record names the data volume {volume}, but the volume plugin has none of this name; nothing is done without it: restore \
                  it from a snapshot or make it anew (docker volume create), then order again"
             ),
+            Fault::NoOrdinaryVolume { volume } => write!(
+                f,
+                "the volume {volume} is not there, and compose would make it anew, empty; nothing is started without it: bring it back, or make \
+                 it yourself (docker volume create)"
+            ),
+            Fault::NoCheckout { app } => write!(f, "this node has no checkout of {app}; deploy it again"),
             Fault::VolumeInUse { volume, container } => {
                 write!(f, "the volume {volume} is not removed: the container {container} stands on it")
             }

@@ -2,19 +2,23 @@
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use log::info;
 
 use crate::error::{Error, Fault};
-use crate::model::names::{AppName, DeployId, Host, NodeName, OrderId, Project};
+use crate::model::names::{AppName, DeployId, Host, NodeName, OrderId, Project, Snapshot};
 use crate::outside::compose::{self, Checkout, Of, Tool};
 use crate::outside::compose_file::Compose;
 use crate::outside::consul::{self, Consul};
 use crate::outside::doors::World;
-use crate::outside::engine::Engine;
+use crate::outside::engine::{self, Engine};
 use crate::outside::git::Git;
 use crate::outside::plugin::Plugin;
 use crate::settings::Settings;
+
+/// A health check has seconds.
+const HURRY: Duration = Duration::from_secs(2);
 
 /// The handler's own files, below the deploy folder.
 #[derive(Clone, Debug)]
@@ -60,6 +64,40 @@ impl Paths {
     /// The order of an application that nobody has taken up, and since when this node sees that.
     pub fn untaken(&self, name: &AppName) -> PathBuf {
         self.app(name).join("untaken")
+    }
+
+    /// How often what should run here was started again, and what kept it from it.
+    pub fn starts(&self, name: &AppName) -> PathBuf {
+        self.app(name).join("starts.json")
+    }
+
+    /// How often a health check has started a worker for an application.
+    pub fn tried(&self, name: &AppName) -> PathBuf {
+        self.app(name).join("tried.json")
+    }
+
+    /// The same for what is to be done about its sets.
+    pub fn tried_sets(&self, name: &AppName) -> PathBuf {
+        self.app(name).join("tried-sets.json")
+    }
+
+    /// The same for a run that looks at all of them.
+    pub fn tried_all(&self) -> PathBuf {
+        self.own.join("tried.json")
+    }
+
+    /// What the last probe has found, and how often a health check has started one.
+    pub fn probed(&self) -> PathBuf {
+        self.own.join("probe.json")
+    }
+
+    pub fn tried_probe(&self) -> PathBuf {
+        self.own.join("tried-probe.json")
+    }
+
+    /// The sets that this node has taken or confirmed; and what is held by whoever changes anything about them.
+    pub fn sets(&self, name: &AppName) -> (PathBuf, PathBuf) {
+        (self.app(name).join("sets"), self.app(name).join("sets.lock"))
     }
 
     /// Held by the worker of an application, and by the one that waits for it.
@@ -151,6 +189,8 @@ pub struct Here {
     pub world: World,
     pub consul: Consul,
     pub paths: Paths,
+    /// How long the engine and the plugin are waited for where they are only asked.
+    quick: Duration,
     me: OnceCell<(NodeName, Host)>,
 }
 
@@ -158,7 +198,12 @@ impl Here {
     pub fn new(settings: Settings, world: World) -> Here {
         let consul = Consul::new(&world, settings.timeouts.consul);
         let paths = Paths::new(&settings.deploy_dir);
-        Here { settings, world, consul, paths, me: OnceCell::new() }
+        Here { settings, world, consul, paths, quick: engine::QUICK, me: OnceCell::new() }
+    }
+
+    /// The same node for one that has to be quick: whoever does not answer at once does not answer.
+    pub fn hurried(&self) -> Here {
+        Here { consul: self.consul.patient(Duration::ZERO), quick: HURRY, ..self.clone() }
     }
 
     /// The name of this node; asked for once, and not at all by a run that has nothing to do.
@@ -195,11 +240,16 @@ impl Here {
     }
 
     pub fn plugin(&self) -> Plugin {
-        Plugin::new(&self.world, self.settings.timeouts.send)
+        Plugin::new(&self.world, self.settings.timeouts.send, self.quick)
+    }
+
+    /// Where the plugin has it.
+    pub fn snapshot(&self, snapshot: &Snapshot) -> PathBuf {
+        self.settings.snapshots.join(&**snapshot)
     }
 
     pub fn engine(&self) -> Engine<'_> {
-        Engine { world: &self.world }
+        Engine { world: &self.world, patience: self.quick }
     }
 
     fn checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Checkout {

@@ -20,15 +20,18 @@
 //! - [`steps`]: carrying an order out, and undoing it.
 //! - [`older`]: what an older handler has left on this node.
 //! - [`worker`]: what is to be done for one application. [`dispatch`]: for which there is something to do.
+//! - [`findings`]: what is to be said of this node. [`check`]: the health check.
 //! - [`show`]: text for people.
 //! - [`verbs`]: what the handler can be asked to do; [`cli`]: how.
 
 pub mod about;
+pub mod check;
 pub mod cli;
 pub mod credentials;
 pub mod data;
 pub mod dispatch;
 pub mod error;
+pub mod findings;
 pub mod here;
 pub mod inbox;
 pub mod logger;

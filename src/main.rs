@@ -46,8 +46,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Ended(code, message)) => {
             let message = redacted(&message); // a word of the command line, perhaps
-            error!("{message}");
-            if !log::log_enabled!(log::Level::Error) {
+            if !message.is_empty() {
+                error!("{message}");
+            }
+            if !message.is_empty() && !log::log_enabled!(log::Level::Error) {
                 eprintln!("handler: {message}"); // the log is not open yet
             }
             ExitCode::from(code)
@@ -60,6 +62,8 @@ fn run(args: &Args) -> Result<(), Ended> {
         Verb::Help => return print(cli::USAGE),
         Verb::Version => return print(concat!("handler ", env!("CARGO_PKG_VERSION"), "\n")),
         Verb::Credential { get } => return answer_git(*get),
+        // Whatever hangs: to Consul a check without an end is critical, and takes all services of the node out of DNS.
+        Verb::Check => interrupt::at_latest(8, "wrong: the check has not ended within 8 s: something does not answer here".into()),
         Verb::Events if io::stdin().is_terminal() => return Err(usage(cli::USAGE)),
         _ => {}
     }
@@ -74,9 +78,11 @@ fn run(args: &Args) -> Result<(), Ended> {
     let paths = Paths::new(&settings.deploy_dir);
     let log_file = args.log_file.clone().unwrap_or_else(|| paths.log());
     // Asking changes nothing, not even the log file; what it has to say goes to standard error.
-    let asks = matches!(args.verb, Verb::Plan { .. } | Verb::Status) && args.log_file.is_none();
+    let checks = args.verb == Verb::Check && args.verbosity == 0;
+    let asks = matches!(args.verb, Verb::Plan { .. } | Verb::Status { .. } | Verb::Check) && args.log_file.is_none();
     let prepared = paths.prepare(&world);
-    let logged = logger::init(args.level(), args.json_log, (!asks && prepared.is_ok()).then_some(&*log_file));
+    // What the check has to say, it prints.
+    let logged = logger::init(if checks { "off" } else { args.level() }, args.json_log, (!asks && prepared.is_ok()).then_some(&*log_file));
     prepared.map_err(failed)?;
     if let Err(why) = logged {
         error!("{why}; the log goes to standard error only");
@@ -89,11 +95,18 @@ fn run(args: &Args) -> Result<(), Ended> {
         Verb::Cancel { id, give_up } => print(&verbs::cancel(&here, id, give_up.as_deref())?),
         Verb::Reconcile => Ok(verbs::reconcile(&here, &args.of_worker())?),
         Verb::Work { name } => Ok(verbs::work(&here, name)?),
+        Verb::Replicate { name, now } => Ok(verbs::replicate(&here, name, *now)?),
         Verb::Routes => {
             let settings = settings::Proxies::from_env().map_err(usage)?;
             proxies::apply::routes(&here, &settings).map_err(failed)
         }
-        Verb::Status => verbs::status(&here, print),
+        Verb::Status { json } => verbs::status(&here, *json, print),
+        Verb::Probe => verbs::probe(&here, print),
+        Verb::Check => {
+            let report = verbs::check(&here, &args.of_worker());
+            print(&report.text)?;
+            if report.wrong == 0 { Ok(()) } else { Err(Ended(1, String::new())) }
+        }
         Verb::Help | Verb::Version | Verb::Credential { .. } => Ok(()),
     }
 }

@@ -35,7 +35,7 @@ pub fn create(here: &Here, id: OrderId, request: Request) -> Result<Order, Error
     let (request, credential) = credentials::take_out(here, request)?;
     let mut order = Order::new(id, request, here.world.clock.now());
     if credential.is_some() {
-        order.needs = NULL_AND_CREDENTIAL;
+        order.needs = order.needs.max(NULL_AND_CREDENTIAL);
     }
     if order.needs > 1 {
         about::tell(here)?; // this node's first run, perhaps
@@ -60,7 +60,7 @@ pub fn understood_by_all(here: &Here, order: &Order) -> Result<(), Error> {
     }
     for member in here.consul.members()? {
         let Ok(node) = NodeName::try_from(member.name) else { continue };
-        if node == *here.me()? {
+        if node == *here.me()? || !order.takes_part(&node, member.alive) {
             continue;
         }
         let about = about::read(here, &node)?;
@@ -74,16 +74,22 @@ pub fn understood_by_all(here: &Here, order: &Order) -> Result<(), Error> {
 
 /// In the one order in which Consul has them.
 pub fn open(consul: &Consul) -> Result<Vec<Open>, Error> {
-    let mut open = Vec::new();
+    let (open, unreadable) = listed(consul)?;
+    unreadable.iter().for_each(|why| error!("{why}; it is left alone"));
+    Ok(open)
+}
+
+/// The same, and why others cannot be read: a newer handler's, perhaps, which will be carried out or failed by whoever understands it.
+pub fn listed(consul: &Consul) -> Result<(Vec<Open>, Vec<Error>), Error> {
+    let (mut open, mut unreadable) = (Vec::new(), Vec::new());
     for entry in consul.list(keys::ORDERS)? {
         match parse(&entry) {
             Ok(order) => open.push(Open { order, create_index: entry.create_index, modify_index: entry.modify_index }),
-            // A newer handler's, perhaps: it will be carried out or failed by whoever understands it.
-            Err(why) => error!("{why}; it is left alone"),
+            Err(why) => unreadable.push(why),
         }
     }
     open.sort_by_key(|open| open.create_index);
-    Ok(open)
+    Ok((open, unreadable))
 }
 
 /// Whether an order that is open was ordered before it and is about the same application.

@@ -126,6 +126,8 @@ pub struct Settings {
     pub driver: String,
     /// `BUTTERVOLUME_SOCKET`
     pub plugin_socket: Option<PathBuf>,
+    /// `HANDLER_SNAPSHOTS`: the folder in which the plugin has its snapshots, as this program sees it.
+    pub snapshots: PathBuf,
     /// `DOCKER_HOST`, a unix socket.
     pub engine_socket: PathBuf,
     pub agent: Address,
@@ -233,6 +235,7 @@ impl Settings {
             deploy_dir,
             driver: text("BTRFSDRIVER")?.unwrap_or_else(|| "anybox/buttervolume:latest".into()),
             plugin_socket: text("BUTTERVOLUME_SOCKET")?.map(PathBuf::from),
+            snapshots: PathBuf::from(text("HANDLER_SNAPSHOTS")?.unwrap_or_else(|| "/var/lib/buttervolume/snapshots".into())),
             engine_socket,
             agent: Address::from_env()?,
             caddy,

@@ -4,6 +4,8 @@ use std::fmt;
 
 use log::error;
 
+use crate::check::{self, Report};
+use crate::data::sets;
 use crate::dispatch::{self, Sent};
 use crate::error::{Error, Fault, ends_with_an_error};
 use crate::here::Here;
@@ -12,6 +14,7 @@ use crate::logger;
 use crate::model::event::{self, Asked};
 use crate::model::names::{AppName, NodeName, OrderId};
 use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
+use crate::node::probe;
 use crate::orders::{self, Failing};
 use crate::show::{follow, plan, status};
 use crate::worker;
@@ -112,6 +115,12 @@ pub fn work(here: &Here, name: &str) -> Result<(), Failure> {
     }
 }
 
+/// This node's part in the replicas of one application.
+pub fn replicate(here: &Here, name: &str, now: bool) -> Result<(), Failure> {
+    let name = AppName::try_from(name).map_err(|source| Failure::Usage(Error::Name { what: "replicate", source }))?;
+    Ok(sets::replicate(here, &name, now, &|| worker::is_busy(here, &name))?)
+}
+
 /// An order of one's own: written first, then the bell is rung, then a worker started apart and the order followed to its end, whoever works
 /// on it. `flags`: how the worker is to log. `ordered` gets the order before anything is done for it, `told` a line for each step.
 pub fn request(
@@ -174,7 +183,7 @@ pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
             let (request, credential) = request.without_credentials();
             let mut order = Order::new(here.world.new_id()?, request, here.world.clock.now());
             if credential.is_some() {
-                order.needs = NULL_AND_CREDENTIAL;
+                order.needs = order.needs.max(NULL_AND_CREDENTIAL);
             }
             orders::understood_by_all(here, &order)?;
             order
@@ -184,12 +193,28 @@ pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
     Ok(plan::plan(here, &order)?)
 }
 
-/// What is deployed where, as text for people; what is wrong is a failure, once `print` has shown it.
-pub fn status<E: From<Failure>>(here: &Here, print: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
+/// What is deployed where, for people or as `json`; what is wrong is a failure, once `print` has shown it.
+pub fn status<E: From<Failure>>(here: &Here, json: bool, print: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
     let status = status::status(here).map_err(Failure::from)?;
-    print(&status.text)?;
+    print(&if json { format!("{}\n", status.json) } else { status.text })?;
     match status.wrong {
         0 => Ok(()),
         count => Err(Failure::Wrong { count }.into()),
     }
+}
+
+/// What this node needs, looked at; what is missing is a failure, once `print` has shown it.
+pub fn probe<E: From<Failure>>(here: &Here, print: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
+    let probed = probe::probe(here).map_err(Failure::from)?;
+    let lines = probed.wrong.iter().map(|why| format!("wrong: {why}\n")).chain(probed.notes.iter().map(|why| format!("note: {why}\n")));
+    print(&lines.collect::<String>())?;
+    match probed.wrong.len() {
+        0 => Ok(()),
+        count => Err(Failure::Wrong { count }.into()),
+    }
+}
+
+/// The health check. Whether something is wrong is no failure of its own: who runs it wants its words and its exit status.
+pub fn check(here: &Here, flags: &[String]) -> Report {
+    check::check(here, flags)
 }

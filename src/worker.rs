@@ -145,6 +145,11 @@ fn known(step: &str) -> bool {
     Step::named(step).is_some()
 }
 
+/// Whether this node is in the middle of something with the application.
+pub fn is_busy(here: &Here, name: &AppName) -> Result<bool, Error> {
+    Ok(!Left::of(here, name)?.is_nothing())
+}
+
 struct Worker<'a> {
     here: &'a Here,
     name: &'a AppName,
@@ -447,7 +452,7 @@ pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) ->
     let alive = |name: &str| members::alive(members, name);
     let mut unclear = None;
     if order.needs > 1 && order.state == State::Open {
-        match too_old(here, order) {
+        match too_old(here, order, members) {
             Ok(Some(why)) => return Ok(Some(why.to_string())),
             Ok(None) => {}
             Err(why) if why.is_out_of_reach() => return Err(why),
@@ -476,7 +481,7 @@ pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) ->
 }
 
 /// A node that would take part in the order and does not understand it.
-fn too_old(here: &Here, order: &Order) -> Result<Option<Fault>, Error> {
+fn too_old(here: &Here, order: &Order, members: &[Member]) -> Result<Option<Fault>, Error> {
     let records = match Records::of(here, order) {
         Err(why) if !why.is_out_of_reach() => {
             error!("{why}"); // nobody can take it, and it fails by that
@@ -489,7 +494,7 @@ fn too_old(here: &Here, order: &Order) -> Result<Option<Fault>, Error> {
         Request::Destroy(_) | Request::Migrate(_) => None,
     };
     let masters = [master, records.record.map(|(record, _)| record.master), records.source.map(|record| record.master)];
-    for node in masters.into_iter().flatten() {
+    for node in masters.into_iter().flatten().filter(|node| order.takes_part(node, members::alive(members, node))) {
         let about = about::read(here, &node)?;
         if about.understands < order.needs {
             return Ok(Some(Fault::TooOld { node: node.to_string(), version: about.version, needs: order.needs }));

@@ -44,6 +44,7 @@ fn read(data: &[u8]) -> Option<()> {
                 build: true,
                 environment: [(variable.to_string(), text.to_string())].into(),
                 oneshot: false,
+                made: true,
             };
             let routes = routes::read(&[service], version).ok()?;
             let none = serde_json::Map::new();

@@ -47,13 +47,19 @@ pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
     Ok(aside)
 }
 
-/// The snapshots of the volume on this node that came from its master, or were taken while this node was that; oldest first.
-pub fn replicas(here: &Here, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
+/// Their names.
+pub fn all(here: &Here) -> Result<BTreeSet<String>, Error> {
     let mut own = BTreeSet::new();
     for path in here.paths.own_snapshots() {
         let text = here.world.read_file(&path, MOST)?.unwrap_or_default();
         own.extend(String::from_utf8_lossy(&text).lines().filter_map(|line| line.split(' ').next()).map(String::from));
     }
+    Ok(own)
+}
+
+/// The snapshots of the volume on this node that came from its master, or were taken while this node was that; oldest first.
+pub fn replicas(here: &Here, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
+    let own = all(here)?;
     let mut snapshots = here.plugin().snapshots(volume)?;
     snapshots.retain(|snapshot| !own.contains(&**snapshot));
     Ok(snapshots)

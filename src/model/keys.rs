@@ -6,6 +6,7 @@ pub const APPS: &str = "app/";
 pub const MAINTENANCES: &str = "maintenance/";
 pub const ORDERS: &str = "order/";
 pub const NODES: &str = "node/";
+pub const REPLICAS: &str = "replica/";
 
 /// The record of a deployed application.
 pub fn app(name: &AppName) -> String {
@@ -39,6 +40,15 @@ pub fn credential(name: &AppName) -> String {
 /// The same, as an order has brought it whose repository has not been cloned with it yet.
 pub fn brought(name: &AppName, order: &OrderId) -> String {
     format!("credential/{name}/{order}")
+}
+
+/// Below it what each holder of replicas has of an application.
+pub fn replicas(name: &AppName) -> String {
+    format!("{REPLICAS}{name}/")
+}
+
+pub fn replica(name: &AppName, holder: &NodeName) -> String {
+    format!("{REPLICAS}{name}/{holder}")
 }
 
 /// What a node says of itself.

@@ -308,6 +308,7 @@ impl From<&OrderId> for DeployId {
 }
 
 impl Snapshot {
+    /// That it is of.
     pub fn volume(&self) -> Volume {
         Volume(self.0.split_once('@').map_or("", |(volume, _)| volume).into())
     }

@@ -15,11 +15,14 @@ use super::time::Time;
 
 /// What an order of this version may need of whoever takes part in it. An order that needs more than a node understands is failed, with the
 /// name of that node, by whoever finds it.
-pub const UNDERSTANDS: u32 = 2;
+pub const UNDERSTANDS: u32 = 3;
 
 /// Needed by an order whose `"slave": null` is meant, and by one whose repository asks for what Consul keeps as its credential. Without it a null
 /// means that nothing was said: older handlers write it so.
 pub const NULL_AND_CREDENTIAL: u32 = 2;
+
+/// Needed by a takeover that names the snapshots which it is to start from.
+pub const REPLICA: u32 = 3;
 
 /// Members that this version does not know: kept in what is stored, refused in what people write.
 pub type Unknown = Map<String, Value>;
@@ -74,6 +77,9 @@ pub struct Deploy {
     /// Take over from a dead master even where none of its data has been replicated.
     #[serde(default)]
     pub empty: bool,
+    /// Take over from a dead master with exactly these snapshots, one of each data volume, whether anybody has confirmed them or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replica: Vec<Snapshot>,
     /// The repository is at another host than the deployed one of the same name, and that is meant.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repo_moved: bool,
@@ -147,6 +153,9 @@ pub enum Refused {
     SlaveIsMaster {
         node: NodeName,
     },
+    TwoOfOneVolume {
+        volume: Volume,
+    },
     Repo(Invalid),
     NoTarget,
     TargetIsSource,
@@ -185,6 +194,9 @@ impl fmt::Display for Plain<'_> {
                 write!(f, "payload: unknown field `{member}`, expected one of {}", known.join(", "))
             }
             Refused::SlaveIsMaster { node } => write!(f, "slave: {:?} is the master too; leave it out or name another node", &**node),
+            Refused::TwoOfOneVolume { volume } => {
+                write!(f, "replica: names two snapshots of {:?}; one of each volume is restored", &**volume)
+            }
             Refused::Repo(source) => write!(f, "repo: {source}"),
             Refused::NoTarget => write!(f, "target: has neither repo nor branch; one of the two is needed"),
             Refused::TargetIsSource => write!(f, "target: is the source itself"),
@@ -213,6 +225,12 @@ impl Request {
             Request::Deploy(deploy) if deploy.slave.named() == Some(&deploy.master) => {
                 return Err(Refused::SlaveIsMaster { node: deploy.master.clone() });
             }
+            Request::Deploy(Deploy { replica, .. }) => {
+                let volumes: Vec<Volume> = replica.iter().map(Snapshot::volume).collect();
+                if let Some(volume) = volumes.iter().enumerate().find(|(at, volume)| volumes[..*at].contains(volume)).map(|(_, it)| it) {
+                    return Err(Refused::TwoOfOneVolume { volume: volume.clone() });
+                }
+            }
             Request::Migrate(migrate) if migrate.target.repo.is_none() && migrate.target.branch.is_none() => return Err(Refused::NoTarget),
             Request::Migrate(_) if Some(request.app()) == request.source_app() => return Err(Refused::TargetIsSource),
             _ => {}
@@ -232,7 +250,8 @@ impl Request {
         let first = |unknown: &'_ Unknown| unknown.keys().next().cloned();
         match self {
             Request::Deploy(deploy) if first(&deploy.unknown).is_some() => {
-                Some((deploy.unknown.keys().next()?, &["repo", "branch", "master", "target", "slave", "update", "empty", "repo_moved"]))
+                let known = &["repo", "branch", "master", "target", "slave", "update", "empty", "replica", "repo_moved"];
+                Some((deploy.unknown.keys().next()?, known))
             }
             Request::Destroy(destroy) => Some((destroy.unknown.keys().next()?, &["repo", "branch"])),
             Request::Migrate(migrate) => match migrate.target.unknown.keys().next() {
@@ -271,6 +290,7 @@ impl Request {
     /// See [`UNDERSTANDS`].
     fn needs(&self) -> u32 {
         match self {
+            Request::Deploy(Deploy { replica, .. }) if !replica.is_empty() => REPLICA,
             Request::Deploy(Deploy { slave: Slave::Ended, .. }) => NULL_AND_CREDENTIAL,
             _ => 1,
         }
@@ -356,6 +376,17 @@ pub struct Progress {
     pub since: String,
 }
 
+/// What the source knows of what it sends.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The owner's boot before anything was sent to it: what it receives may be in its memory alone until it is restored.
+    #[serde(default)]
+    pub boot: String,
+    /// Of the snapshots on the source.
+    #[serde(default)]
+    pub uuids: BTreeMap<Snapshot, String>,
+}
+
 /// An order as it stands in Consul, under `order/<id>` and, finished, under `history/<name>/<id>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
@@ -383,6 +414,9 @@ pub struct Order {
     /// What the source has sent: volume → snapshot.
     #[serde(default)]
     pub snapshots: BTreeMap<Volume, Snapshot>,
+    /// How these can be told from others of the same name. Older nodes drop it; then nobody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
     /// Why it failed.
     #[serde(default)]
     pub reason: Option<String>,
@@ -452,6 +486,7 @@ impl Order {
             source: None,
             commit: None,
             snapshots: BTreeMap::new(),
+            handover: None,
             reason: None,
             origin: None,
             down: false,
@@ -470,6 +505,12 @@ impl Order {
 
     pub fn history_key(&self) -> String {
         keys::history(&self.name, &self.id)
+    }
+
+    /// Whether what the order needs is needed of this node, too. A takeover must not wait until the dead master is upgraded; when that is back it
+    /// leaves alone what it does not understand.
+    pub fn takes_part(&self, node: &NodeName, alive: bool) -> bool {
+        alive || !matches!(&self.request, Request::Deploy(deploy) if !deploy.replica.is_empty() && deploy.master != *node)
     }
 
     /// The names of the applications that it reads or changes.
@@ -493,7 +534,17 @@ mod tests {
             (
                 "deploy",
                 r#"{"repo":"/r","branch":"b","master":"n","x":1}"#,
-                "payload: unknown field `x`, expected one of `repo`, `branch`, `master`, `target`, `slave`, `update`, `empty`, `repo_moved`",
+                "payload: unknown field `x`, expected one of `repo`, `branch`, `master`, `target`, `slave`, `update`, `empty`, `replica`, `repo_moved`",
+            ),
+            (
+                "deploy",
+                r#"{"repo":"/r","branch":"b","master":"n","replica":["v_a@2026-01-01","v_b@2026-01-01","v_a@2026-01-02"]}"#,
+                "replica: names two snapshots of \"v_a\"; one of each volume is restored",
+            ),
+            (
+                "deploy",
+                r#"{"repo":"/r","branch":"b","master":"n","replica":["v_a"]}"#,
+                "payload: replica: \"v_a\": not the name of a snapshot",
             ),
             ("destroy", r#"{"repo":"/r","branch":"b","master":"n"}"#, "payload: unknown field `master`, expected one of `repo`, `branch`"),
             (

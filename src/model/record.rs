@@ -48,3 +48,9 @@ pub struct Record {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
+
+impl Record {
+    pub fn data_id(&self) -> &DeployId {
+        self.data_id.as_ref().unwrap_or(&self.deploy_id)
+    }
+}

@@ -7,17 +7,19 @@ use std::fmt;
 
 use log::{error, info, warn};
 
-use super::fence;
 use super::local::{self, Local, LocalRole};
+use super::start::{self, Down, Starts};
+use super::{fence, record};
 use crate::credentials;
 use crate::data::schedules;
 use crate::error::{Error, Fault};
 use crate::here::Here;
-use crate::model::keys;
 use crate::model::names::{App, AppName, DeployId, OrderId};
 use crate::model::record::Record;
 use crate::model::roles::{Role, Roles};
-use crate::{model::json, orders};
+use crate::model::{json, keys};
+use crate::orders::{self, Open};
+use crate::outside::engine::{self, Listed};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -36,7 +38,7 @@ impl Task {
             Task::Adopt => ("adopt", "remember that the application runs here"),
             Task::Fence => ("fence", "stop the containers, end schedules, deregister, snapshot the volumes and keep them"),
             Task::CloneSlave => ("clone-slave", "clone the deployed commit"),
-            Task::SchedulePurge => ("schedule-purge", "schedule the purge of replicated snapshots"),
+            Task::SchedulePurge => ("schedule-purge", "schedule the purge of replicated snapshots, where the handler keeps no sets"),
             Task::Unschedule => ("unschedule", "end the volumes' schedules"),
             Task::RemoveCheckouts => ("remove-checkouts", "remove checkouts that are no longer used"),
         }
@@ -71,39 +73,100 @@ pub fn tasks(local: Option<&Local>, runs: bool, roles: Option<&Roles>, me: &str)
     [fence, follow].concat()
 }
 
-/// The records, as one look at Consul gave them.
+/// What one look at Consul and the engine gave.
 pub struct Seen {
     pub records: BTreeMap<AppName, Roles>,
-    pub unreadable: usize,
+    pub orders: Vec<Open>,
+    /// What stands in Consul and cannot be read: records, and orders.
+    pub unreadable: (Vec<String>, Vec<Error>),
+    /// All that belong to compose projects.
+    pub containers: Result<Vec<Listed>, engine::Error>,
+    /// The applications of which something should run here and does not.
+    pub idle: BTreeMap<AppName, Idle>,
 }
 
-pub fn look(here: &Here) -> Result<Seen, Error> {
-    let mut seen = Seen { records: BTreeMap::new(), unreadable: 0 };
+pub struct Idle {
+    /// An error: that cannot be told.
+    pub down: Result<Vec<Down>, Error>,
+    pub starts: Starts,
+    /// A person, or a deploy, keeps it so.
+    pub maintenance: bool,
+}
+
+impl Idle {
+    pub fn is_due(&self) -> bool {
+        let startable = self.down.as_ref().is_ok_and(|down| down.iter().any(|down| down.startable));
+        startable && !self.maintenance && !self.starts.are_spent()
+    }
+}
+
+struct Records {
+    all: BTreeMap<AppName, Roles>,
+    /// Those that name this node as their master, as they are.
+    mine: Vec<(AppName, Vec<u8>)>,
+    unreadable: Vec<String>,
+}
+
+fn records(here: &Here) -> Result<Records, Error> {
+    let mut records = Records { all: BTreeMap::new(), mine: Vec::new(), unreadable: Vec::new() };
+    let me = here.me()?;
     here.consul.each(keys::APPS, |entry| {
         let name = entry.key.trim_start_matches(keys::APPS).to_string();
-        let why = match (AppName::try_from(name), serde_json::from_slice(&entry.value)) {
-            (Ok(name), Ok(roles)) => return drop(seen.records.insert(name, roles)),
+        let why = match (AppName::try_from(name), serde_json::from_slice::<Roles>(&entry.value)) {
+            (Ok(name), Ok(roles)) => {
+                if roles.master == *me {
+                    records.mine.push((name.clone(), entry.value));
+                }
+                return drop(records.all.insert(name, roles));
+            }
             (Err(why), _) => why.to_string(),
             (_, Err(why)) => why.to_string(),
         };
-        error!("{} in Consul is not a record: {why}", entry.key);
-        seen.unreadable += 1;
+        records.unreadable.push(format!("{} in Consul is not a record: {why}", entry.key));
     })?;
+    Ok(records)
+}
+
+pub fn look(here: &Here) -> Result<Seen, Error> {
+    let Records { all: records, mine, unreadable } = records(here)?;
+    let (orders, no_orders) = orders::listed(&here.consul)?;
+    // Where nothing is known of this node's applications, it need not have an engine.
+    let nothing = records.is_empty() && here.apps()?.is_empty();
+    let containers = if nothing { Ok(Vec::new()) } else { here.engine().listed() };
+    let mut seen = Seen { records, orders, unreadable: (unreadable, no_orders), containers, idle: BTreeMap::new() };
+    for (name, record) in mine {
+        match json::read::<Record>(&record) {
+            Ok(record) => drop(idle(here, &seen, &name, &record)?.map(|idle| seen.idle.insert(name, idle))),
+            Err(why) => seen.unreadable.0.push(format!("{} in Consul is not a record: {why}", keys::app(&name))),
+        }
+    }
     Ok(seen)
 }
 
-/// The applications about which this node has something to do; and whether what runs here could be told.
-pub fn due(here: &Here, seen: &Seen) -> Result<(BTreeSet<AppName>, bool), Error> {
+/// What of an application that this node is the master of does not run; not while an order or a journal says more of it.
+fn idle(here: &Here, seen: &Seen, name: &AppName, record: &Record) -> Result<Option<Idle>, Error> {
+    let ordered = seen.orders.iter().any(|open| start::is_at_work(&open.order, name, &record.master));
+    let Ok(listed) = &seen.containers else { return Ok(None) };
+    if ordered || here.world.look_at(&here.paths.journal(name))?.is_some() {
+        return Ok(None);
+    }
+    let down = start::down(here, name, record, listed);
+    if down.as_ref().is_ok_and(Vec::is_empty) {
+        return Ok(None);
+    }
+    let maintenance = here.consul.get(&keys::maintenance(name))?.is_some();
+    Ok(Some(Idle { down, starts: Starts::of(here, name, &record.deploy_id), maintenance }))
+}
+
+/// The applications about which this node has something to do.
+pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
     let known = here.apps()?;
-    let mut due = BTreeSet::new();
+    let mut due: BTreeSet<AppName> = seen.idle.iter().filter(|(_, idle)| idle.is_due()).map(|(name, _)| name.clone()).collect();
     if seen.records.is_empty() && known.is_empty() {
-        return Ok((due, true));
+        return Ok(due);
     }
     let me = here.me()?;
-    let projects = here.engine().projects();
-    if let Err(why) = &projects {
-        error!("what runs here cannot be told: {why}");
-    }
+    let projects = seen.containers.as_ref().map(|listed| engine::projects(listed));
     let mut used = BTreeSet::new();
     let names: BTreeSet<&AppName> = seen.records.keys().chain(&known).collect();
     for name in names {
@@ -128,7 +191,7 @@ pub fn due(here: &Here, seen: &Seen) -> Result<(BTreeSet<AppName>, bool), Error>
         let is = |id: &str| used.contains(&(name.clone(), id.to_string()));
         (is("") && !is(&id)).then_some(name)
     }));
-    Ok((due, projects.is_ok()))
+    Ok(due)
 }
 
 /// Whether containers of the application run here, or may again; `project`: whether the engine has some that run.
@@ -157,6 +220,7 @@ pub enum Busy {
 
 /// Stops what of the application must not run here, journal or not: by what runs, not by what a file says.
 pub fn fence(here: &Here, name: &AppName, busy: Option<&Busy>) -> Result<(), Error> {
+    start::end_left(here, name)?;
     let record = record(here, name)?;
     let (roles, me) = (record.as_ref().map(Roles::from), here.me()?);
     let local = local::of(here, name).unwrap_or_else(|why| {
@@ -187,7 +251,7 @@ fn is_served_here(records: &BTreeMap<AppName, Roles>, name: &AppName, me: &str) 
 
 /// The same, or one that this node is about to start.
 fn is_anothers(here: &Here, name: &AppName) -> Result<bool, Error> {
-    if is_served_here(&look(here)?.records, name, here.me()?) {
+    if is_served_here(&records(here)?.all, name, here.me()?) {
         return Ok(true);
     }
     for other in here.apps()?.iter().filter(|other| *other != name && other.project() == name.project()) {
@@ -226,7 +290,17 @@ pub fn reconcile(here: &Here, name: &AppName) -> Result<(), Error> {
     if !tasks.is_empty() && may_act(here, name, record.as_ref())? {
         carry_out(here, name, local.as_ref(), record.as_ref(), &tasks)?;
     }
-    remove_unused_checkouts(here, name, roles.as_ref())
+    let started = match &record {
+        Some(record) if runs_here(here, name, record)? => start::start(here, name, record),
+        _ => Ok(()),
+    };
+    remove_unused_checkouts(here, name, roles.as_ref()).and(started)
+}
+
+/// Whether this node is the application's master by the record, and has that version of it.
+fn runs_here(here: &Here, name: &AppName, record: &Record) -> Result<bool, Error> {
+    let local = local::of(here, name)?.filter(|local| local.role == LocalRole::Master && local.deploy_id == record.deploy_id);
+    Ok(record.master == *here.me()? && local.is_some())
 }
 
 fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<&Record>, tasks: &[Task]) -> Result<(), Error> {
@@ -238,7 +312,7 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
             (Task::Adopt, Some(record)) => adopt(here, name, record)?,
             (Task::CloneSlave, Some(record)) => clone(here, name, record)?,
             (Task::SchedulePurge, Some(record)) => {
-                schedules::set(&here.plugin(), &schedules::of_slave(), &record.volumes, &volumes)?;
+                schedules::of_role(here, Role::Slave, Some(&record.master), &record.volumes, &volumes)?;
                 let local = Local::new(LocalRole::Slave, record.deploy_id.clone(), record.volumes.clone());
                 local::set(here, name, Some(local))?;
             }
@@ -257,13 +331,6 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
         }
     }
     Ok(())
-}
-
-fn record(here: &Here, name: &AppName) -> Result<Option<Record>, Error> {
-    let key = keys::app(name);
-    let entry = here.consul.get(&key)?;
-    let read = entry.map(|entry| json::read(&entry.value)).transpose();
-    read.map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "a record", source })
 }
 
 /// This node is the master by the record, but does not remember it.

@@ -248,6 +248,11 @@ impl Checkout {
         self.compose(timeouts.up).args(["up", "-d", "--no-build", "--remove-orphans"]).args(more).run(world)
     }
 
+    /// What of these services is down is started, and made where it is gone; what there is stays as it is, and nothing else is touched.
+    pub fn start(&self, world: &World, services: &[String], timeouts: &Timeouts) -> Result<(), cmd::Error> {
+        self.compose(timeouts.up).args(["up", "-d", "--no-build", "--no-recreate", "--no-deps"]).args(services).run(world)
+    }
+
     pub fn stop(&self, world: &World, timeouts: &Timeouts) -> Result<(), cmd::Error> {
         self.compose(timeouts.stop).arg("stop").run(world)
     }

@@ -7,7 +7,9 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::engine::Restart;
+use crate::model::keep::Rule;
 use crate::model::names::{Project, Volume as VolumeName};
+use crate::model::replica::EVERY;
 
 /// What compose looks for by itself, in its order, and what it adds to it.
 pub const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
@@ -18,6 +20,11 @@ pub const OVERRIDES: [&str; 4] =
 const NONMIGRABLE: &str = "com.github.mlfmonde.cluster.nonmigrable";
 /// An ordinary volume with this label, a cache, goes with a move and a destroy.
 pub const DISPOSABLE: &str = "com.github.mlfmonde.cluster.disposable";
+/// Minutes from one set of the data volumes to the next, and what is kept of these sets: on any of them.
+const REPLICATE: &str = "com.github.mlfmonde.cluster.replicate";
+const KEEP: &str = "com.github.mlfmonde.cluster.keep";
+/// Of [`REPLICATE`]: a week at most.
+const MOST_MINUTES: u32 = 10_080;
 /// Variables that say something of routes, as their service has written them: service → variable → value. In the resolved file, where a
 /// container does not get its variable so.
 pub const ROUTES: &str = "x-handler-routes";
@@ -30,6 +37,10 @@ pub struct Compose {
     pub services: Vec<Service>,
     /// All that a service of whatever profile uses, and that are not external.
     pub volumes: Vec<Volume>,
+    /// Minutes from one set of the data volumes to the next.
+    pub every: u32,
+    /// What is kept of the sets.
+    pub keep: Rule,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +56,8 @@ pub struct Service {
     pub restart: Restart,
     /// Another service waits for this one to complete, so that its container is expected to exit.
     pub oneshot: bool,
+    /// `up` makes containers of it: not where it is scaled to none.
+    pub made: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +87,17 @@ pub enum Error {
         at: String,
         found: String,
     },
+    Label {
+        at: String,
+        found: String,
+        expected: &'static str,
+    },
+    /// All volumes of an application are replicated as one.
+    Disagree {
+        label: &'static str,
+        first: String,
+        second: String,
+    },
     Container {
         name: String,
         first: String,
@@ -89,6 +113,10 @@ impl fmt::Display for Error {
                 write!(f, "{at}: {name:?} is no usable name: letters, digits, `.`, `_` and `-`, beginning with a letter or digit")
             }
             Error::Restart { at, found } => write!(f, "{at}: {found:?}: expected no, always, unless-stopped, on-failure or on-failure:N"),
+            Error::Label { at, found, expected } => write!(f, "{at}: {found:?}: expected {expected}"),
+            Error::Disagree { label, first, second } => {
+                write!(f, "the volumes {first} and {second} disagree about {label}: all data of an application is replicated as one")
+            }
             Error::Container { name, first, second } => write!(f, "services {first} and {second} both name their container {name}"),
         }
     }
@@ -118,6 +146,7 @@ struct ModelService {
     build: Option<serde::de::IgnoredAny>,
     environment: Option<BTreeMap<String, Option<String>>>,
     restart: Option<String>,
+    scale: Option<u64>,
     deploy: Option<Deploy>,
     depends_on: BTreeMap<String, Dependency>,
     profiles: Vec<String>,
@@ -126,6 +155,7 @@ struct ModelService {
 
 #[derive(Deserialize)]
 struct Deploy {
+    replicas: Option<u64>,
     restart_policy: Option<Policy>,
 }
 
@@ -199,8 +229,14 @@ impl Compose {
         let mounts = active.values().flat_map(|service| &service.volumes).filter(|mount| mount.r#type == "volume");
         let made: BTreeSet<&String> = mounts.filter_map(|mount| mount.source.as_ref()).collect();
         let own = model.volumes.iter().filter(|(_, volume)| !volume.external);
-        let volumes = own.map(|(key, found)| volume(key, found, project, driver, made.contains(key))).collect::<Result<_, _>>()?;
-        Ok(Compose { services, volumes })
+        let volumes: Vec<Volume> =
+            own.map(|(key, found)| volume(key, found, project, driver, made.contains(key))).collect::<Result<_, _>>()?;
+        let data = || volumes.iter().filter(|volume| volume.data).map(|volume| (&*volume.key, &model.volumes[&volume.key]));
+        let every = one_label(data(), REPLICATE, "a number of minutes from 1 to 10080", |text| {
+            text.parse().ok().filter(|minutes| (1..=MOST_MINUTES).contains(minutes))
+        })?;
+        let keep = one_label(data(), KEEP, "ages that grow, such as 1h:1d:1w:4w:1y (m, h, d, w, y)", Rule::parse)?;
+        Ok(Compose { services, volumes, every: every.unwrap_or(EVERY), keep: keep.unwrap_or_default() })
     }
 }
 
@@ -218,6 +254,7 @@ fn service(name: &str, found: &ModelService, project: &Project) -> Result<Servic
         environment: environment.filter_map(|(name, value)| Some((name.clone(), plain(value.as_ref()?)))).collect(),
         restart: restart(found, &at)?,
         oneshot: false,
+        made: found.scale != Some(0) && found.deploy.as_ref().is_none_or(|deploy| deploy.replicas != Some(0)),
     })
 }
 
@@ -260,6 +297,30 @@ fn volume(key: &str, found: &ModelVolume, project: &Project, driver: &str, made:
     })
 }
 
+/// What a label of the data volumes says, wherever it stands.
+fn one_label<'a, T: PartialEq>(
+    data: impl Iterator<Item = (&'a str, &'a ModelVolume)>,
+    label: &'static str,
+    expected: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Error> {
+    let mut said: Option<(&str, T)> = None;
+    for (key, volume) in data {
+        let Some(found) = volume.labels.get(label) else { continue };
+        let found = plain(found);
+        let Some(value) = read(found.trim()) else {
+            return Err(Error::Label { at: format!("volumes.{key}.labels.{label}"), found, expected });
+        };
+        match &said {
+            Some((first, other)) if *other != value => {
+                return Err(Error::Disagree { label, first: first.to_string(), second: key.into() });
+            }
+            _ => said = Some((key, value)),
+        }
+    }
+    Ok(said.map(|(_, value)| value))
+}
+
 /// Names reach the engine and, for volumes, a plugin that builds shell commands from them.
 fn usable(name: &str, at: &str) -> Result<(), Error> {
     let usable =
@@ -291,6 +352,7 @@ mod tests {
             environment: env(&[]),
             restart: Restart::never(),
             oneshot: false,
+            made: true,
         };
         let route = "http://a.example.com {\n  proxy / $CONTAINER:80\n}\n";
         assert_eq!(
@@ -315,6 +377,32 @@ mod tests {
                 ("named", "shared.1", false, true, false, true),
             ]
         );
+    }
+
+    #[test]
+    fn how_data_is_replicated() {
+        const DATA: &str = r#""driver": "anybox/buttervolume:latest""#;
+        let of = |a: &str, b: &str| parse(&format!(r#"{{"volumes": {{"a": {{{DATA}{a}}}, "b": {{{DATA}{b}}}, "c": {{}}}}}}"#));
+        let label = |name: &str, value: &str| format!(r#", "labels": {{"com.github.mlfmonde.cluster.{name}": "{value}"}}"#);
+        let said = |a: &str, b: &str| of(a, b).map(|compose| (compose.every, compose.keep.to_string())).map_err(|why| why.to_string());
+        assert_eq!(said("", ""), Ok((15, "1h:1d:1w:4w:1y".into())));
+        assert_eq!(said("", &label("replicate", "5")), Ok((5, "1h:1d:1w:4w:1y".into())));
+        assert_eq!(said(&label("keep", "2h:1d"), &label("replicate", "10080")), Ok((10_080, "2h:1d".into())));
+        assert_eq!(said(&label("replicate", "5"), &label("replicate", "05")).unwrap().0, 5);
+        for (a, b, message) in [
+            (
+                label("replicate", "0"),
+                "".into(),
+                "volumes.a.labels.com.github.mlfmonde.cluster.replicate: \"0\": expected a number of minutes",
+            ),
+            (label("replicate", "10081"), "".into(), "expected a number of minutes from 1 to 10080"),
+            (label("replicate", "5m"), "".into(), "expected a number of minutes"),
+            ("".into(), label("keep", "1d:1h"), "volumes.b.labels.com.github.mlfmonde.cluster.keep: \"1d:1h\": expected ages that grow"),
+            (label("replicate", "5"), label("replicate", "6"), "the volumes a and b disagree about com.github.mlfmonde.cluster.replicate"),
+        ] {
+            let error = said(&a, &b).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
     }
 
     #[test]

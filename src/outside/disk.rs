@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::doors::{Disk, Found, Lock, World, Write};
+use super::doors::{Disk, Found, Lock, Space, Subvolume, World, Write};
 use crate::model::names::OrderId;
 
 /// What could not be done with which file.
@@ -178,6 +178,30 @@ impl World {
         self.disk.sync_disk(folder).map_err(cannot("sync", folder))
     }
 
+    /// `None`: nothing is there. What is there and no subvolume is an error.
+    pub fn subvolume(&self, path: &Path) -> Result<Option<Subvolume>, Error> {
+        match self.disk.subvolume(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(Some).map_err(cannot("look at", path)),
+        }
+    }
+
+    /// Whether the folder is there, on a disk whose snapshots can be looked at.
+    pub fn is_on_btrfs(&self, folder: &Path) -> bool {
+        self.disk.is_btrfs(folder).unwrap_or(false)
+    }
+
+    /// What names this run of the machine: another one after each boot.
+    pub fn boot(&self) -> Result<String, Error> {
+        let path = Path::new(BOOT);
+        let text = self.disk.read(path, 64).map_err(cannot("read", path))?;
+        Ok(String::from_utf8_lossy(&text).trim().to_string())
+    }
+
+    pub fn space(&self, folder: &Path) -> Result<Space, Error> {
+        self.disk.space(folder).map_err(cannot("read the free space of", folder))
+    }
+
     /// The user that this process runs as.
     pub fn user(&self) -> Result<u32, Error> {
         self.disk.user().map_err(cannot("read", Path::new("/proc/self")))
@@ -200,10 +224,35 @@ impl World {
     }
 }
 
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
 /// The mode of new files.
 pub const PRIVATE: u32 = 0o600;
 /// `FS_NOCOW_FL` of Linux.
 const NO_COPY_ON_WRITE: libc::c_long = 0x0080_0000;
+
+/// `struct btrfs_ioctl_get_subvol_info_args` of Linux.
+#[repr(C)]
+struct SubvolumeInfo {
+    id: u64,
+    name: [u8; 256],
+    parent_id: u64,
+    folder_id: u64,
+    generation: u64,
+    flags: u64,
+    uuid: [u8; 16],
+    parent_uuid: [u8; 16],
+    received_uuid: [u8; 16],
+    /// Generations and times of its changes, and what is kept for later.
+    rest: [u64; 4 + 8 + 8],
+}
+
+/// `BTRFS_IOC_GET_SUBVOL_INFO`, `_IOR(0x94, 60, …)`; needs no privilege.
+const GET_SUBVOLUME_INFO: libc::c_ulong = 2 << 30 | (size_of::<SubvolumeInfo>() as libc::c_ulong) << 16 | 0x94 << 8 | 60;
+/// `BTRFS_ROOT_SUBVOL_RDONLY`
+const READ_ONLY: u64 = 1;
+/// The inode of each subvolume's own folder.
+const FIRST_INODE: u64 = 256;
 
 fn on_btrfs(file: &File) -> io::Result<bool> {
     // SAFETY: zeros are a value of each of its members.
@@ -288,6 +337,27 @@ impl Disk for RealDisk {
         File::open(folder)?.sync_data()
     }
 
+    fn subvolume(&self, path: &Path) -> io::Result<Subvolume> {
+        let folder = File::open(path)?;
+        // Of a folder below it the call would tell the same.
+        if folder.metadata()?.ino() != FIRST_INODE {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "no subvolume of btrfs"));
+        }
+        // SAFETY: zeros are a value of each of its members.
+        let mut info: SubvolumeInfo = unsafe { std::mem::zeroed() };
+        // SAFETY: what is written is as long as the call says, and so is what it is written to; the descriptor is open.
+        if unsafe { libc::ioctl(folder.as_raw_fd(), GET_SUBVOLUME_INFO as _, &raw mut info) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let hex = |uuid: [u8; 16]| -> String { uuid.iter().map(|byte| format!("{byte:02x}")).collect() };
+        let received = (info.received_uuid != [0; 16]).then(|| hex(info.received_uuid));
+        Ok(Subvolume { uuid: hex(info.uuid), received, read_only: info.flags & READ_ONLY != 0 })
+    }
+
+    fn is_btrfs(&self, folder: &Path) -> io::Result<bool> {
+        on_btrfs(&File::open(folder)?)
+    }
+
     fn sync_disk(&self, folder: &Path) -> io::Result<()> {
         let folder = File::open(folder)?;
         // SAFETY: no memory is involved; the descriptor is open.
@@ -323,6 +393,17 @@ impl Disk for RealDisk {
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
         Ok(Some(Lock(Box::new(file))))
+    }
+
+    fn space(&self, folder: &Path) -> io::Result<Space> {
+        let folder = File::open(folder)?;
+        // SAFETY: zeros are a value of it.
+        let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open, and what is written is as long as the call says.
+        match unsafe { libc::fstatvfs(folder.as_raw_fd(), &raw mut found) } {
+            0 => Ok(Space { free: found.f_bavail as u64 * found.f_frsize as u64, all: found.f_blocks as u64 * found.f_frsize as u64 }),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     fn user(&self) -> io::Result<u32> {

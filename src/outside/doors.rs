@@ -115,6 +115,31 @@ impl Found {
     }
 }
 
+/// A snapshot or a volume, as btrfs knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subvolume {
+    /// Hexadecimal, as all three.
+    pub uuid: String,
+    /// Of what it was received from; only a whole stream leaves it, with the flag below.
+    pub received: Option<String>,
+    pub read_only: bool,
+}
+
+/// Bytes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// For this user to write.
+    pub free: u64,
+    pub all: u64,
+}
+
+impl Subvolume {
+    /// What a stream of it says that it is, and so what the Received UUID of a copy is: that of the first of all copies.
+    pub fn stands_for(&self) -> &str {
+        self.received.as_deref().unwrap_or(&self.uuid)
+    }
+}
+
 /// Let go when it is dropped, or when the process ends in whatever way.
 pub struct Lock(#[allow(dead_code, reason = "held, not read")] pub Box<dyn Any>);
 
@@ -134,6 +159,9 @@ pub trait Disk {
     /// A second name for a file; an error where something has that name (`AlreadyExists`).
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    /// What btrfs knows of it; an error where it is no subvolume, or of another file system (`ENOTTY`).
+    fn subvolume(&self, path: &Path) -> io::Result<Subvolume>;
+    fn is_btrfs(&self, folder: &Path) -> io::Result<bool>;
     /// All of the disk that holds the folder, whoever has written it.
     fn sync_disk(&self, folder: &Path) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -144,6 +172,8 @@ pub trait Disk {
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// `None`: somebody else has it, and `wait` is not set.
     fn lock(&self, path: &Path, wait: bool) -> io::Result<Option<Lock>>;
+    /// Of the disk that holds the folder.
+    fn space(&self, folder: &Path) -> io::Result<Space>;
     /// The user that this process runs as.
     fn user(&self) -> io::Result<u32>;
     /// No other process has this number now.

@@ -12,7 +12,7 @@ use crate::model::names::Project;
 
 const PROJECT: &str = "com.docker.compose.project";
 /// For calls that only ask.
-const QUICK: Duration = Duration::from_secs(60);
+pub const QUICK: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub enum Error {
@@ -110,6 +110,54 @@ impl Restart {
     }
 }
 
+/// A container of a compose project, as the list of all has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    pub project: String,
+    pub service: String,
+    pub name: String,
+    /// `running`, `exited` …
+    pub state: String,
+    /// One of `compose run`'s.
+    pub oneoff: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawListed {
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    labels: Labels,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Labels {
+    #[serde(rename = "com.docker.compose.project")]
+    project: String,
+    #[serde(rename = "com.docker.compose.service")]
+    service: String,
+    #[serde(rename = "com.docker.compose.oneoff")]
+    oneoff: String,
+}
+
+impl From<RawListed> for Listed {
+    fn from(raw: RawListed) -> Listed {
+        let RawListed { names, state, labels: Labels { project, service, oneoff } } = raw;
+        let name = names.first().map_or("", |name| name.trim_start_matches('/')).into();
+        Listed { project, service, name, state, oneoff: oneoff == "True" }
+    }
+}
+
+impl Listed {
+    pub fn is_down(&self) -> bool {
+        ["created", "exited", "dead", "removing"].contains(&&*self.state)
+    }
+}
+
 /// A volume, as the engine lists it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
@@ -127,6 +175,8 @@ impl Made {
 /// The engine of this node.
 pub struct Engine<'a> {
     pub world: &'a World,
+    /// For calls that only ask.
+    pub patience: Duration,
 }
 
 impl Engine<'_> {
@@ -149,7 +199,7 @@ impl Engine<'_> {
 
     /// `None`: there is no such thing.
     fn read(&self, path: &str) -> Result<Option<Value>, Error> {
-        match self.call("GET", path, b"", QUICK)? {
+        match self.call("GET", path, b"", self.patience)? {
             (200, body) => match serde_json::from_slice(&body) {
                 Ok(value) => Ok(Some(value)),
                 Err(_) => Err(unexpected(path, &body)),
@@ -183,7 +233,7 @@ impl Engine<'_> {
     /// The last lines that a container printed.
     pub fn logs(&self, container: &str) -> String {
         let path = format!("/containers/{container}/logs?stdout=1&stderr=1&tail=10");
-        match self.call("GET", &path, b"", QUICK) {
+        match self.call("GET", &path, b"", self.patience) {
             Ok((200, body)) => lines_of(&body),
             Ok((status, body)) => refused("GET", &path, status, &body).to_string(),
             Err(error) => error.to_string(),
@@ -235,22 +285,38 @@ impl Engine<'_> {
         Ok(self.list(path)?.iter().map(|container| (name(container), text(&container["Labels"][PROJECT]))).collect())
     }
 
+    /// The containers of all compose projects, running or not.
+    pub fn listed(&self) -> Result<Vec<Listed>, Error> {
+        let path = format!("/containers/json?all=1&filters={}", escaped(&json!({ "label": [PROJECT] }).to_string()));
+        match self.call("GET", &path, b"", self.patience)? {
+            // Not by way of a Value: there may be hundreds, and little of each is needed.
+            (200, body) => match serde_json::from_slice::<Vec<RawListed>>(&body) {
+                Ok(listed) => Ok(listed.into_iter().map(Listed::from).collect()),
+                Err(_) => Err(unexpected(&path, &body)),
+            },
+            (status, body) => Err(refused("GET", &path, status, &body)),
+        }
+    }
+
     /// Each compose project that has containers here, and whether one of them is up.
     pub fn projects(&self) -> Result<BTreeMap<String, bool>, Error> {
-        let filter = escaped(&json!({ "label": [PROJECT] }).to_string());
-        let mut projects = BTreeMap::new();
-        for container in self.list(&format!("/containers/json?all=1&filters={filter}"))? {
-            let project = container["Labels"][PROJECT].as_str().unwrap_or_default().to_string();
-            let down = ["created", "exited", "dead", "removing"].contains(&container["State"].as_str().unwrap_or_default());
-            *projects.entry(project).or_default() |= !down;
-        }
-        Ok(projects)
+        Ok(projects(&self.listed()?))
     }
 
     /// What the engine does when the container ends by itself, or when the engine starts.
     pub fn set_restart(&self, id: &str, policy: &Restart) -> Result<(), Error> {
         let body = json!({ "RestartPolicy": { "Name": policy.name, "MaximumRetryCount": policy.most } });
         self.act("POST", &format!("/containers/{id}/update"), &body, QUICK, &[404])
+    }
+
+    /// `20.10.24+dfsg1`
+    pub fn version(&self) -> Result<String, Error> {
+        let answer = self.read("/version")?.unwrap_or_default();
+        answer["Version"].as_str().map(String::from).ok_or_else(|| unexpected("/version", answer.to_string().as_bytes()))
+    }
+
+    pub fn has_volume(&self, volume: &str) -> Result<bool, Error> {
+        Ok(self.read(&format!("/volumes/{volume}"))?.is_some())
     }
 
     pub fn remove_volume(&self, volume: &str) -> Result<(), Error> {
@@ -289,6 +355,15 @@ impl Engine<'_> {
         let path = format!("/images/{}/tag?repo={}&tag={}", escaped(id), escaped(repo), escaped(tag));
         self.act("POST", &path, &Value::Null, QUICK, &[])
     }
+}
+
+/// Each project of these containers, and whether one of them is up.
+pub fn projects(listed: &[Listed]) -> BTreeMap<String, bool> {
+    let mut projects = BTreeMap::new();
+    for container in listed {
+        *projects.entry(container.project.clone()).or_default() |= !container.is_down();
+    }
+    projects
 }
 
 fn refused(method: &str, path: &str, status: u16, body: &[u8]) -> Error {

@@ -11,7 +11,7 @@ use super::doors::{Request, Service, Unanswered, World};
 use crate::model::names::{Host, Invalid, Snapshot, Volume};
 
 /// For the calls that do not move data.
-const QUICK: Duration = Duration::from_secs(60);
+pub const QUICK: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub enum Error {
@@ -57,6 +57,8 @@ pub struct Plugin {
     world: World,
     /// For what moves data.
     patience: Duration,
+    /// For what does not.
+    quick: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -68,8 +70,9 @@ pub struct Scheduled {
 
 impl Plugin {
     /// `patience`: how long one snapshot may take to be sent.
-    pub fn new(world: &World, patience: Duration) -> Plugin {
-        Plugin { world: world.clone(), patience }
+    /// `quick`: any other call.
+    pub fn new(world: &World, patience: Duration, quick: Duration) -> Plugin {
+        Plugin { world: world.clone(), patience, quick }
     }
 
     fn call(&self, method: &str, body: Option<Value>, timeout: Duration) -> Result<Value, Error> {
@@ -89,7 +92,7 @@ impl Plugin {
 
     /// Takes one.
     pub fn snapshot(&self, volume: &Volume) -> Result<Snapshot, Error> {
-        let answer = self.act("Snapshot", json!({ "Name": volume }), QUICK)?;
+        let answer = self.act("Snapshot", json!({ "Name": volume }), self.quick)?;
         let name = answer["Snapshot"].as_str().unwrap_or_default();
         let snapshot = Snapshot::try_from(name).map_err(|source| Error::Name { asked: format!("Snapshot {volume}"), source })?;
         info!("snapshot {snapshot}");
@@ -107,27 +110,47 @@ impl Plugin {
     /// With the marks of what was sent last, `snapshot@address`.
     fn all_snapshots(&self, volume: &Volume) -> Result<Vec<String>, Error> {
         let method = format!("Snapshot.List/{volume}");
-        let answer = self.call(&method, None, QUICK)?;
+        let answer = self.call(&method, None, self.quick)?;
         list(&method, &answer["Snapshots"])
+    }
+
+    /// The marks of what was sent to that node: the parent of the next difference is the latest of them, whatever became of it there.
+    pub fn marks(&self, volume: &Volume, address: &Host) -> Result<Vec<String>, Error> {
+        let mut marks = self.all_snapshots(volume)?;
+        marks.retain(|name| name.ends_with(&format!("@{address}")));
+        Ok(marks)
+    }
+
+    /// The snapshots of the volume that carry a mark, for whatever node.
+    pub fn marked(&self, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
+        let all = self.all_snapshots(volume)?;
+        let marks = all.iter().filter(|name| name.split('@').count() == 3);
+        Ok(marks.filter_map(|name| Snapshot::try_from(name.rsplit_once('@')?.0).ok()).collect())
+    }
+
+    /// A snapshot, or a mark.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        self.act("Snapshot.Remove", json!({ "Name": name }), self.quick).map(drop)
+    }
+
+    /// Sends a snapshot, once, and blocks until the node at `address` has it. The second time would destroy the good copy there.
+    pub fn send_once(&self, snapshot: &Snapshot, address: &Host) -> Result<(), Error> {
+        self.act("Snapshot.Send", json!({ "Name": snapshot, "Host": address }), self.patience).map(drop)
     }
 
     /// Sends a snapshot of the volume, blocks until the node at `address` has it, and answers the name of what was sent: `snapshot`,
     /// or a newer one of the same volume.
     ///
-    /// The plugin sends the difference from what it sent to `address` last, and goes on doing so when that is gone there. Nor may a
-    /// snapshot be sent twice: the second time destroys the good copy there. So after a failure it is made to forget what it sent, and
-    /// sends a new snapshot as a whole.
+    /// The plugin sends the difference from what it sent to `address` last, and goes on doing so when that is gone there. So after a failure
+    /// it is made to forget what it sent, and sends a new snapshot as a whole.
     pub fn send(&self, volume: &Volume, snapshot: Snapshot, address: &Host) -> Result<Snapshot, Error> {
-        let send = |snapshot: &Snapshot| self.act("Snapshot.Send", json!({ "Name": snapshot, "Host": address }), self.patience);
-        match send(&snapshot) {
-            Ok(_) => Ok(snapshot),
+        match self.send_once(&snapshot, address) {
+            Ok(()) => Ok(snapshot),
             Err(error) => {
                 warn!("{error}; sending a new snapshot as a whole");
-                for mark in self.all_snapshots(volume)?.iter().filter(|name| name.ends_with(&format!("@{address}"))) {
-                    self.act("Snapshot.Remove", json!({ "Name": mark }), QUICK)?;
-                }
+                self.marks(volume, address)?.iter().try_for_each(|mark| self.remove(mark))?;
                 let snapshot = self.snapshot(volume)?;
-                send(&snapshot).map(|_| snapshot)
+                self.send_once(&snapshot, address).map(|()| snapshot)
             }
         }
     }
@@ -139,7 +162,7 @@ impl Plugin {
     }
 
     pub fn exists(&self, volume: &Volume) -> Result<bool, Error> {
-        match self.call("Get", Some(json!({ "Name": volume })), QUICK) {
+        match self.call("Get", Some(json!({ "Name": volume })), self.quick) {
             Ok(_) => Ok(true),
             Err(Error::Refused { says, .. }) if is_unknown_volume(&says) => Ok(false),
             Err(error) => Err(error),
@@ -147,13 +170,13 @@ impl Plugin {
     }
 
     pub fn schedules(&self) -> Result<Vec<Scheduled>, Error> {
-        let answer = self.call("Schedule.List", None, QUICK)?;
+        let answer = self.call("Schedule.List", None, self.quick)?;
         list("Schedule.List", &answer["Schedule"])
     }
 
     /// `minutes`: "0" ends it; repeating is fine.
     pub fn schedule(&self, volume: &str, action: &str, minutes: &str) -> Result<(), Error> {
-        self.act("Schedule", json!({ "Name": volume, "Action": action, "Timer": minutes }), QUICK).map(drop)
+        self.act("Schedule", json!({ "Name": volume, "Action": action, "Timer": minutes }), self.quick).map(drop)
     }
 }
 

@@ -116,8 +116,16 @@ impl Processes for RealProcesses {
     fn start_apart(&self, args: &[String], seen: bool) -> Result<Box<dyn Apart>, Error> {
         let mut command = Command::new("/proc/self/exe");
         // So that `ps` shows whose it is.
-        command.arg0("handler").args(args).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.arg0("handler").args(args).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(if seen { Stdio::inherit() } else { Stdio::null() });
+        // In a session of its own: whoever ends the process group of this one, or hangs up its terminal, ends nothing that was started.
+        // SAFETY: between fork and exec; the call takes no memory and no lock.
+        unsafe {
+            command.pre_exec(|| match libc::setsid() {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
         #[allow(clippy::disallowed_methods, reason = "the one place")]
         let spawned = command.spawn();
         let child = spawned.map_err(|source| Error::Start { cmd: format!("handler {}", args.join(" ")), source })?;

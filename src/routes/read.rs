@@ -177,6 +177,7 @@ pub(super) mod tests {
             build: true,
             environment: [(key.to_string(), value.to_string())].into(),
             oneshot: false,
+            made: true,
         };
         variables.iter().map(service).collect()
     }

@@ -1,13 +1,13 @@
 //! What an order would mean for each node concerned, as text for people. Changes nothing.
 
-use crate::data::{own, volumes};
+use crate::about;
+use crate::data::{replicas, takeover, told, volumes};
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::names::NodeName;
 use crate::model::order::{Order, Request};
 use crate::model::roles::{role, role_in};
 use crate::steps::plan::{self, Facts};
-use crate::steps::prepare::replica_note;
 use crate::steps::table::Step;
 use crate::worker::Records;
 
@@ -36,7 +36,7 @@ pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
             lines.push(format!("   -  {:16} {task}", task.name()));
         }
         if plan.steps.contains(&Step::RestoreReplica) {
-            lines.extend(replicas(here, &name, &facts)?.into_iter().map(|note| format!("      {note}")));
+            lines.extend(replicas(here, order, &name, &facts)?.into_iter().map(|note| format!("      {note}")));
         }
     }
     lines.extend(read(here, order, &facts)?);
@@ -61,16 +61,17 @@ fn roles(order: &Order, facts: &Facts, name: &NodeName) -> String {
     }
 }
 
-/// How old the data is that a takeover would start with; known on the node itself only.
-fn replicas(here: &Here, name: &NodeName, facts: &Facts) -> Result<Vec<String>, Error> {
+/// What a takeover would start from. What is here is known on the node itself only, what is confirmed on every node.
+fn replicas(here: &Here, order: &Order, name: &NodeName, facts: &Facts) -> Result<Vec<String>, Error> {
+    let (Some(record), Request::Deploy(deploy)) = (facts.record, &order.request) else { return Ok(Vec::new()) };
     if here.me()? != name {
-        return Ok(vec![format!("how old its replicas are, `handler plan` says on {name}")]);
+        let (replica, _) = replicas::read(here, &order.name, name)?;
+        let told = told::told(name, &replica, &about::read(here, name)?, record, false, here.world.clock.now());
+        return Ok(vec![told.line, format!("what it would start from, `handler plan` says on {name}")]);
     }
-    let now = here.world.clock.now();
-    let mut notes = Vec::new();
-    for volume in facts.record.iter().flat_map(|record| &record.volumes) {
-        let newest = own::replicas(here, volume)?.pop();
-        notes.push(newest.map_or(format!("{volume}: no replica here"), |snapshot| replica_note(volume, &snapshot, now)));
+    match takeover::choose(here, &order.name, record, deploy, &record.volumes) {
+        Ok(choice) => Ok(choice.notes),
+        Err(why) if why.is_out_of_reach() => Err(why),
+        Err(why) => Ok(vec![format!("it would fail: {why}")]),
     }
-    Ok(notes)
 }

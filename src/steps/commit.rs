@@ -1,15 +1,19 @@
 //! The commit: Consul hears of the service, the plugin of its schedules; the record is written and the order finished in one transaction.
 
+use std::collections::BTreeMap;
+
+use log::warn;
 use serde_json::Value;
 
 use super::output::Output;
 use super::run::Run;
 use super::{Done, Stop};
-use crate::data::schedules;
+use crate::about;
+use crate::data::{replicas, schedules};
 use crate::error::{Error, Fault};
-use crate::model::names::NodeName;
-use crate::model::order::{Deploy, Order, Request};
+use crate::model::order::{Deploy, Order, Request, Unknown};
 use crate::model::record::Record;
+use crate::model::replica::{Set, Taken};
 use crate::model::roles::Role;
 use crate::model::{json, keys};
 use crate::outside::consul::Op;
@@ -29,9 +33,78 @@ impl Run {
         }
     }
 
-    fn master_schedule(&self, slave: Option<&NodeName>) -> Result<schedules::Schedule, Error> {
-        let address = slave.map(|slave| self.here.address_of(slave)).transpose()?;
-        Ok(schedules::of_master(address.as_ref()))
+    /// What the old master has handed over it has, too, on its disk and whole: so its first set under the new record, where this node can look at
+    /// what has come.
+    fn handed_over(&self, old: &Record, record: &Record) -> Result<Option<Set>, Error> {
+        let received = self.received()?;
+        let mut snapshots = BTreeMap::new();
+        for volume in record.volumes.iter().filter(|_| !self.takes_over() && replicas::can_look(&self.here)) {
+            let Some(snapshot) = received.get(volume) else { continue };
+            // What cannot be looked at is confirmed by the next set.
+            let found = self.here.world.subvolume(&self.here.settings.snapshots.join(&**snapshot)).ok().flatten();
+            let uuid = found.and_then(|found| found.received);
+            snapshots.extend(uuid.map(|uuid| (volume.clone(), Taken { snapshot: snapshot.clone(), uuid })));
+        }
+        if snapshots.is_empty() || snapshots.len() < record.volumes.len() {
+            return Ok(None);
+        }
+        let set = Set {
+            snapshots,
+            taken: self.here.world.clock.now().rfc3339(),
+            master: old.master.clone(),
+            deploy_id: record.deploy_id.clone(),
+            data_id: record.data_id().clone(),
+            boot: about::read(&self.here, &old.master).map(|about| about.boot).unwrap_or_default(),
+            millis: 0,
+            unknown: Unknown::new(),
+        };
+        Ok(Some(set))
+    }
+
+    /// What changes of the replicas with a new master: what it has not confirmed of the old one's it never will. Keys that cannot be read stay.
+    fn replicas_of(&self, record: &Record) -> Result<Vec<Beside>, Error> {
+        let Some(old) = self.old().filter(|old| old.master != record.master) else { return Ok(Vec::new()) };
+        let mut changes = Vec::new();
+        for holder in [&record.master, &old.master] {
+            let (mut replica, index) = match replicas::read(&self.here, &self.name, holder) {
+                Err(why @ Error::Json { .. }) => {
+                    warn!("{why}; it is left as it is");
+                    continue;
+                }
+                read => read?,
+            };
+            let before = replica.clone();
+            // A takeover has set it aside.
+            let next = replica.next.take().filter(|_| !self.takes_over());
+            replica.void.extend(next.iter().flat_map(|next| next.set.names()).cloned());
+            if *holder == old.master
+                && let Some(set) = self.handed_over(old, record)?
+            {
+                (replica.last, replica.failures, replica.reason) = (Some(set), 0, None);
+            }
+            if replica != before {
+                let key = keys::replica(&self.name, holder);
+                let text = json::write(&replica).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
+                changes.push(Beside { key, text: Some(text), index });
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// A key that changes with the record, as it was last changed at this index. Without a text it goes.
+struct Beside {
+    key: String,
+    text: Option<Vec<u8>>,
+    index: u64,
+}
+
+impl Beside {
+    fn op(&self) -> Op<'_> {
+        match &self.text {
+            Some(text) => Op::Cas(&self.key, text, self.index),
+            None => Op::Delete(&self.key),
+        }
     }
 }
 
@@ -66,20 +139,15 @@ pub fn register_old(run: &mut Run, _: Option<Output>) -> Done {
 
 pub fn schedule(run: &mut Run) -> Result<Output, Stop> {
     let (volumes, gone) = (run.data_volumes()?, run.old_volumes());
-    let wanted = run.master_schedule(run.deploy()?.slave.named())?;
-    schedules::set(&run.here.plugin(), &wanted, &volumes, &gone)?;
+    schedules::of_role(&run.here, Role::Master, run.deploy()?.slave.named(), &volumes, &gone)?;
     Ok(Output::Nothing)
 }
 
 pub fn schedule_old(run: &mut Run, _: Option<Output>) -> Done {
     let (old, new) = (run.old_volumes(), run.data_volumes()?);
-    let slave = run.old().and_then(|old| old.slave.clone());
-    let wanted = match run.old_role()? {
-        Role::Master => run.master_schedule(slave.as_ref())?,
-        Role::Slave => schedules::of_slave(),
-        Role::None => Vec::new(),
-    };
-    Ok(schedules::set(&run.here.plugin(), &wanted, &old, &new)?)
+    let role = run.old_role()?;
+    let other = run.old().and_then(|record| if role == Role::Master { record.slave.clone() } else { Some(record.master.clone()) });
+    Ok(schedules::of_role(&run.here, role, other.as_ref(), &old, &new)?)
 }
 
 pub fn commit(run: &mut Run) -> Result<Output, Stop> {
@@ -112,7 +180,7 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
     };
     let key = keys::app(&run.name);
     let text = json::write(&record).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
-    finish(run, &[Op::Cas(&key, &text, run.old_index())])
+    finish(run, Op::Cas(&key, &text, run.old_index()), |run| run.replicas_of(&record))
 }
 
 pub fn commit_migrate(run: &mut Run) -> Result<Output, Stop> {
@@ -120,23 +188,35 @@ pub fn commit_migrate(run: &mut Run) -> Result<Output, Stop> {
     let record = Record { data_id: Some((&run.order.id).into()), ..old };
     let key = keys::app(&run.name);
     let text = json::write(&record).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
-    finish(run, &[Op::Cas(&key, &text, run.old_index())])
+    finish(run, Op::Cas(&key, &text, run.old_index()), |_| Ok(Vec::new()))
 }
 
 pub fn commit_destroy(run: &mut Run) -> Result<Output, Stop> {
-    let (app, credential) = (keys::app(&run.name), keys::credential(&run.name));
-    finish(run, &[Op::DeleteCas(&app, run.old_index()), Op::Delete(&credential)])
+    let app = keys::app(&run.name);
+    finish(run, Op::DeleteCas(&app, run.old_index()), |run| {
+        let gone = |key| Beside { key, text: None, index: 0 };
+        let replicas = run.here.consul.list(&keys::replicas(&run.name))?.into_iter().map(|entry| gone(entry.key));
+        Ok(std::iter::once(gone(keys::credential(&run.name))).chain(replicas).collect())
+    })
 }
 
-/// With what the history is to say.
-fn finish(run: &mut Run, changes: &[Op]) -> Result<Output, Stop> {
+/// With what the history is to say, and what changes beside the record: looked at anew where somebody else has changed that in between.
+fn finish(run: &mut Run, record: Op, beside: impl Fn(&Run) -> Result<Vec<Beside>, Error>) -> Result<Output, Stop> {
     let commit = run.cloned();
-    let (snapshots, notes) = (run.received()?, run.checked()?.notes);
-    run.finish_order(changes, |order: &mut Order| {
-        order.commit = commit.clone();
-        // What the application stands on now: a source deletes its own only if it is what it has sent.
-        order.snapshots = snapshots.clone();
-        order.notes = [notes.clone(), order.notes.clone()].concat();
-    })?;
-    Ok(Output::Nothing)
+    let (snapshots, notes) = (run.received()?, [run.checked()?.notes, run.restored().unwrap_or_default().notes].concat());
+    loop {
+        let found = beside(run)?;
+        let changes: Vec<Op> = std::iter::once(record).chain(found.iter().map(Beside::op)).collect();
+        let finished = run.finish_order(&changes, |order: &mut Order| {
+            order.commit = commit.clone();
+            // What the application stands on now: a source deletes its own only if it is what it has sent.
+            order.snapshots = snapshots.clone();
+            order.notes = [notes.clone(), order.notes.clone()].concat();
+        });
+        let indexes = |all: &[Beside]| all.iter().map(|it| (it.key.clone(), it.index)).collect::<Vec<_>>();
+        match finished {
+            Err(Stop::Failed(Error::Fault(Fault::RecordChanged { .. }))) if indexes(&beside(run)?) != indexes(&found) => {}
+            ended => return ended.map(|()| Output::Nothing),
+        }
+    }
 }

@@ -1,12 +1,16 @@
 //! The hand-over between two nodes: the owner gets ready, the source stops and sends, the owner serves, the source deletes.
 
+use std::collections::BTreeMap;
+
 use super::journal::Part;
 use super::output::{Output, Snapshots};
 use super::run::Run;
 use super::{Done, Stop};
+use crate::about;
+use crate::data::{parents, replicas};
 use crate::error::{Error, Fault};
-use crate::model::names::Volume;
-use crate::model::order::{Request, State};
+use crate::model::names::{Host, NodeName, Volume};
+use crate::model::order::{Handover, Request, State};
 
 impl Run {
     /// A volume that the record names and this node has not is an error: the plugin says so for whatever trouble it has in looking.
@@ -24,14 +28,29 @@ impl Run {
     }
 
     /// What the other node has now.
-    fn send_all(&self, snapshots: Snapshots) -> Result<Snapshots, Error> {
+    fn send_all(&mut self, snapshots: Snapshots) -> Result<Snapshots, Error> {
+        let address = self.journal.header.peer_address.clone().ok_or(Fault::NoAddress { node: "the other node".into() })?;
+        self.parents_on_disk(&snapshots, &address)?;
         let mut sent = Snapshots::new();
         for (volume, snapshot) in snapshots {
-            let address = self.journal.header.peer_address.as_ref().ok_or(Fault::NoAddress { node: "the other node".into() })?;
-            let snapshot = self.here.plugin().send(&volume, snapshot, address)?;
+            let snapshot = self.here.plugin().send(&volume, snapshot, &address)?;
             sent.insert(volume, snapshot);
         }
         Ok(sent)
+    }
+
+    /// A difference is made from a set that the other node has confirmed, or from what this run has sent to it since it has booted.
+    fn parents_on_disk(&mut self, snapshots: &Snapshots, address: &Host) -> Result<(), Error> {
+        let owner = self.owner();
+        let owner = NodeName::try_from(&*owner).map_err(|_| Fault::NoAddress { node: owner })?;
+        let boot = about::read(&self.here, &owner)?.boot;
+        if self.sent_in.as_ref() != Some(&boot) {
+            let name = self.order.request.source_app().map_or(self.name.clone(), |source| source.name());
+            let volumes: Vec<Volume> = snapshots.keys().cloned().collect();
+            parents::on_disk(&self.here, &name, &owner, address, &volumes)?;
+            self.sent_in = Some(boot);
+        }
+        Ok(())
     }
 
     /// The node that carries the order out, as a source knows it.
@@ -42,15 +61,36 @@ impl Run {
         }
     }
 
+    /// To be called before anything is sent: what the owner receives is on its disk for certain only once it is restored, so that it must not
+    /// lose its power until then.
+    fn note_boot(&mut self) -> Done {
+        let owner = NodeName::try_from(self.owner()).ok();
+        let boot = owner.map(|owner| about::read(&self.here, &owner)).transpose()?.map_or(String::new(), |about| about.boot);
+        // An older one says nothing of it, and looks at nothing.
+        if boot.is_empty() || self.order.handover.as_ref().is_some_and(|handover| handover.boot == boot) {
+            return Ok(());
+        }
+        self.update(|order| order.handover = Some(Handover { boot: boot.clone(), ..Handover::default() }))
+    }
+
     fn say_sent(&mut self, snapshots: &Snapshots) -> Done {
+        let mut uuids = BTreeMap::new();
+        for snapshot in snapshots.values().filter(|_| replicas::can_look(&self.here)) {
+            let found = self.here.world.subvolume(&self.here.snapshot(snapshot))?;
+            uuids.extend(found.map(|found| (snapshot.clone(), found.stands_for().to_string())));
+        }
         self.update(|order| {
             order.state = State::Sent;
             order.snapshots = snapshots.clone();
+            if !uuids.is_empty() {
+                order.handover.get_or_insert_default().uuids = uuids.clone();
+            }
         })
     }
 }
 
 pub fn send_ahead(run: &mut Run) -> Result<Output, Stop> {
+    run.note_boot()?;
     let snapshots = run.snapshot_all(&run.old_volumes())?;
     run.send_all(snapshots)?;
     Ok(Output::Nothing)
@@ -72,6 +112,7 @@ pub fn await_ready(run: &mut Run) -> Result<Output, Stop> {
 
 pub fn send(run: &mut Run) -> Result<Output, Stop> {
     let taken = run.taken().ok_or(Fault::Impossible { what: "a send without the snapshots of the switch" })?;
+    run.note_boot()?;
     let sent = run.send_all(taken)?;
     // Kept before it is said: by this the source knows whether the finished order stands on its data.
     run.journal.keep(&run.here.world, Output::Sent(sent.clone()))?;
@@ -114,6 +155,7 @@ pub fn snapshot_source(run: &mut Run) -> Result<Output, Stop> {
     if run.journal.header.part == Part::Owner {
         return Ok(Output::Copied(snapshots));
     }
+    run.note_boot()?;
     let sent = run.send_all(snapshots)?;
     run.say_sent(&sent)?;
     Ok(Output::Nothing)

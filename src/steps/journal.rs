@@ -213,7 +213,7 @@ impl Journal {
                 "await-sent" if past => Some(Output::Received(data.received.clone())),
                 "restore" | "restore-replica" => {
                     let created = data.received.keys().filter(|volume| !data.existing.contains(*volume)).cloned().collect();
-                    Some(Output::Restored(Restored { created }))
+                    Some(Output::Restored(Restored { created, ..Restored::default() }))
                 }
                 _ => None,
             };

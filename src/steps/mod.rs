@@ -2,6 +2,7 @@
 //! commit.
 //!
 //! [`table`] has every rule of a step in one row, beside its act and its undo; these stand in [`prepare`], [`handover`], [`switch`],
+//! [`takeover`],
 //! [`commit`] and [`retire`]; [`gate`] is closed between stop and commit. [`plan`] computes which steps; [`machine`] goes through them, forward and back, by the
 //! [`journal`]; what steps work on is a [`run`], what they leave for each other an [`output`]; [`protocol`] is what the nodes of one order
 //! say to each other; [`verdict`] is what becomes of a journal that was left.
@@ -20,6 +21,7 @@ pub mod retire;
 pub mod run;
 pub mod switch;
 pub mod table;
+pub mod takeover;
 pub mod verdict;
 
 use crate::error::{Error, ends_with_an_error};

@@ -47,7 +47,7 @@ pub struct Checked {
     pub ordinary: Option<Vec<String>>,
     /// Image name → ID, of the containers that ran.
     pub images: BTreeMap<String, String>,
-    /// What a takeover restores.
+    /// What a takeover restores, by an older handler: since then it chooses right before the restore.
     pub replicas: Snapshots,
     /// For the history: how old that is.
     pub notes: Vec<String>,
@@ -58,4 +58,9 @@ pub struct Checked {
 pub struct Restored {
     /// Volumes that were not here before.
     pub created: BTreeSet<Volume>,
+    /// What a takeover has chosen, and what is to be said of it.
+    #[serde(default, skip_serializing_if = "Snapshots::is_empty")]
+    pub chosen: Snapshots,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }

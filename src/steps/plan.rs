@@ -139,6 +139,9 @@ pub fn plan(order: &Order, facts: &Facts, node: &NodeName) -> Result<Plan, Fault
         Some(_) => Origin::Dead,
     });
     let steps = match &order.request {
+        Request::Deploy(deploy) if !deploy.replica.is_empty() && origin != Origin::Dead => {
+            return Err(Fault::ReplicaNotAsked { master: facts.record.map(|record| record.master.clone()) });
+        }
         Request::Deploy(deploy) => {
             let (slave, _) = slave(deploy, facts);
             deploy_steps(old, role(node, &deploy.master, slave.as_deref()), origin, deploy.update)

@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use log::{info, warn};
 
-use super::output::{Checked, Cloned, Output, Snapshots};
+use super::output::{Checked, Cloned, Output};
 use super::run::Run;
 use super::{Done, Stop};
 use crate::credentials;
-use crate::data::{own, volumes};
+use crate::data::volumes;
 use crate::error::{Error, Fault};
 use crate::model::keys;
-use crate::model::names::{AppName, Snapshot, Volume};
+use crate::model::names::{AppName, Volume};
 use crate::model::order::Request;
 use crate::model::roles::Role;
-use crate::model::time::{self, Time};
 use crate::outside::compose_file;
 use crate::outside::doors::Write;
 use crate::outside::engine::Made;
@@ -77,7 +76,8 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         checked.images = named.map(|container| (container.image_name, container.image)).collect();
     }
     if run.takes_over() {
-        (checked.replicas, checked.notes) = find_replicas(run, &data)?;
+        // Early, since it may fail; it is chosen anew where it is restored.
+        run.choice()?.notes.iter().for_each(|note| info!("to be taken over: {note}"));
     }
     Ok(Output::Checked(checked))
 }
@@ -144,42 +144,6 @@ fn check_others(run: &mut Run, master: &str, found: &[Made]) -> Done {
         warn!("{warning}");
     }
     Ok(())
-}
-
-/// What a dead master has left here, the newest snapshot of each volume; and what is to be said of it.
-fn find_replicas(run: &Run, data: &[Volume]) -> Result<(Snapshots, Vec<String>), Error> {
-    let empty = matches!(&run.order.request, Request::Deploy(deploy) if deploy.empty);
-    let (expected, plugin, now) = (run.old_volumes(), run.here.plugin(), run.here.world.clock.now());
-    let (mut found, mut missing, mut notes) = (Snapshots::new(), Vec::new(), Vec::new());
-    for volume in data.iter().filter(|volume| expected.contains(volume)) {
-        match own::replicas(&run.here, volume)?.pop() {
-            Some(snapshot) => {
-                notes.push(replica_note(volume, &snapshot, now));
-                found.insert(volume.clone(), snapshot);
-            }
-            None => missing.push(volume.clone()),
-        }
-    }
-    let Some(old) = run.old() else { return Err(Fault::Impossible { what: "a takeover of what nobody has deployed" }.into()) };
-    if !missing.is_empty() && !empty {
-        return Err(Fault::NoReplica { master: old.master.clone(), volumes: missing }.into());
-    }
-    for volume in &missing {
-        notes.push(match plugin.exists(volume)? {
-            true => format!("{volume} has no replica here: it starts with what the volume of this name holds here"),
-            false => format!("{volume} starts empty"),
-        });
-    }
-    for note in &notes {
-        warn!("taking over from {}: {note}", old.master);
-    }
-    Ok((found, notes))
-}
-
-/// `foo_data: the newest replica is 42 min old (foo_data@2026-…)`
-pub fn replica_note(volume: &Volume, snapshot: &Snapshot, now: Time) -> String {
-    let age = Time::parse(snapshot.taken()).map_or("of unknown age".into(), |taken| format!("{} old", time::age(now.since(taken))));
-    format!("{volume}: the newest replica is {age} ({snapshot})")
 }
 
 impl Run {

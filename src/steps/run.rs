@@ -7,7 +7,7 @@ use log::warn;
 
 use super::Stop;
 use super::journal::{Journal, Part};
-use super::output::{Checked, Output, Snapshots};
+use super::output::{Checked, Output, Restored, Snapshots};
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::members;
@@ -41,6 +41,8 @@ pub struct Run {
     pub archived: bool,
     /// Why the old version is not well after an undo.
     pub unwell: Option<String>,
+    /// The other node's boot when this run began to send to it.
+    pub sent_in: Option<String>,
     loaded: Option<Loaded>,
     tool: Option<Tool>,
 }
@@ -59,6 +61,7 @@ impl Run {
             journal,
             archived: false,
             unwell: None,
+            sent_in: None,
             loaded: None,
             tool: None,
         }
@@ -114,11 +117,16 @@ impl Run {
         self.output(|output| if let Output::Sent(sent) = output { Some(sent.clone()) } else { None })
     }
 
+    pub fn restored(&self) -> Option<Restored> {
+        self.output(|output| if let Output::Restored(restored) = output { Some(restored.clone()) } else { None })
+    }
+
     /// Volume of the source → snapshot on this node to restore from: what was sent, a dead master's replicas, or a neighbour's own. Nothing
     /// for an order that brings no data.
     pub fn received(&self) -> Result<Snapshots, Fault> {
         if self.takes_over() {
-            return Ok(self.checked()?.replicas);
+            let chosen = self.restored().map(|restored| restored.chosen).filter(|chosen| !chosen.is_empty());
+            return chosen.map_or_else(|| Ok(self.checked()?.replicas), Ok);
         }
         let received = self.output(|output| match output {
             Output::Received(snapshots) | Output::Copied(snapshots) => Some(snapshots.clone()),

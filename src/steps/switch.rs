@@ -10,9 +10,10 @@ use super::health::{Health, health};
 use super::output::{Output, Restored, Snapshots};
 use super::run::Run;
 use super::{Done, Stop, prepare};
-use crate::data::{removal, restoring};
+use crate::data::{removal, replicas, restoring};
 use crate::error::{Error, Fault};
 use crate::model::keys;
+use crate::model::replica::Seen;
 use crate::model::roles::Role;
 use crate::outside::compose::Recreate;
 
@@ -85,29 +86,50 @@ fn look_up(run: &Run, snapshots: &Snapshots) -> Result<(), Error> {
     Ok(())
 }
 
+/// The same of what another node has sent; and that it is what that has sent, whole, and not hollow: from a receive until the restore, which
+/// takes it to the disk, this node has not lost its power.
+fn look_at_what_was_sent(run: &Run, snapshots: &Snapshots) -> Result<(), Error> {
+    let handover = run.order.handover.clone().unwrap_or_default();
+    if !handover.boot.is_empty() && handover.boot != run.here.world.boot()? {
+        return Err(Fault::Rebooted { node: run.here.me()?.clone() }.into());
+    }
+    for snapshot in snapshots.values() {
+        match replicas::look(&run.here, snapshot, handover.uuids.get(snapshot).map(String::as_str))? {
+            None | Some(Seen::Whole) => {}
+            Some(seen) => return Err(Fault::NotWhole { snapshot: snapshot.clone(), seen }.into()),
+        }
+    }
+    look_up(run, snapshots)
+}
+
 pub fn restore(run: &mut Run) -> Result<Output, Stop> {
-    run.master_is_dead()?;
-    let (data, existing) = (run.loaded()?.compose.data_volumes(), run.checked()?.existing);
+    let data = run.loaded()?.compose.data_volumes();
     let mut received = run.received()?;
     received.retain(|volume, _| data.contains(volume));
-    look_up(run, &received)?;
-    let created = received.keys().filter(|volume| !existing.contains(*volume)).cloned().collect();
-    let restored = Output::Restored(Restored { created });
+    look_at_what_was_sent(run, &received)?;
+    put_in_place(run, &received, Restored::default())
+}
+
+pub fn put_in_place(run: &mut Run, snapshots: &Snapshots, restored: Restored) -> Result<Output, Stop> {
+    let existing = run.checked()?.existing;
+    look_up(run, snapshots)?;
+    let created = snapshots.keys().filter(|volume| !existing.contains(*volume)).cloned().collect();
+    let restored = Output::Restored(Restored { created, ..restored });
     run.journal.keep(&run.here.world, restored.clone())?;
-    for (volume, snapshot) in &received {
+    for (volume, snapshot) in snapshots {
         restoring::restore(&run.here, snapshot, volume, &run.replaced())?;
     }
     Ok(restored)
 }
 
 pub fn remove_restored(run: &mut Run, restored: Option<Output>) -> Done {
-    let Some(Output::Restored(Restored { created })) = restored else { return Ok(()) };
+    let Some(Output::Restored(Restored { created, .. })) = restored else { return Ok(()) };
     Ok(created.iter().try_for_each(|volume| removal::remove(&run.here, volume, Some(&run.failed())))?)
 }
 
 pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
     let received = run.received()?;
-    look_up(run, &received)?;
+    look_at_what_was_sent(run, &received)?;
     let source_prefix = run.source_prefix()?;
     let volumes = run.loaded()?.compose.volumes.clone();
     for (from, snapshot) in &received {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::output::Output;
 use super::run::Run;
-use super::{Done, Stop, commit, handover, prepare, retire, switch};
+use super::{Done, Stop, commit, handover, prepare, retire, switch, takeover};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flag {
@@ -106,8 +106,8 @@ steps! {
         [Repeatable Quick Gate], switch::snapshot, By(switch::restore_own);
     Restore, "restore", "restore the snapshots that were sent",
         [Replaces], switch::restore, By(switch::remove_restored);
-    RestoreReplica, "restore-replica", "restore the newest snapshots that the dead master had replicated here",
-        [Replaces], switch::restore, By(switch::remove_restored);
+    RestoreReplica, "restore-replica", "restore the confirmed set that the dead master had sent here, or what the order names",
+        [Replaces], takeover::restore_replica, By(switch::remove_restored);
     RestoreSource, "restore-source", "restore the source's snapshots into the volumes",
         [Writes], switch::restore_source, Nothing;          // undone with the snapshots of the switch
     PostMigrate, "post-migrate", "run post_migrate.sh",
@@ -122,7 +122,7 @@ steps! {
     // commit
     Register, "register", "register the service with its checks",
         [Quick], commit::register, By(commit::register_old);
-    Schedule, "schedule", "schedule snapshots or replication, and purge",
+    Schedule, "schedule", "schedule snapshots or replication, and purge, where the handler keeps no sets",
         [Quick], commit::schedule, By(commit::schedule_old);
     Commit, "commit", "write the record, end maintenance, finish the order",
         [Repeatable Quick Commit], commit::commit, Nothing;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::world::outside::World;
-use crate::world::shop::{COPY, destroy, migrate};
+use crate::world::shop::{COPY, destroy, migrate, taking_over};
 use crate::world::{Act, Cluster, event, id};
 use crate::{APP, DATA, PROJECT, URL, all_well, assert_failed, assert_order, assert_serves, compose, deploy, deployed, push, shop};
 
@@ -203,8 +203,9 @@ fn a_slave_takes_over_from_a_dead_master() {
     w.replicate("node1");
     w.write("node1", DATA, " and tuesday");
     w.die("node1");
+    let over = taking_over(&w.lock(), "second", "node2", Some("node3"));
     for node in ["node2", "node3"] {
-        w.deliver(node, &[deploy("second", "node2", Some("node3"))]).exits(0);
+        w.deliver(node, std::slice::from_ref(&over)).exits(0);
     }
     assert_eq!(w.volume("node2", DATA).unwrap(), "orders of monday");
     let serving = w.serving(PROJECT);

@@ -177,13 +177,18 @@ fn the_status_says_what_is_wrong_and_fails() {
     let status = |node: &str| w.handler(node, &["status"]).run();
     let fine = status("node1");
     fine.exits(0);
-    assert!(fine.stdout.starts_with(&format!("{APP}: master node1, no slave")), "{fine}");
+    assert!(fine.stdout.starts_with("note: ") && fine.stdout.contains(&format!("\n{APP}: master node1, no slave")), "{fine}");
     // An application whose containers were stopped by somebody.
     w.lock().engine("node1").containers.iter_mut().for_each(|container| container.running = false);
     let down = status("node1");
-    down.exits(1).says("2 things are wrong");
+    down.exits(1).says("1 thing is wrong");
     assert!(down.stdout.starts_with(&format!("wrong: {APP}: the container {PROJECT}-")), "{down}");
-    assert!(down.stdout.contains("is exited"), "{down}");
+    assert!(down.stdout.contains("is exited (exit code 255)") && down.stdout.contains("; it said last: last words\n"), "{down}");
+    let json = w.handler("node1", &["status", "--json"]).run();
+    json.exits(1);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((&json["wrong"][0]["app"], &json["applications"][0]["master"]["name"]), (&json!(APP), &json!("node1")), "{json:#}");
+    assert_eq!((json["notes"].as_array().map(Vec::len), &json["orders"]), (Some(1), &json!([])));
     // While it shows its maintenance page that is meant.
     w.lock().store.set(&format!("maintenance/{APP}"), b"by hand");
     status("node1").exits(0);

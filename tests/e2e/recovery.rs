@@ -5,6 +5,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::world::outside::World;
+use crate::world::shop::{newest, taking_over};
 use crate::world::{Act, Cluster, State, event, id};
 use crate::{
     APP, DATA, PROJECT, URL, all_well, assert_failed, assert_order, assert_serves, compose, deploy, deployed, finished, push, push_files,
@@ -119,16 +120,23 @@ fn a_takeover_says_how_old_the_data_is() {
     let w = deployed(&NODES, "node1", Some("node2"));
     w.replicate("node1");
     w.die("node1");
-    let note = format!("{DATA}: the newest replica is ");
+    // Nobody has confirmed what is here: its folder is not on btrfs.
     let payload = json!({"repo": URL, "branch": "master", "master": "node2"}).to_string();
+    let said = format!("Here is of {DATA} {}, ", newest(&w.lock(), "node2"));
+    let plan = w.handler("node2", &["plan", "deploy", &payload]).run();
+    assert!(plan.stdout.contains("is no folder on btrfs here") && plan.stdout.contains(&said), "{plan}");
+    w.deliver("node2", &[deploy("first try", "node2", None)]).exits(1).says(&said).says("handler deploy '{");
+    let payload = json!({"repo": URL, "branch": "master", "master": "node2", "replica": [newest(&w.lock(), "node2")]});
+    let (note, over) = (format!("{DATA}: {DATA}@20"), event("second", "deploy", &payload));
+    let payload = payload.to_string();
     let plan = w.handler("node2", &["plan", "deploy", &payload]).run();
     plan.exits(0);
     let lines: Vec<String> = plan.stdout.lines().map(str::to_owned).collect();
     assert_order(&lines, &["node1 (master -> none, dead: once it is back)", "fence", "node2 (slave -> master, carries it out)", &note]);
-    w.deliver("node2", &[deploy("second", "node2", None)]).exits(0).says("taking over from node1").says(&note);
+    w.deliver("node2", &[over]).exits(0).says("taking over: ").says(&note);
     let notes = finished(&w, "second")["notes"].clone();
     let told = notes[0].as_str().unwrap_or_default();
-    assert!(told.starts_with(&note) && told.contains(" s old (") && told.contains(&format!("{DATA}@20")), "{notes}");
+    assert!(told.starts_with(&note) && told.contains(" s old, as the order says; nobody has confirmed"), "{notes}");
 }
 
 #[test]
@@ -138,7 +146,10 @@ fn what_was_sent_from_elsewhere_is_no_newer_for_its_name() {
     w.replicate("node1");
     w.lock().plugin("node2").snapshots.insert("othershop_data@2099-01-01T00:00:00.000000".to_owned(), "other".to_owned());
     w.die("node1");
-    w.deliver("node2", &[deploy("second", "node2", None)]).exits(0);
+    let said = format!("Here is of {DATA} {}, ", newest(&w.lock(), "node2"));
+    w.deliver("node2", &[deploy("first try", "node2", None)]).exits(1).says(&said);
+    let over = taking_over(&w.lock(), "second", "node2", None);
+    w.deliver("node2", &[over]).exits(0);
     assert_eq!(w.volume("node2", DATA).unwrap(), "orders of monday");
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `tests/lab/lab` makes the nodes; everything here goes through `docker exec`, so that a cut network cuts only the nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ const CROWD: &str = include_str!("crowd.py");
 /// The certificates by which a client knows the application.
 const ROOT: &str = "/tmp/root.crt";
 /// What runs of the handler: by hand or by the watches, and the workers that those start.
-const HANDLERS: &str = "^(/opt/handler/handler|handler work) ?";
+const HANDLERS: &str = "^(/opt/handler/handler|handler (work|reconcile|probe)) ?";
 /// For whatever the cluster should reach by itself.
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -105,14 +105,18 @@ impl Node {
         must("docker", &["inspect", "-f", "{{.State.Running}}", &self.container()]).trim() == "true"
     }
 
-    /// A call on the volume plugin's socket.
-    pub fn plugin(self, call: &str, body: Value) -> Value {
-        let body = body.to_string();
-        let url = format!("http://plugin/VolumeDriver.{call}");
-        let output = self.exec(&["curl", "-s", "--unix-socket", SOCKET, "-d", &body, &url]);
-        let answer: Value = serde_json::from_str(&output.out).unwrap_or_default();
-        assert_eq!(answer["Err"], "", "{}: {call} {body}: {}{}", name(self.0), output.out, output.err);
-        answer
+    /// The power of the node fails: what its volumes' disk was not told to keep is lost. It starts again.
+    pub fn lose_power(self) {
+        let (disk, name) = (Path::new(HOME).join("disk"), name(self.0));
+        let (image, folder) = (disk.join(format!("{name}.img")), disk.join(&name));
+        let script = format!(
+            "cp --sparse=always '{0}' '{0}.cut' && docker kill {2} >/dev/null && umount '{1}' && mv '{0}.cut' '{0}' && mount -o loop '{0}' '{1}'",
+            image.display(),
+            folder.display(),
+            self.container()
+        );
+        must("bash", &["-ec", &script]);
+        self.start();
     }
 
     /// Ends every run of the handler with SIGKILL; whether there was one.
@@ -125,6 +129,15 @@ impl Node {
         self.sh("dockerd=$(tr '\\0' ' ' </proc/$(pidof dockerd)/cmdline); pkill -KILL -x dockerd; sleep 0.5; \
              setsid $dockerd >>/var/log/node/dockerd.log 2>&1 </dev/null & \
              for i in $(seq 300); do ! docker info >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1");
+    }
+
+    /// What Consul's catalog says of its health check: the status, and what was printed last.
+    pub fn health(self) -> (String, String) {
+        let found = self.sh(&format!("curl -s 127.0.0.1:8500/v1/health/node/{}", name(self.0)));
+        let checks: Value = serde_json::from_str(&found).unwrap_or_default();
+        let check = checks.as_array().into_iter().flatten().find(|check| check["CheckID"] == "handler").cloned().unwrap_or_default();
+        let text = |member: &str| check[member].as_str().unwrap_or_default().to_string();
+        (text("Status"), text("Output"))
     }
 
     /// Another disk for the deploy folder, which is soon full; until the scenario ends, or the node does.
@@ -519,24 +532,8 @@ impl Lab {
                     if master { app.volumes.len() } else { 0 }.to_string(),
                 );
             }
-            let mut actions = BTreeMap::new();
-            for (volume, action) in &facts.schedules {
-                actions.entry(volume.clone()).or_insert_with(Vec::new).push(action.split(':').next().unwrap_or_default().to_string());
-            }
-            let expected = match (master, slave, want.slave) {
-                (true, _, Some(_)) => "[\"purge\", \"replicate\"]",
-                (true, _, None) => "[\"purge\", \"snapshot\"]",
-                (_, true, _) => "[\"purge\"]",
-                _ => "",
-            };
-            for volume in app.volumes.iter().map(|volume| format!("{}_{volume}", app.project())).filter(|_| !expected.is_empty()) {
-                check(
-                    format!("{} schedule of {volume}", name(n)),
-                    format!("{:?}", actions.remove(&volume).unwrap_or_default()),
-                    expected.into(),
-                );
-            }
-            check(format!("{} other schedules", name(n)), format!("{actions:?}"), "{}".into());
+            // Each node sees its snapshots: the handler keeps sets.
+            check(format!("{} schedules", name(n)), format!("{:?}", facts.schedules), "{}".into());
         }
         if let Some(master) = want.master {
             check("version".into(), Node(master).answers(app.port, "/version").unwrap_or_default().trim().into(), want.version.into());
@@ -566,12 +563,24 @@ impl Lab {
         master
     }
 
-    /// Data that the master has sent to the slave, as the hourly replication does.
+    /// A set of what the application holds now is taken, sent, and confirmed by who holds it.
     pub fn replicate(&self, app: &App, from: u8, to: u8) {
-        for volume in &app.volumes {
-            let answer = Node(from).plugin("Snapshot", json!({"Name": format!("{}_{volume}", app.project())}));
-            Node(from).plugin("Snapshot.Send", json!({"Name": answer["Snapshot"], "Host": address(to)}));
-        }
+        let before = self.replica(app, to)["last"].clone();
+        wait_until("a confirmed set", SOON, || {
+            for (node, words) in [(from, &["--now"][..]), (to, &[])] {
+                let output = Node(node).exec(&[&["handler", "replicate", &app.name()], words].concat());
+                assert_eq!(output.code, Some(0), "{}", output.err);
+            }
+            match self.replica(app, to) {
+                replica if replica["last"].is_null() || replica["last"] == before => Err(replica.to_string()),
+                _ => Ok(()),
+            }
+        });
+    }
+
+    /// What Consul says of the application's replica on this node.
+    pub fn replica(&self, app: &App, holder: u8) -> Value {
+        self.kv(3, &format!("replica/{}/{}", app.name(), name(holder))).unwrap_or_default()
     }
 
     /// A client that asks all nodes every 50 ms until it is dropped or asked for what it saw.

@@ -8,6 +8,7 @@
 mod client;
 mod harness;
 mod machine;
+mod replicas;
 mod trouble;
 mod writer;
 
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Instant;
 
-use harness::{App, Lab, NODES, SOON, Variant, Want, name, secs, wait_until};
+use harness::{App, Lab, NODES, Node, SOON, Variant, Want, name, secs, wait_until};
 use serde_json::json;
 
 /// The laboratory with an application on node1, replicated to node2.
@@ -183,6 +184,37 @@ fn migrate_copies_the_data() {
     assert_eq!(lab.order(2, "migrate", &request).code, Some(1));
     lab.expect(&stage, &Want::on(3, None));
     assert_eq!(stage.read(3, "key").as_deref(), Some("of stage"));
+}
+
+/// The engine gives up on containers whose volumes are not there yet; they run again by themselves, and Consul's catalog tells of it.
+#[test]
+fn runs_again_after_a_reboot_with_a_late_plugin() {
+    let (lab, app) = deployed("runs_again_after_a_reboot_with_a_late_plugin");
+    app.store(1, "key", "value");
+    let is = |status: &'static str, says: &'static str| {
+        move || match Node(1).health() {
+            (found, output) if found == status && output.contains(says) => Ok(output),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    wait_until("a first check", SOON, is("passing", "nothing is wrong"));
+    lab.node(1).sh("sync; echo 60 >/etc/plugin-late");
+    lab.node(1).lose_power();
+    let start = Instant::now();
+    lab.note(wait_until("a warning", SOON, is("warning", "the volume plugin is not running")).trim());
+    assert!(app.read(1, "key").is_none(), "the engine has started it");
+    lab.node(1).sh("rm /etc/plugin-late");
+    wait_until("the application", secs(180), || match app.read(1, "key") {
+        Some(value) if value == "value" => Ok(()),
+        other => Err(format!("{other:?} {:?}", Node(1).health())),
+    });
+    lab.note(&format!("serves again {} s after the boot, 60 of them without the plugin", start.elapsed().as_secs()));
+    lab.expect(&app, &Want::on(1, Some(2)));
+    wait_until("that all is well", secs(90), is("passing", "nothing is wrong"));
+    // Somebody removes a container.
+    lab.node(1).sh(&format!("docker ps -q --filter label=com.docker.compose.project={} | head -n 1 | xargs docker rm -f", app.project()));
+    wait_until("the application", SOON, || app.read(1, "key").ok_or_else(|| format!("{:?}", Node(1).health())));
+    lab.expect(&app, &Want::on(1, Some(2)));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::takeover::offered;
 use crate::world::inside::{End, Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, deploy, deployed, migrate, push, with_copy};
 use crate::world::{Act, Cluster, Effect, event};
@@ -29,8 +30,13 @@ fn out_of_place(sim: &Sim) -> Vec<String> {
 pub fn takes_over_from_the_replica(sim: &Sim) {
     push(sim, "");
     sim.deliver_all(&[deploy("takeover", "node2", None)]);
+    let mut ended = sim.lock().ended("takeover");
+    // Where no set is confirmed, it is answered with the order to give.
+    if let Some(reason) = ended["reason"].as_str() {
+        sim.deliver_all(&[offered(reason, "as told")]);
+        ended = sim.lock().ended("as told");
+    }
     sim.settle();
-    let ended = sim.lock().ended("takeover");
     assert_eq!(ended["state"], "done", "{ended}");
     let data = sim.lock().volume("node2", DATA).unwrap();
     assert!(!data.contains("WRONG"), "“{data}” {}", ended["notes"]);
@@ -56,14 +62,19 @@ fn a_takeover_starts_from_the_replica_and_not_from_what_a_failed_version_has_mad
 /// The same with a takeover that fails, and is ordered again.
 #[test]
 fn a_second_takeover_starts_from_the_replica_too() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    sim.lock().replicate("node1");
-    sim.power_off("node1");
-    push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
-    sim.deliver_all(&[deploy("bad", "node2", None)]);
-    sim.settle();
-    assert_eq!(sim.lock().ended("bad")["state"], "failed");
-    takes_over_from_the_replica(&sim);
+    for confirmed in [true, false] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        sim.lock().replicate("node1");
+        sim.power_off("node1");
+        push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
+        sim.deliver_all(&[deploy("bad", "node2", None)]);
+        sim.settle();
+        assert_eq!(sim.lock().ended("bad")["state"], "failed");
+        if !confirmed {
+            sim.lock().store.remove(&format!("replica/{APP}/node2"));
+        }
+        takes_over_from_the_replica(&sim);
+    }
 }
 
 /// The node that a migrate writes to dies for good in the middle of it: its source, which is well, is not kept from everything.
@@ -143,7 +154,7 @@ fn a_run_that_others_have_gone_on_without_leaves_nothing_running() {
     sim.lock().replicate("node1");
     push(&sim, "");
     let cut = Act::First(Box::new(|s| s.split(&["node2"])));
-    sim.fault(|e| e.node == "node2" && e.line.contains("schedule") | e.line.contains("Schedule") && !e.is_read, 1, cut);
+    sim.fault(|e| e.node == "node2" && e.line.contains("agent/service/register"), 1, cut);
     for node in NODES {
         sim.start(node, Start::Events(vec![deploy("two", "node2", Some("node1"))]));
     }
@@ -171,7 +182,7 @@ fn a_source_starts_again_only_when_the_owner_is_down_though_the_order_is_in_the_
         s.split(&["node2"]);
         s.die("node1");
     }));
-    sim.fault(|e| e.node == "node2" && e.line.contains("Schedule") && !e.is_read, 1, cut);
+    sim.fault(|e| e.node == "node2" && e.line.contains("agent/service/register"), 1, cut);
     for node in NODES {
         sim.start(node, Start::Events(vec![deploy("two", "node2", Some("node1"))]));
     }

@@ -7,7 +7,7 @@ use handler::model::names::App;
 use serde_json::{Value, json};
 
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{APP, NODES, URL, all_well, deploy, deployed, push_to};
+use crate::world::shop::{APP, DATA, NODES, URL, all_well, deploy, deployed, push_to, shop};
 use crate::world::{Act, Cluster, Run, event, id};
 
 fn record(sim: &Sim) -> Value {
@@ -21,8 +21,7 @@ fn without_a_slave(word: &str, master: &str) -> Value {
 
 /// The shop on node1 with its slave on node2, then an order without one for `master`; the slave afterwards.
 #[track_caller]
-fn slave_after(master: &str, before: impl Fn(&Sim)) -> (Sim, Value) {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+fn slave_after(sim: Sim, master: &str, before: impl Fn(&Sim)) -> (Sim, Value) {
     sim.lock().replicate("node1");
     before(&sim);
     sim.deliver_all(&[deploy("second", master, None)]);
@@ -35,6 +34,16 @@ fn slave_after(master: &str, before: impl Fn(&Sim)) -> (Sim, Value) {
     (sim, record["slave"].clone())
 }
 
+/// Whose nodes cannot look at snapshots, so that the plugin replicates by its schedules.
+fn scheduled() -> Sim {
+    let sim: Sim = shop(&NODES);
+    sim.lock().nodes.values_mut().for_each(|node| node.no_snapshots_seen = true);
+    all_well(&sim.deliver_all(&[deploy("first", "node1", Some("node2"))]));
+    sim.lock().write("node1", DATA, "orders of monday");
+    sim.settle();
+    sim
+}
+
 fn replicates_to(sim: &Sim, node: &str) -> Vec<String> {
     let s = sim.lock();
     let actions = s.nodes[node].plugin.schedules.keys().map(|(_, action)| action.clone());
@@ -43,22 +52,22 @@ fn replicates_to(sim: &Sim, node: &str) -> Vec<String> {
 
 #[test]
 fn a_slave_that_is_not_named_stays() {
-    let (sim, slave) = slave_after("node1", |_| {});
+    let (sim, slave) = slave_after(scheduled(), "node1", |_| {});
     assert_eq!(slave, "node2");
     assert_eq!(replicates_to(&sim, "node1"), ["replicate:10.0.0.2"]);
     // Dead or alive, and when the application moves.
-    assert_eq!(slave_after("node1", |sim| sim.power_off("node2")).1, "node2");
-    let (sim, slave) = slave_after("node3", |_| {});
+    assert_eq!(slave_after(scheduled(), "node1", |sim| sim.power_off("node2")).1, "node2");
+    let (sim, slave) = slave_after(scheduled(), "node3", |_| {});
     assert_eq!(slave, "node2");
     assert_eq!(replicates_to(&sim, "node3"), ["replicate:10.0.0.2"]);
 }
 
 #[test]
 fn the_old_master_becomes_the_slave_of_its_slave_if_it_lives() {
-    let (sim, slave) = slave_after("node2", |_| {});
+    let (sim, slave) = slave_after(scheduled(), "node2", |_| {});
     assert_eq!(slave, "node1");
     assert_eq!(replicates_to(&sim, "node2"), ["replicate:10.0.0.1"]);
-    let (sim, slave) = slave_after("node2", |sim| sim.power_off("node1"));
+    let (sim, slave) = slave_after(deployed(&NODES, "node1", Some("node2")), "node2", |sim| sim.power_off("node1"));
     assert_eq!(slave, Value::Null);
     let notes = sim.lock().ended("second")["notes"].to_string();
     assert!(notes.contains("no slave: node1, which was the master, is dead"), "{notes}");
@@ -66,7 +75,7 @@ fn the_old_master_becomes_the_slave_of_its_slave_if_it_lives() {
 
 #[test]
 fn a_slave_that_is_no_member_any_more_is_a_warning() {
-    let (sim, slave) = slave_after("node1", |sim| drop(sim.lock().nodes.remove("node2")));
+    let (sim, slave) = slave_after(scheduled(), "node1", |sim| drop(sim.lock().nodes.remove("node2")));
     assert_eq!(slave, Value::Null);
     let notes = sim.lock().ended("second")["notes"].to_string();
     assert!(notes.contains("no slave: node2, which was it, is no member of the cluster any more"), "{notes}");
@@ -92,7 +101,7 @@ fn what_the_owner_has_settled_stays_settled() {
 
 #[test]
 fn null_ends_it_and_is_another_thing_than_nothing() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    let sim = scheduled();
     all_well(&sim.deliver_all(&[without_a_slave("second", "node1")]));
     sim.settle();
     assert_eq!(record(&sim)["slave"], Value::Null);

@@ -109,6 +109,7 @@ fn a_journal_that_cannot_end_keeps_nobody_from_being_fenced() {
     assert_serves(&sim, "node1");
     sim.power_off("node1");
     sim.deliver_all(&[deploy("third", "node2", Some("node3"))]);
+    sim.try_settle().ok(); // the watch on orders: the one before it has gone into the history
     assert_ended(&sim, "third", "done", "");
     sim.lock().write("node2", DATA, " and of tuesday");
     sim.power_on("node1");
@@ -314,7 +315,7 @@ fn an_undo_that_cannot_ask_compose_is_tried_again() {
 fn what_came_after_a_start_is_undone_when_the_second_start_fails() {
     let sim: Sim = shop(&["node1"]);
     let before = sim.state();
-    sim.on("node1", "Schedule", Act::KillBefore);
+    sim.on("node1", "agent/service/register", Act::KillAfter);
     assert_eq!(run(&sim, "node1", &[deploy("first", "node1", None)]).status, None);
     sim.on("node1", "up -d", Act::Fail("no space left on device".to_owned()));
     run(&sim, "node1", &[]);

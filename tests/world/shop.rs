@@ -113,7 +113,9 @@ pub fn first_deploy<C: Cluster>() -> Transition<C> {
 }
 
 pub fn first_deploy_with_a_slave<C: Cluster>() -> Transition<C> {
-    (shop(&NODES), "one", deploy("one", "node1", Some("node2")), "done")
+    let c: C = shop(&NODES);
+    c.settle(); // each has said what it is: of a slave that has not, the plugin takes care
+    (c, "one", deploy("one", "node1", Some("node2")), "done")
 }
 
 pub fn redeploy<C: Cluster>() -> Transition<C> {
@@ -161,7 +163,27 @@ fn without_the_master<C: Cluster>() -> C {
 }
 
 pub fn takeover<C: Cluster>() -> Transition<C> {
-    (without_the_master(), "two", deploy("two", "node2", Some("node3")), "done")
+    let c: C = without_the_master();
+    let event = taking_over(&c.lock(), "two", "node2", Some("node3"));
+    (c, "two", event, "done")
+}
+
+/// A deploy to a node other than that of the dead master; where no set is confirmed there, from what it has, by name.
+pub fn taking_over(s: &State, word: &str, master: &str, slave: Option<&str>) -> Value {
+    let mut payload = json!({"repo": URL, "branch": "master", "master": master});
+    if let Some(slave) = slave {
+        payload["slave"] = slave.into();
+    }
+    if s.kv(&format!("replica/{APP}/{master}")).is_none() {
+        payload["replica"] = json!([newest(s, master)]);
+    }
+    event(word, "deploy", &payload)
+}
+
+/// The newest snapshot of the shop's data on a node.
+pub fn newest(s: &State, node: &str) -> String {
+    let mut names = s.nodes[node].plugin.snapshots.keys();
+    names.rfind(|name| name.starts_with(&format!("{DATA}@")) && name.matches('@').count() == 1).cloned().unwrap()
 }
 
 pub fn destroy_without_the_master<C: Cluster>() -> Transition<C> {

@@ -99,6 +99,15 @@ pub enum Step {
     Replicate {
         node: u64,
     },
+    /// What the node's check starts for the sets.
+    Sets {
+        node: u64,
+    },
+    /// What is sent to the node next is cut off, and its sender may not hear of it.
+    Torn {
+        node: u64,
+        unsaid: bool,
+    },
     /// A watch starts the handler.
     Watch {
         node: u64,
@@ -150,7 +159,7 @@ pub enum Step {
 }
 
 /// Their names, in the order of [`Step::kind`].
-pub const KINDS: [&str; 25] = [
+pub const KINDS: [&str; 27] = [
     "deploy without slave",
     "deploy with slave",
     "deploy with update",
@@ -176,6 +185,8 @@ pub const KINDS: [&str; 25] = [
     "no leader",
     "full disk",
     "clock",
+    "sets",
+    "torn",
 ];
 const BREAK: usize = KINDS.len();
 
@@ -207,13 +218,15 @@ impl Step {
             Step::NoLeader { .. } => 22,
             Step::Full { .. } => 23,
             Step::Clock { .. } => 24,
+            Step::Sets { .. } => 25,
+            Step::Torn { .. } => 26,
             Step::Break { .. } => return None,
         })
     }
 }
 
 /// How much of each kind there is in most histories.
-const WEIGHTS: [u64; BREAK + 1] = [6, 10, 6, 5, 6, 5, 5, 5, 5, 5, 12, 5, 7, 12, 7, 7, 4, 7, 12, 5, 14, 7, 6, 6, 6, 24];
+const WEIGHTS: [u64; BREAK + 1] = [6, 10, 6, 5, 6, 5, 5, 5, 5, 5, 12, 5, 7, 12, 7, 7, 4, 7, 12, 5, 14, 7, 6, 6, 6, 14, 5, 24];
 
 #[derive(Clone, Debug)]
 pub struct History {
@@ -276,7 +289,7 @@ impl Habits {
         for _ in 0..random.below(4) {
             drawn.push(self.of_kind(BREAK, apps, random));
         }
-        let before = self.kind_of(&[8, 9, 9, 10, 11, 15, 17, 19], random);
+        let before = self.kind_of(&[8, 9, 9, 10, 11, 15, 17, 19, 25, 26], random);
         drawn.push(self.of_kind(before, apps, random));
         if random.chance(20) {
             let master_of = Some(random.below(apps));
@@ -291,7 +304,7 @@ impl Habits {
         for _ in 0..1 + random.below(3) {
             drawn.push(Step::Go { doors: 1 + random.below(self.doors) });
             let disturbs =
-                self.kind_of(&[5, 6, 7, 10, 12, 15, 15, 16, 16, 17, 17, 18, 19, 20, 21, 21, 22, 22, 23, 24, BREAK, BREAK], random);
+                self.kind_of(&[5, 6, 7, 10, 12, 15, 15, 16, 16, 17, 17, 18, 19, 20, 21, 21, 22, 22, 23, 24, 25, 25, BREAK, BREAK], random);
             drawn.push(self.of_kind(disturbs, apps, random));
         }
         for _ in 0..1 + random.below(3) {
@@ -351,6 +364,8 @@ impl Habits {
             21 => Step::Flap { node, by: (node + 1 + random.below(2)) % 3 },
             22 => Step::NoLeader { secs: 1 + random.below(100) },
             23 => Step::Full { node },
+            25 => Step::Sets { node },
+            26 => Step::Torn { node, unsaid: random.chance(50) },
             24 => Step::Clock { node, ahead: random.below(2 * self.skew as u64 * 1_000_000) as i64 - self.skew * 1_000_000 },
             _ => {
                 let (on, does) = (*random.pick(&self.on), *random.pick(&self.does));
@@ -378,6 +393,10 @@ pub fn draw(seed: u64, steps: usize) -> History {
     }
     if random.chance(70) {
         drawn.extend((0..3).map(|node| Step::Replicate { node }));
+        for _ in 0..2 {
+            drawn.extend((0..3).map(|node| Step::Sets { node }));
+            drawn.push(Step::Rest);
+        }
     }
     let all = drawn.len() + steps;
     while drawn.len() < all {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::world::Cluster;
 use crate::world::inside::Sim;
 use crate::world::shop::NODES;
+use crate::world::state::plugin::Subvolume;
 use crate::world::state::{Reach, State};
 
 /// Which law, and what is wrong.
@@ -136,6 +137,7 @@ impl Witness {
         let mut wrong: Vec<Wrong> = sim.violations().into_iter().map(|text| (label(&text), text)).collect();
         let s = &*sim.lock();
         self.see_orders(s, &mut wrong);
+        wrong.extend(unsound_replicas(s));
         for app in &mut self.apps {
             let record = app.record(s);
             let master = record.as_ref().and_then(|record| record["master"].as_str());
@@ -244,6 +246,17 @@ impl Witness {
         for key in [s.keys("order/"), maintenance].concat() {
             wrong.push(("open", format!("{key}: {}", s.store.text(&key).unwrap_or_default())));
         }
+        for app in self.apps.iter().filter(|app| !app.given_up) {
+            let Some(record) = app.record(s) else { continue };
+            let (master, holder) = (record["master"].as_str().unwrap_or_default(), record["slave"].as_str());
+            let holder = holder.unwrap_or(master);
+            if alive(master) && alive(holder) && record["volumes"].as_array().is_some_and(|volumes| !volumes.is_empty()) {
+                let replica = s.kv(&format!("replica/{}/{holder}", app.name)).unwrap_or_default();
+                if replica["last"]["deploy_id"] != record["deploy_id"] || replica["last"]["data_id"] != record["data_id"] {
+                    wrong.push(("no replica", format!("{}: {holder} has confirmed nothing of what is in force: {replica}", app.name)));
+                }
+            }
+        }
         for app in &self.apps {
             let record = app.record(s);
             let text = |key: &str| record.as_ref().and_then(|record| record[key].as_str());
@@ -274,6 +287,24 @@ impl Witness {
         }
         wrong
     }
+}
+
+/// What a key says that a node has confirmed is there, whole, and on its disk.
+fn unsound_replicas(s: &State) -> Vec<Wrong> {
+    let mut wrong = Vec::new();
+    for key in s.keys("replica/") {
+        let (replica, holder) = (s.kv(&key).unwrap_or_default(), key.rsplit('/').next().unwrap_or_default());
+        let Some(node) = s.nodes.get(holder) else { continue };
+        for (_, taken) in replica["last"]["snapshots"].as_object().into_iter().flatten() {
+            let found = taken["snapshot"].as_str().and_then(|name| node.plugin.subvolumes.get(name));
+            let is_it = |uuid: &str| taken["uuid"] == uuid;
+            let sound = |it: &Subvolume| it.read_only && it.on_disk && !it.hollow && is_it(it.received.as_deref().unwrap_or(&it.uuid));
+            if !found.is_some_and(sound) {
+                wrong.push(("unsound", format!("{key}: {taken} is confirmed, and is {found:?}")));
+            }
+        }
+    }
+    wrong
 }
 
 /// The application whose data the order copies.

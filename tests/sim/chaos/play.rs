@@ -252,6 +252,17 @@ impl Player {
                 }
                 self.sim.lock().replicate(NODES[*node as usize]);
             }
+            Step::Sets { node } => {
+                if !is_alive(*node) {
+                    return false;
+                }
+                self.sim.start(NODES[*node as usize], Start::Sets);
+            }
+            Step::Torn { node, unsaid } => {
+                let mut s = self.sim.lock();
+                let plugin = s.plugin(NODES[*node as usize]);
+                (plugin.torn, plugin.unsaid) = (1, *unsaid);
+            }
             Step::Watch { node } => {
                 if !is_alive(*node) {
                     return false;
@@ -404,7 +415,7 @@ impl Player {
         self.sim.no_faults();
         {
             let mut s = self.sim.lock();
-            s.nodes.values_mut().for_each(|node| node.full = false);
+            s.nodes.values_mut().for_each(|node| (node.full, node.plugin.torn) = (false, 0));
             if self.cut {
                 s.heal();
             }
@@ -428,6 +439,11 @@ impl Player {
         for _ in 0..3 + open {
             self.sim.pass(Duration::from_secs(2000));
             rest = self.sim.try_settle();
+        }
+        for _ in 0..4 {
+            self.sim.pass(Duration::from_secs(2000));
+            self.alive().iter().for_each(|node| self.sim.start(node, Start::Sets));
+            self.sim.run_until_rest();
         }
         let mut wrong = self.witness.look(&self.sim);
         wrong.extend(rest.err().map(|text| ("no rest", text)));

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use handler::model::time::Time;
-use handler::outside::doors::{self, Answer, Apart, Clock, Doors, Found, Lock, Net, Processes, Service, Unanswered, Write};
+use handler::outside::doors::{
+    self, Answer, Apart, Clock, Doors, Found, Lock, Net, Processes, Service, Space, Subvolume, Unanswered, Write,
+};
 use handler::outside::process::{self, Capture, Cmd};
 use handler::settings::CREDENTIAL;
 
@@ -225,10 +227,15 @@ impl Processes for Door {
         if is_gone() {
             return Err(process::Error::NotFound { cmd: args.join(" ") });
         }
-        let [verb, name] = args else { panic!("a simulated handler starts {args:?}") };
-        assert_eq!(verb, "work", "the only one that a simulated handler starts");
+        let start = match args {
+            [verb, name] if verb == "work" => Start::Work(name.clone()),
+            [verb, name] if verb == "replicate" => Start::Replicate(name.clone()),
+            [verb] if verb == "reconcile" => Start::Reconcile,
+            [verb] if verb == "probe" => Start::Probe,
+            _ => panic!("a simulated handler starts {args:?}"),
+        };
         let mut inner = self.pass();
-        let run = spawn(&self.shared, &mut inner, &self.node, Start::Work(name.clone()), Duration::ZERO, 0);
+        let run = spawn(&self.shared, &mut inner, &self.node, start, Duration::ZERO, 0);
         inner.apart.insert(run, None);
         Ok(Box::new(StartedApart { by: self.clone(), run }))
     }
@@ -345,6 +352,10 @@ impl Door {
 
 impl doors::Disk for Door {
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        if path.ends_with("random/boot_id") {
+            let deaths = self.shared.lock().state.nodes[&self.node].deaths;
+            return Ok(format!("boot {deaths} of {}\n", self.node).into_bytes());
+        }
         self.disk(true, "read", path, |disk| disk.read(path, limit))
     }
 
@@ -372,11 +383,29 @@ impl doors::Disk for Door {
         self.disk(false, "sync", folder, |disk| disk.sync_folder(folder))
     }
 
+    fn subvolume(&self, path: &Path) -> io::Result<Subvolume> {
+        self.disk(true, "look at the subvolume", path, |_| Ok(()))?;
+        let inner = self.shared.lock();
+        let node = &inner.state.nodes[&self.node];
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let found = node.plugin.subvolumes.get(&*name).filter(|_| !node.no_snapshots_seen).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Subvolume { uuid: found.uuid.clone(), received: found.received.clone(), read_only: found.read_only })
+    }
+
+    fn is_btrfs(&self, folder: &Path) -> io::Result<bool> {
+        self.disk(true, "look at", folder, |_| Ok(()))?;
+        Ok(!self.shared.lock().state.nodes[&self.node].no_snapshots_seen)
+    }
+
     fn sync_disk(&self, folder: &Path) -> io::Result<()> {
         self.disk(false, "sync the disk of", folder, |disk| {
             disk.sync_disk();
             Ok(())
-        })
+        })?;
+        if folder.starts_with(super::SNAPSHOTS) {
+            self.shared.lock().state.sync_snapshots(&self.node);
+        }
+        Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -414,6 +443,11 @@ impl doors::Disk for Door {
         }
         inner.locks.insert(key, self.run);
         Ok(Some(Lock(Box::new(Held { door: self.clone(), ino }))))
+    }
+
+    fn space(&self, folder: &Path) -> io::Result<Space> {
+        let full = self.shared.lock().state.nodes[&self.node].full;
+        self.disk(true, "space", folder, |_| Ok(Space { free: if full { 0 } else { 1 << 40 }, all: 1 << 40 }))
     }
 
     fn user(&self) -> io::Result<u32> {

@@ -9,6 +9,9 @@ pub mod random;
 mod schedule;
 mod sim;
 
+/// Where the plugin of each node has its snapshots.
+const SNAPSHOTS: &str = "/snapshots";
+
 pub use disk::Disk;
 pub use schedule::End;
 pub use sim::{Saved, Sim, Start};

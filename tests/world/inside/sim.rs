@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use handler::data::sets;
 use handler::here::Here;
 use handler::outside::doors::World;
 use handler::settings::{Address, Settings, Timeouts, Version};
@@ -38,10 +39,16 @@ pub enum Start {
     Reconcile,
     /// What is to be done for one application.
     Work(String),
+    /// What is due of the sets, as `check` starts it.
+    Sets,
+    Replicate(String),
     /// `cancel ORDER`, with the node that the undo is given up on.
     Cancel(String, Option<&'static str>),
     /// `status`: what it says goes to its log.
     Status,
+    /// `check`: what it prints goes to its log.
+    Check,
+    Probe,
     /// `plan` of a request: what it says goes to its log.
     Plan(&'static str, Value),
 }
@@ -358,6 +365,7 @@ fn settings() -> Settings {
         deploy_dir: DEPLOY.into(),
         driver: DRIVER.into(),
         plugin_socket: None,
+        snapshots: super::SNAPSHOTS.into(),
         engine_socket: "/var/run/docker.sock".into(),
         agent: Address { base: "http://127.0.0.1:8500".into(), socket: None, token: None, tls: None },
         caddy: Version::Two,
@@ -388,8 +396,12 @@ pub fn spawn(shared: &Arc<Shared>, inner: &mut Inner, node: &str, start: Start, 
         Start::Request(event, payload) => format!("{node}: handler {event} {payload}"),
         Start::Reconcile => format!("{node}: handler reconcile"),
         Start::Work(name) => format!("{node}: handler work {name}"),
+        Start::Replicate(name) => format!("{node}: handler replicate {name}"),
+        Start::Sets => format!("{node}: what is due of the sets"),
         Start::Cancel(order, on) => format!("{node}: handler cancel {order} {on:?}"),
         Start::Status => format!("{node}: handler status"),
+        Start::Check => format!("{node}: handler check"),
+        Start::Probe => format!("{node}: handler probe"),
         Start::Plan(event, payload) => format!("{node}: handler plan {event} {payload}"),
     };
     let run = inner.enter(node, what, after.as_micros() as u64, starts);
@@ -441,11 +453,25 @@ fn carry_out(door: &Door, settings: Settings, start: Start) -> i32 {
         }
         Start::Reconcile => handler::verbs::reconcile(&here, &[]),
         Start::Work(name) => handler::verbs::work(&here, &name),
+        Start::Replicate(name) => handler::verbs::replicate(&here, &name, false),
+        Start::Sets => sets::look(&here).and_then(|seen| sets::due(&here, &seen)).map_err(Failure::from).and_then(|due| {
+            let failed: Vec<Failure> = due.iter().filter_map(|name| handler::verbs::replicate(&here, name, false).err()).collect();
+            failed.into_iter().next().map_or(Ok(()), Err)
+        }),
         Start::Cancel(order, on) => handler::verbs::cancel(&here, &order, on).map(drop),
         Start::Plan(event, payload) => {
             handler::verbs::plan(&here, event, &payload.to_string()).map(|text| text.lines().for_each(|line| ::log::info!("{line}")))
         }
-        Start::Status => handler::verbs::status(&here, |text| {
+        Start::Probe => handler::verbs::probe(&here, |text| {
+            text.lines().for_each(|line| ::log::info!("{line}"));
+            Ok(())
+        }),
+        Start::Check => {
+            let report = handler::verbs::check(&here, &[]);
+            report.text.lines().for_each(|line| ::log::info!("{line}"));
+            if report.wrong == 0 { Ok(()) } else { Err(Failure::Wrong { count: report.wrong }) }
+        }
+        Start::Status => handler::verbs::status(&here, false, |text| {
             text.lines().for_each(|line| ::log::error!("{line}"));
             Ok(())
         }),

@@ -51,7 +51,7 @@ impl World {
         let dir = self.shared.dir.join(name);
         fs::create_dir_all(dir.join("bin")).unwrap();
         fs::create_dir_all(dir.join("deploy")).unwrap();
-        for program in ["git", "docker", "docker-compose", "sh"] {
+        for program in ["git", "docker", "docker-compose", "sh", "ssh"] {
             std::os::unix::fs::symlink(standin(), dir.join("bin").join(program)).unwrap();
         }
         for (socket, kind) in [("btrfs.sock", Kind::Plugin), ("engine.sock", Kind::Engine)] {
@@ -162,6 +162,7 @@ impl World {
         command.env("CONSUL_HTTP_ADDR", &self.agents[node]);
         command.env("DOCKER_HOST", format!("unix://{}", dir.join("engine.sock").display()));
         command.env("BUTTERVOLUME_SOCKET", dir.join(if self.lock().nodes[node].has_plugin { "btrfs.sock" } else { "none" }));
+        command.env("HANDLER_SNAPSHOTS", dir.join("snapshots"));
         command.env("HANDLER_SETTLE", "0");
         for what in ["GIT", "PULL", "BUILD", "UP", "STOP", "SCRIPT", "HEALTH", "SEND", "HANDOVER", "CONSUL", "ORDER"] {
             command.env(format!("HANDLER_TIMEOUT_{what}"), "10");

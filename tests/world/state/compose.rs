@@ -1,6 +1,6 @@
 //! Compose of one node. What a service's containers do stands in the compose file of the test:
 //!
-//!     x-standin: {build: fails, start: exits | restarts | unhealthy | slow | refused, writes: TEXT}
+//!     x-standin: {build: fails, start: ends | exits | restarts | unhealthy | slow | refused, writes: TEXT}
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -72,6 +72,9 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
             }
         }
         "up" => {
+            // All of them, if none is named.
+            let named: Vec<&&str> = rest.iter().filter(|word| !word.starts_with('-')).collect();
+            let services: Vec<_> = services.iter().filter(|(n, _)| named.is_empty() || named.contains(&n)).collect();
             if let Err(text) = s.create_volumes(node, project, &model) {
                 return Out::fail(1, &format!("Error response from daemon: {text}"));
             }
@@ -85,8 +88,7 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
                 }
             }
             for (name, y) in &services {
-                let anew = rest.contains(&"--force-recreate");
-                let up = s.up(node, project, (name, y), &model["volumes"], &reference(name, y), anew, cwd);
+                let up = s.up(node, project, (name, y), &model["volumes"], &reference(name, y), rest, cwd);
                 if let Err(text) = up {
                     return Out::fail(1, &format!("Error response from daemon: {text}"));
                 }
@@ -296,7 +298,7 @@ impl State {
         (name, y): (&str, &Value),
         named: &Value,
         reference: &str,
-        anew: bool,
+        how: &[&str],
         cwd: &Path,
     ) -> Result<(), String> {
         if y.get("build").is_none() && self.engine(node).image(reference).is_none() {
@@ -311,7 +313,9 @@ impl State {
         config.as_object_mut().map(|config| config.remove("build"));
         let config = config.to_string();
         let old = e.containers.iter().position(|c| c.project == project && c.service == name);
-        if let Some(i) = old.filter(|i| !anew && e.containers[*i].image == image && e.containers[*i].config == config) {
+        let (anew, as_it_is) = (how.contains(&"--force-recreate"), how.contains(&"--no-recreate"));
+        let unchanged = |c: &Container| c.image == image && c.config == config;
+        if let Some(i) = old.filter(|i| as_it_is || !anew && unchanged(&e.containers[*i])) {
             let c = &mut e.containers[i];
             if !c.running {
                 (c.running, c.stopped, c.started, c.looks) = (true, false, started, 0);

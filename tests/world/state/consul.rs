@@ -149,6 +149,9 @@ pub fn answer(s: &mut State, node: &str, request: &Request, patient: bool) -> Op
     if !s.has_leader(node) && !request.path.starts_with("/v1/agent/") {
         return Some(Response::new(500, "No cluster leader"));
     }
+    if request.method != "GET" && s.nodes[node].read_only {
+        return Some(Response::new(403, "Permission denied"));
+    }
     if request.method != "GET" {
         return Some(write(s, node, request));
     }

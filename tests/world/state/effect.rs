@@ -92,6 +92,7 @@ impl Call<'_> {
             Call::Process { argv, cwd, secret } => Reply::Out(match argv[0] {
                 "git" => git::run(s, files, &argv[1..], cwd, *secret),
                 "docker" => docker::run(s, node, &argv[1..]),
+                "ssh" => s.ssh(node, &argv[1..]),
                 "docker-compose" => compose::run(s, files, node, &argv[1..], cwd),
                 _ => script::run(s, files, node, &argv[1..], cwd),
             }),
@@ -119,6 +120,9 @@ impl Call<'_> {
 
 /// The program with its verb, and whether that only asks.
 fn verb(argv: &[&str]) -> (String, bool) {
+    if argv[0] == "ssh" {
+        return (argv[0].to_owned(), true); // it is only asked for the time
+    }
     let words = argv.iter().skip(1);
     let mut plain = words.scan(false, |value, word| {
         let option = word.starts_with('-');

@@ -42,6 +42,7 @@ pub struct Made {
 pub struct Engine {
     /// What docker-compose says that it is.
     pub compose: String,
+    pub version: String,
     pub containers: Vec<Container>,
     /// id → what it was made from
     pub images: BTreeMap<String, String>,
@@ -55,7 +56,7 @@ pub struct Engine {
 impl Default for Engine {
     fn default() -> Engine {
         let (containers, images, tags, volumes, held_networks) = Default::default();
-        Engine { compose: "2.26.1".into(), containers, images, tags, volumes, held_networks, born: 0 }
+        Engine { compose: "2.26.1".into(), version: "20.10.24+dfsg1".into(), containers, images, tags, volumes, held_networks, born: 0 }
     }
 }
 
@@ -101,6 +102,7 @@ pub fn describe(s: &State, node: &str, request: &Request) -> String {
     let (name, verb) = rest.rsplit_once('/').unwrap_or((rest, ""));
     let name = engine.readable(name);
     match (request.method.as_str(), parts[0], verb) {
+        ("GET", "version", _) => "engine GET version".to_owned(),
         ("GET", "containers", "") | ("GET", "volumes", _) => format!("engine GET {} {}", parts[0], project_of(request)),
         ("GET", "images", _) => format!("engine GET image {name}"),
         ("GET", kind, verb) => format!("engine GET {} {name}", if verb == "json" { kind.trim_end_matches('s') } else { verb }),
@@ -151,6 +153,7 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
     let path: Vec<&str> = request.path.trim_matches('/').split('/').collect();
     let json = |value: Value| Response::new(200, value.to_string());
     match (request.method.as_str(), path.as_slice()) {
+        ("GET", ["version"]) => json(json!({"Version": s.engine(node).version})),
         ("GET", ["containers", "json"]) => {
             let all = request.get("all").is_some_and(|all| all == "1");
             let (wanted, volume) = (label_of(request), volume_of(request));
@@ -161,8 +164,8 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
             };
             let found = s.engine(node).containers.iter().filter(|c| all || c.running).filter(fits);
             let one = |c: &Container| {
-                let state = if c.running { "running" } else { "exited" };
-                json!({"Id": c.id, "Names": [format!("/{}", c.name)], "State": state, "Labels": {PROJECT: c.project}})
+                let labels = json!({PROJECT: c.project, "com.docker.compose.service": c.service});
+                json!({"Id": c.id, "Names": [format!("/{}", c.name)], "State": c.status().0, "Labels": labels})
             };
             json(found.map(one).collect())
         }
@@ -177,6 +180,7 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
             };
             json(json!({"Volumes": found.map(one).collect::<Vec<_>>(), "Warnings": null}))
         }
+        ("GET", ["volumes", name]) if s.engine(node).volumes.contains_key(*name) => json(json!({"Name": name})),
         ("DELETE", ["volumes", name]) => match s.remove_engine_volume(node, name) {
             Ok(()) => Response::new(204, ""),
             Err(text) => error(if text.contains("in use") { 409 } else { 404 }, &text),
@@ -242,15 +246,7 @@ impl Container {
     pub fn inspect(&mut self) -> Value {
         self.looks += u32::from(self.running);
         let late = self.looks > 1;
-        let (status, code) = match (self.running, self.start.as_str()) {
-            (false, "refused") => ("created", 128),
-            // Nobody has stopped it: the power failed.
-            (false, _) => ("exited", if self.stopped { 0 } else { 255 }),
-            (true, "exits") => ("exited", 3),
-            (true, "exits-late") if late => ("exited", 3),
-            (true, "restarts") => ("restarting", 3),
-            (true, _) => ("running", 0),
-        };
+        let (status, code) = self.status();
         let health = match self.start.as_str() {
             "unhealthy" if late => "unhealthy",
             "unhealthy" => "starting",
@@ -276,6 +272,20 @@ impl Container {
         })
     }
 
+    /// With its exit code.
+    fn status(&self) -> (&'static str, i64) {
+        match (self.running, self.start.as_str()) {
+            (false, "refused") => ("created", 128),
+            // Nobody has stopped it: the power failed.
+            (false, _) => ("exited", if self.stopped { 0 } else { 255 }),
+            (true, "exits") => ("exited", 3),
+            (true, "exits-late") if self.looks > 1 => ("exited", 3),
+            (true, "ends") => ("exited", 0),
+            (true, "restarts") => ("restarting", 3),
+            (true, _) => ("running", 0),
+        }
+    }
+
     /// Whether it starts with the engine.
     pub fn comes_back(&self) -> bool {
         match self.restart.as_str() {
@@ -287,7 +297,7 @@ impl Container {
 
     /// Serving, as a client sees it.
     pub fn serves(&self) -> bool {
-        self.running && !["exits", "exits-late", "restarts", "unhealthy"].contains(&self.start.as_str())
+        self.running && !["ends", "exits", "exits-late", "restarts", "unhealthy"].contains(&self.start.as_str())
     }
 }
 

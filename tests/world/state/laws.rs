@@ -30,7 +30,9 @@ impl State {
 
     /// Data may go only where a copy of it stays.
     pub fn removed(&mut self, node: &str, what: &str, content: &str) {
-        let held = |p: &Plugin| p.volumes.values().chain(p.snapshots.values()).any(|c| c == content);
+        // An older snapshot may go where a later one has what it holds, and more.
+        let more = what.starts_with("snapshot ");
+        let held = |p: &Plugin| p.volumes.values().chain(p.snapshots.values()).any(|c| c == content || (more && c.contains(content)));
         if self.precious.contains(content) && !self.nodes.values().any(|n| held(&n.plugin)) {
             self.violations.push(format!("{node}: {what} removed, and with it the only copy of “{content}”"));
         }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod laws;
 pub mod plugin;
 pub mod script;
+pub mod sets;
 pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +76,12 @@ pub struct Node {
     pub island: usize,
     /// Its disk is.
     pub full: bool,
+    /// Its agent does not see the folder in which the plugin has its snapshots.
+    pub no_snapshots_seen: bool,
+    /// Its sshd lets nobody in.
+    pub shut: bool,
+    /// What its agent's token may not do.
+    pub read_only: bool,
     /// By how many microseconds its clock is wrong.
     pub ahead: i64,
     /// The latest time that it has named.
@@ -142,6 +149,17 @@ impl State {
         self.nodes[from].island == self.nodes[to].island
     }
 
+    /// `ssh … -- ADDRESS date +%s`
+    pub fn ssh(&self, node: &str, args: &[&str]) -> Out {
+        let [.., "--", host, "date", "+%s"] = args else { return Out::fail(255, &format!("stand-in: no such ssh: {args:?}")) };
+        let to = self.nodes.iter().find(|(_, n)| n.addr == *host).map(|(name, _)| name).filter(|to| self.reachable(node, to));
+        match to {
+            Some(to) if self.nodes[to].shut => Out::fail(255, "root@node: Permission denied (publickey)."),
+            Some(to) => Out::ok(format!("{}\n", self.clock(to) / 1_000_000)),
+            None => Out::fail(255, &format!("ssh: connect to host {host} port 1122: Connection timed out")),
+        }
+    }
+
     pub fn has_leader(&self, node: &str) -> bool {
         self.nodes[node].reach != Reach::NoLeader && self.time >= self.leaderless_until
     }
@@ -167,6 +185,8 @@ impl State {
         n.deaths += 1;
         n.reach = Reach::Silent;
         n.island = 99;
+        self.lose_unsynced_snapshots(node);
+        let n = self.node(node);
         // Not stopped: nobody is there to say a last word.
         n.engine.containers.iter_mut().for_each(|c| c.running = false);
     }

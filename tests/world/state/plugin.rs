@@ -7,16 +7,35 @@ use serde_json::{Value, json};
 use super::http::{Request, Response};
 use super::{DRIVER, State};
 
+#[derive(Clone, Debug, Default)]
+pub struct Subvolume {
+    pub uuid: String,
+    pub received: Option<String>,
+    pub read_only: bool,
+    /// Its content: what a power failure leaves. Until then a whole one may be hollow.
+    pub on_disk: bool,
+    /// Its power has failed before it was.
+    pub hollow: bool,
+}
+
 #[derive(Clone, Default)]
 pub struct Plugin {
     pub volumes: BTreeMap<String, String>,
     pub snapshots: BTreeMap<String, String>,
+    /// What btrfs knows of each of these.
+    pub subvolumes: BTreeMap<String, Subvolume>,
     /// (volume, action) → minutes
     pub schedules: BTreeMap<(String, String), String>,
     /// Volumes that a container of somebody else uses: they cannot be removed.
     pub held: BTreeSet<String>,
     /// How many of the next questions for a volume find none: so it answers to whatever goes wrong in looking.
     pub blind: usize,
+    /// How many subvolumes it has made.
+    made: usize,
+    /// So many of the next receives are cut off.
+    pub torn: usize,
+    /// And the sender does not hear of it.
+    pub unsaid: bool,
     /// A person has paused all schedules: it neither lists nor changes them.
     pub paused: bool,
     /// It restores over a volume and names nothing that was kept of it.
@@ -70,6 +89,7 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
         ("POST", "Snapshot.Restore") => restore(s, node, &name, body["Target"].as_str()),
         ("POST", "Snapshot.Remove") => match s.plugin(node).snapshots.remove(&name) {
             Some(content) => {
+                s.plugin(node).subvolumes.remove(&name);
                 s.removed(node, &format!("snapshot {name}"), &content);
                 Ok(json!({}))
             }
@@ -112,14 +132,33 @@ fn send(s: &mut State, node: &str, name: &str, host: &str) -> Result<Value, Stri
         return Err(format!("ssh: connect to host {host} port 1122: Connection timed out"));
     };
     if s.plugin(&to).snapshots.remove(name).is_some() {
+        s.plugin(&to).subvolumes.remove(name);
         s.violations.push(format!("{node}: {name} sent to {to} a second time: its copy there is gone"));
         return Err(format!("ERROR: creating subvolume {name} failed: File exists"));
     }
-    s.plugin(&to).snapshots.insert(name.to_owned(), content.clone());
+    // What is cut off is writable, and nothing says what it is.
+    if s.nodes[&to].full || s.nodes[&to].plugin.torn > 0 {
+        let unsaid = s.nodes[&to].plugin.unsaid && !s.nodes[&to].full;
+        let torn = Subvolume { uuid: s.new_uuid(&to), ..Subvolume::default() };
+        let theirs = s.plugin(&to);
+        theirs.torn = theirs.torn.saturating_sub(1);
+        theirs.snapshots.insert(name.to_owned(), content.chars().take(content.chars().count() / 2).collect());
+        theirs.subvolumes.insert(name.to_owned(), torn);
+        return if unsaid { Ok(json!({})) } else { Err(format!("ERROR: short read from stream of {name}")) };
+    }
     let mark = format!("@{host}");
     let volume = format!("{}@", name.split('@').next().unwrap_or_default());
+    // A difference inherits what is wrong with what it is a difference to.
+    let is_mark = |n: &String| n.starts_with(&volume) && n.ends_with(&mark);
+    let parent = s.nodes[node].plugin.snapshots.keys().find(|n| is_mark(n)).map(|n| n.trim_end_matches(&mark).to_owned());
+    let hollow = parent.is_some_and(|parent| s.nodes[&to].plugin.subvolumes.get(&parent).is_some_and(|parent| parent.hollow));
+    let uuid = s.new_uuid(&to);
+    let received = s.nodes[node].plugin.subvolumes.get(name).map(|sent| sent.uuid.clone());
+    let theirs = s.plugin(&to);
+    theirs.snapshots.insert(name.to_owned(), if hollow { String::new() } else { content.clone() });
+    theirs.subvolumes.insert(name.to_owned(), Subvolume { uuid, received, read_only: true, on_disk: false, hollow });
     let mine = &mut s.plugin(node).snapshots;
-    mine.retain(|n, _| !(n.starts_with(&volume) && n.ends_with(&mark)));
+    mine.retain(|n, _| !is_mark(n));
     mine.insert(name.to_owned() + &mark, content);
     Ok(json!({}))
 }
@@ -140,6 +179,10 @@ fn restore(s: &mut State, node: &str, name: &str, target: Option<&str>) -> Resul
     };
     if s.engine(node).containers.iter().any(|c| c.running && c.volumes.contains(&volume)) {
         s.violations.push(format!("{node}: {volume} restored under a running container"));
+    }
+    // What is restored is a snapshot of it.
+    if let Some(subvolume) = s.plugin(node).subvolumes.get_mut(&name) {
+        subvolume.on_disk = true;
     }
     let before = s.plugin(node).volumes.insert(volume.clone(), content);
     let backup = before.filter(|_| !s.nodes[node].plugin.nameless).map(|content| s.snapshot(node, &volume, content));
@@ -167,11 +210,36 @@ impl State {
 
     pub fn snapshot(&mut self, node: &str, volume: &str, content: String) -> String {
         let name = format!("{volume}@{}", self.now(node));
-        self.plugin(node).snapshots.insert(name.clone(), content);
+        let uuid = self.new_uuid(node);
+        let plugin = self.plugin(node);
+        plugin.snapshots.insert(name.clone(), content);
+        // A snapshot of btrfs takes what it is of to the disk.
+        plugin.subvolumes.insert(name.clone(), Subvolume { uuid, received: None, read_only: true, on_disk: true, hollow: false });
         name
     }
 
-    /// What the plugin's schedules do by the hour.
+    fn new_uuid(&mut self, node: &str) -> String {
+        let plugin = self.plugin(node);
+        plugin.made += 1;
+        let made = plugin.made;
+        format!("{node}-{made}")
+    }
+
+    /// Everything on the disk of the volumes is there to stay.
+    pub fn sync_snapshots(&mut self, node: &str) {
+        self.plugin(node).subvolumes.values_mut().for_each(|subvolume| subvolume.on_disk = true);
+    }
+
+    /// What was received and not synced is whole by its looks, and empty.
+    pub fn lose_unsynced_snapshots(&mut self, node: &str) {
+        let plugin = self.plugin(node);
+        for (name, subvolume) in plugin.subvolumes.iter_mut().filter(|(_, subvolume)| !subvolume.on_disk) {
+            (subvolume.hollow, subvolume.on_disk) = (true, true);
+            plugin.snapshots.insert(name.clone(), String::new());
+        }
+    }
+
+    /// What the plugin's schedules do by the hour; where there are none, the handlers' sets.
     pub fn replicate(&mut self, node: &str) {
         let due: Vec<_> = self.nodes[node].plugin.schedules.keys().cloned().collect();
         for (volume, action) in due {
@@ -185,6 +253,7 @@ impl State {
             let body = json!({"Name": snapshot, "Host": host}).to_string();
             answer(self, node, &Request::new("POST", "/VolumeDriver.Snapshot.Send", body.as_bytes()));
         }
+        self.confirm_sets(node);
     }
 
     /// Docker's own way to the plugin, for volumes of its driver.

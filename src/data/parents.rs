@@ -1,0 +1,37 @@
+//! What a difference is made from is on the disk of whoever gets it.
+//!
+//! The plugin takes its latest mark for a node as the parent of the next difference, whatever became of it there; and a difference inherits
+//! what its parent lacks. So before anything is sent, marks for that node go but those of the set that it has confirmed last: without one, all
+//! is sent.
+
+use log::info;
+
+use crate::about;
+use crate::error::Error;
+use crate::here::Here;
+use crate::model::names::{AppName, Host, NodeName, Volume};
+use crate::model::replica::{Replica, Set};
+use crate::model::{json, keys};
+
+/// The same, with what stands in Consul. A node that confirms nothing has nothing confirmed: for it all is as the plugin does it.
+pub fn on_disk(here: &Here, name: &AppName, node: &NodeName, address: &Host, volumes: &[Volume]) -> Result<(), Error> {
+    if !about::read(here, node)?.confirms {
+        return Ok(());
+    }
+    let key = keys::replica(name, node);
+    let replica = here.consul.get(&key)?.map(|entry| json::read::<Replica>(&entry.value)).transpose();
+    let replica = replica.map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "what a node holds", source })?;
+    only(here, address, volumes, replica.and_then(|replica| replica.last).as_ref())
+}
+
+pub fn only(here: &Here, address: &Host, volumes: &[Volume], confirmed: Option<&Set>) -> Result<(), Error> {
+    let plugin = here.plugin();
+    for volume in volumes {
+        let parent = confirmed.and_then(|set| set.snapshots.get(volume)).map(|taken| format!("{}@{address}", taken.snapshot));
+        for mark in plugin.marks(volume, address)?.iter().filter(|mark| Some(*mark) != parent.as_ref()) {
+            info!("{mark} is no parent of a difference: nobody has confirmed that it is on the disk there");
+            plugin.remove(mark)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! What this node has itself taken or confirmed of an application's data. Nothing else is ever purged. The file is replaced as a whole: it is
+//! read and written under the lock of the sets alone.
+
+use std::collections::BTreeSet;
+
+use crate::error::Error;
+use crate::here::Here;
+use crate::model::json;
+use crate::model::names::{AppName, Snapshot};
+use crate::model::replica::Set;
+
+const MOST: u64 = 64 << 20;
+
+pub struct Book {
+    /// In the order in which they were written down.
+    pub sets: Vec<Set>,
+}
+
+impl Book {
+    pub fn read(here: &Here, name: &AppName) -> Result<Book, Error> {
+        let path = here.paths.sets(name).0;
+        let Some(text) = here.world.read_file(&path, MOST)? else { return Ok(Book { sets: Vec::new() }) };
+        let what = "what this node has written down of its sets (repair it, or remove it: then nothing that stands in it is ever purged)";
+        let sets = json::read(&text).map_err(|source| Error::Json { at: path.display().to_string(), what, source })?;
+        Ok(Book { sets })
+    }
+
+    /// On the disk when this returns.
+    fn write(&self, here: &Here, name: &AppName) -> Result<(), Error> {
+        let path = here.paths.sets(name).0;
+        let text = json::write(&self.sets).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+        Ok(here.world.replace_file(&path, &text, true)?)
+    }
+
+    pub fn has(&self, set: &Set) -> bool {
+        self.sets.iter().any(|known| known.snapshots == set.snapshots)
+    }
+
+    /// A later set may be of the same snapshots: of volumes that nobody has written to a newer plugin takes none.
+    pub fn add(&mut self, here: &Here, name: &AppName, set: &Set) -> Result<(), Error> {
+        self.sets.retain(|known| known.snapshots != set.snapshots);
+        self.sets.push(set.clone());
+        self.write(here, name)
+    }
+
+    pub fn strike(&mut self, here: &Here, name: &AppName, goes: &[Set]) -> Result<(), Error> {
+        self.sets.retain(|known| !goes.iter().any(|set| set.snapshots == known.snapshots));
+        self.write(here, name)
+    }
+
+    pub fn names(&self) -> BTreeSet<Snapshot> {
+        self.sets.iter().flat_map(Set::names).cloned().collect()
+    }
+}

@@ -1,0 +1,147 @@
+//! The holder's part: what was sent is looked at, and becomes what a takeover restores, or goes.
+
+use std::fmt;
+
+use log::{info, warn};
+
+use super::{Known, Part, confirmed};
+use crate::error::Error;
+use crate::here::Here;
+use crate::model::members::{self, Member};
+use crate::model::names::{NodeName, Snapshot};
+use crate::model::replica::Set;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wanted {
+    /// To look at what was sent.
+    Judge,
+    /// What is on its way is not of what is in force.
+    Overtaken,
+    /// To remove what is void.
+    Clear,
+}
+
+/// What `me` has to do as a holder.
+pub fn wanted(known: &Known, me: &NodeName, members: &[Member]) -> Option<Wanted> {
+    let replica = known.replicas.get(me)?;
+    let lives = members::alive(members, &known.record.master);
+    match &replica.next {
+        // Of a sender that died it may be whole all the same.
+        Some(next) if known.in_force(&next.set) && (next.sent || !lives) => Some(Wanted::Judge),
+        // A sender that is still the master sees to that itself, when it has come to its end.
+        Some(next) if !known.in_force(&next.set) && lives && (next.sent || next.set.master != known.record.master) => {
+            Some(Wanted::Overtaken)
+        }
+        _ => (lives && !replica.void.is_empty()).then_some(Wanted::Clear),
+    }
+}
+
+/// Why a set is not to be believed.
+#[derive(Debug, PartialEq)]
+enum Flaw {
+    /// Whole by its looks, perhaps, and empty: it was received in another boot, and nobody has synced it.
+    Rebooted,
+    Missing(Snapshot),
+    /// Writable, or nothing says what it was received from: it was cut off.
+    Torn(Snapshot),
+    Foreign(Snapshot),
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Flaw::Rebooted => f.write_str("this node has booted since the sending began: it may be hollow"),
+            Flaw::Missing(snapshot) => write!(f, "{snapshot} is missing"),
+            Flaw::Torn(snapshot) => write!(f, "{snapshot} is torn"),
+            Flaw::Foreign(snapshot) => write!(f, "{snapshot} is another one: its UUID is not that of what was sent"),
+        }
+    }
+}
+
+/// What cannot be read is an error, and decides nothing.
+fn judge(here: &Here, set: &Set) -> Result<Option<Flaw>, Error> {
+    let boot = here.world.boot()?;
+    if boot != set.boot {
+        return Ok(Some(Flaw::Rebooted));
+    }
+    for taken in set.snapshots.values() {
+        let snapshot = taken.snapshot.clone();
+        let flaw = match here.world.subvolume(&here.snapshot(&snapshot))? {
+            None => Flaw::Missing(snapshot),
+            Some(found) if !found.read_only || (found.received.is_none() && found.uuid != taken.uuid) => Flaw::Torn(snapshot),
+            Some(found) if found.stands_for() != taken.uuid => Flaw::Foreign(snapshot),
+            Some(_) => continue,
+        };
+        return Ok(Some(flaw));
+    }
+    Ok(None)
+}
+
+pub fn is_whole(here: &Here, set: &Set) -> bool {
+    judge(here, set).is_ok_and(|flaw| flaw.is_none())
+}
+
+pub fn hold(part: &mut Part) -> Result<(), Error> {
+    let Some(known) = part.known()? else { return Ok(()) };
+    // A run that was killed after it had confirmed, or a move's commit: it is this node's to purge, too.
+    if let Some(last) = known.replica(&part.me).last.filter(|last| !part.book.has(last) && is_here(part.here, last)) {
+        part.book.add(part.here, part.name, &last)?;
+    }
+    match wanted(&known, &part.me, &part.members) {
+        Some(Wanted::Judge) => look(part, &known)?,
+        Some(Wanted::Overtaken) => {
+            if let Some(next) = known.replica(&part.me).next {
+                info!("{}: the set of {} was overtaken by a deploy: void", part.name, next.set.taken);
+                part.void(&part.me, &next.set, "overtaken by a deploy", false)?;
+            }
+        }
+        Some(Wanted::Clear) | None => {}
+    }
+    match part.known()? {
+        Some(known) if wanted(&known, &part.me, &part.members) == Some(Wanted::Clear) => clear(part, &known),
+        _ => Ok(()),
+    }
+}
+
+fn is_here(here: &Here, set: &Set) -> bool {
+    set.names().all(|name| here.world.subvolume(&here.snapshot(name)).is_ok_and(|found| found.is_some()))
+}
+
+fn look(part: &mut Part, known: &Known) -> Result<(), Error> {
+    let (here, name) = (part.here, part.name);
+    let Some(next) = known.replica(&part.me).next else { return Ok(()) };
+    let set = next.set;
+    if let Some(flaw) = judge(here, &set)? {
+        warn!("{name}: the set of {} is not to be believed: {flaw}", set.taken);
+        // All that there is, perhaps.
+        if part.lives(&known.record.master) {
+            part.void(&part.me, &set, &flaw.to_string(), true)?;
+        }
+        return Ok(());
+    }
+    // What was received is in memory until now: a power failure would leave it whole by its looks, and empty.
+    here.world.sync_disk(&here.settings.snapshots)?;
+    if here.world.boot()? != set.boot {
+        return Ok(());
+    }
+    let held = part.change_under(known, &part.me, |replica| {
+        let same = replica.next.as_ref().is_some_and(|next| next.set.snapshots == set.snapshots);
+        if same {
+            confirmed(replica, set.clone());
+        }
+        same
+    })?;
+    if held { part.book.add(here, name, &set) } else { Ok(()) }
+}
+
+/// Removes what is void, but what something else names.
+fn clear(part: &Part, known: &Known) -> Result<(), Error> {
+    let Some(_lock) = part.at_rest()? else { return Ok(()) };
+    let void = known.replica(&part.me).void;
+    part.remove(void.iter(), &part.book)?;
+    part.change(&part.me, |replica| {
+        let before = replica.void.len();
+        replica.void.retain(|name| !void.contains(name));
+        replica.void.len() != before
+    })
+}

@@ -1,0 +1,313 @@
+//! The handler replicates: sets of an application's data are taken, sent, confirmed, kept and purged. Their form is
+//! [`Replica`](crate::model::replica). What must hold:
+//!
+//! - A set is taken while no order and no journal of the application is at work here: nothing of a failed version is ever in one. It is
+//!   taken again only after what became of the one before is known.
+//! - What is sent stands in Consul before it is sent, in a transaction that checks the record: a former master writes nothing.
+//! - Who holds it confirms it by what btrfs says, in the boot that was told before it was sent, and only after its disk has been synced; in a
+//!   transaction that checks the record again. What cannot be read decides nothing.
+//! - What is not whole goes only while the master lives: of a dead one it may be all that there is.
+//! - Only what this node has itself written down is purged, only at rest, and never what a key, a mark or the list of what is set aside names.
+//!
+//! A set never runs in an order's way: only while snapshots are taken or removed it holds the lock of the application's worker, and where that
+//! is held it is left to a later check.
+
+mod book;
+mod confirm;
+mod purge;
+mod take;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use log::{debug, info, warn};
+
+use self::book::Book;
+use super::{own, schedules};
+use crate::about::{self, About};
+use crate::error::Error;
+use crate::here::Here;
+use crate::model::members::{self, Member};
+use crate::model::names::{AppName, NodeName, Snapshot};
+use crate::model::record::Record;
+use crate::model::replica::{Replica, Set};
+use crate::model::{json, keys};
+use crate::orders::{self, Open};
+use crate::outside::consul::{Entry, Op};
+use crate::outside::doors::Lock;
+
+/// Tries to change a key that others change, too.
+const TRIES: usize = 10;
+
+/// What Consul has of one application.
+pub struct Known {
+    pub name: AppName,
+    pub record: Record,
+    /// Of the record.
+    index: u64,
+    /// By holder.
+    pub replicas: BTreeMap<NodeName, Replica>,
+}
+
+impl Known {
+    fn read(here: &Here, name: &AppName) -> Result<Option<Known>, Error> {
+        // The record first: what is written under it later checks its index.
+        let Some(entry) = here.consul.get(&keys::app(name))? else { return Ok(None) };
+        let mut known =
+            Known { name: name.clone(), record: read(&entry, "a record")?, index: entry.modify_index, replicas: BTreeMap::new() };
+        for entry in here.consul.list(&keys::replicas(name))? {
+            if let Ok(holder) = NodeName::try_from(entry.key.trim_start_matches(&keys::replicas(name))) {
+                known.replicas.insert(holder, read(&entry, "what a node holds")?);
+            }
+        }
+        Ok(Some(known))
+    }
+
+    /// Of the code, the data and the master that are in force.
+    fn in_force(&self, set: &Set) -> bool {
+        set.is_of(&self.record) && set.master == self.record.master
+    }
+
+    /// Who is to hold what the master takes.
+    pub fn holder(&self) -> &NodeName {
+        self.record.slave.as_ref().unwrap_or(&self.record.master)
+    }
+
+    fn replica(&self, holder: &NodeName) -> Replica {
+        self.replicas.get(holder).cloned().unwrap_or_default()
+    }
+
+    /// What keys of the application name.
+    fn named(&self) -> BTreeSet<Snapshot> {
+        let sets = self.replicas.values().flat_map(|replica| replica.last.iter().chain(replica.next.as_ref().map(|next| &next.set)));
+        sets.flat_map(Set::names).cloned().collect()
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(entry: &Entry, what: &'static str) -> Result<T, Error> {
+    json::read(&entry.value).map_err(|source| Error::Json { at: format!("{} in Consul", entry.key), what, source })
+}
+
+/// What is known of all of them, to tell what is due.
+pub struct Seen {
+    pub apps: Vec<Known>,
+    pub nodes: BTreeMap<NodeName, About>,
+    pub members: Vec<Member>,
+    pub open: Vec<Open>,
+    /// Why keys of replicas cannot be read.
+    pub unreadable: Vec<Error>,
+}
+
+/// What is no record is somebody else's to tell of.
+pub fn look(here: &Here) -> Result<Seen, Error> {
+    let (mut replicas, mut unreadable): (BTreeMap<AppName, BTreeMap<NodeName, Replica>>, Vec<Error>) = Default::default();
+    for entry in here.consul.list(keys::REPLICAS)? {
+        let Some((name, holder)) = entry.key.trim_start_matches(keys::REPLICAS).split_once('/') else { continue };
+        let (Ok(name), Ok(holder)) = (AppName::try_from(name), NodeName::try_from(holder)) else { continue };
+        match read(&entry, "what a node holds") {
+            Ok(replica) => drop(replicas.entry(name).or_default().insert(holder, replica)),
+            Err(why) => unreadable.push(why),
+        }
+    }
+    let (members, open) = (here.consul.members()?, orders::open(&here.consul)?);
+    let mut seen = Seen { apps: Vec::new(), nodes: BTreeMap::new(), members, open, unreadable };
+    for entry in here.consul.list(keys::APPS)? {
+        if let (Ok(name), Ok(record)) = (AppName::try_from(entry.key.trim_start_matches(keys::APPS)), json::read(&entry.value)) {
+            let replicas = replicas.remove(&name).unwrap_or_default();
+            seen.apps.push(Known { name, record, index: entry.modify_index, replicas });
+        }
+    }
+    for entry in here.consul.list(keys::NODES)? {
+        if let (Ok(node), Ok(about)) = (NodeName::try_from(entry.key.trim_start_matches(keys::NODES)), json::read(&entry.value)) {
+            seen.nodes.insert(node, about);
+        }
+    }
+    Ok(seen)
+}
+
+/// The applications for whose sets this node has something to do now, and is not at it.
+pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
+    let mut due = BTreeSet::new();
+    // A node that cannot look neither takes nor confirms.
+    if seen.apps.is_empty() || !here.world.is_on_btrfs(&here.settings.snapshots) {
+        return Ok(due);
+    }
+    let (me, now) = (here.me()?, here.world.clock.now());
+    for known in &seen.apps {
+        let ordered = seen.open.iter().any(|open| open.order.apps().contains(&known.name));
+        let able = |holder: &NodeName| holder == me || seen.nodes.get(holder).is_some_and(|about| can_hold(holder, about, &seen.members));
+        let holds = match confirm::wanted(known, me, &seen.members) {
+            Some(confirm::Wanted::Clear) => !ordered,
+            // Of a dead master nothing but a set that is whole is anything to act on.
+            Some(confirm::Wanted::Judge) => {
+                members::alive(&seen.members, &known.record.master)
+                    || known.replica(me).next.is_some_and(|next| confirm::is_whole(here, &next.set))
+            }
+            Some(confirm::Wanted::Overtaken) => true,
+            None => false,
+        };
+        let serves = match take::wanted(known, me, now) {
+            Some(take::Wanted::Take) => !ordered && able(known.holder()),
+            wanted => wanted.is_some(),
+        };
+        // Whoever holds the lock is at it.
+        let free = || here.world.try_lock_file(&here.paths.sets(&known.name).1).map_or(true, |lock| lock.is_some());
+        if (holds || serves) && free() {
+            due.insert(known.name.clone());
+        }
+    }
+    Ok(due)
+}
+
+fn can_hold(node: &NodeName, about: &About, members: &[Member]) -> bool {
+    about.confirms && !about.boot.is_empty() && members::alive(members, node)
+}
+
+/// This node's part in the sets of one application. `now`: its master takes one, whether it is due or not. `busy`: whether it is in the middle of something with it.
+pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Result<bool, Error>) -> Result<(), Error> {
+    if !here.world.is_on_btrfs(&here.settings.snapshots) {
+        debug!("{name}: the plugin's snapshots are not seen here; nothing is taken and nothing confirmed");
+        return Ok(());
+    }
+    here.paths.prepare_app(&here.world, name)?;
+    let Some(_lock) = here.world.try_lock_file(&here.paths.sets(name).1)? else {
+        debug!("{name}: its sets are seen to already");
+        return Ok(());
+    };
+    // Whoever sends here has to know the present boot.
+    about::tell(here)?;
+    let (me, members) = (here.me()?.clone(), here.consul.members()?);
+    let mut part = Part { here, name, me, members, now, busy, book: Book::read(here, name)? };
+    let held = confirm::hold(&mut part);
+    let served = take::serve(&mut part);
+    let purged = purge::purge(&mut part);
+    // A person may have paused all of them.
+    if let Err(why) = part.end_schedules() {
+        warn!("{name}: the plugin's own schedules are left: {why}");
+    }
+    held.and(served).and(purged)
+}
+
+/// A run's part in one application, under the lock of its sets.
+struct Part<'a> {
+    here: &'a Here,
+    name: &'a AppName,
+    me: NodeName,
+    members: Vec<Member>,
+    /// A set is wanted, due or not.
+    now: bool,
+    busy: &'a dyn Fn() -> Result<bool, Error>,
+    book: Book,
+}
+
+impl Part<'_> {
+    fn known(&self) -> Result<Option<Known>, Error> {
+        Known::read(self.here, self.name)
+    }
+
+    fn lives(&self, node: &NodeName) -> bool {
+        members::alive(&self.members, node)
+    }
+
+    /// The lock of the application's worker, if no order and no journal is at work.
+    fn at_rest(&self) -> Result<Option<Lock>, Error> {
+        let Some(lock) = self.here.world.try_lock_file(&self.here.paths.worker_locks(self.name).0)? else { return Ok(None) };
+        let ordered = orders::open(&self.here.consul)?.iter().any(|open| open.order.apps().contains(self.name));
+        Ok((!ordered && !(self.busy)()?).then_some(lock))
+    }
+
+    /// Removes snapshots that are here, but those that something names. At rest.
+    fn remove<'s>(&self, names: impl Iterator<Item = &'s Snapshot>, kept: &Book) -> Result<(), Error> {
+        let (named, own, kept) = (self.known()?.map(|known| known.named()).unwrap_or_default(), own::all(self.here)?, kept.names());
+        for name in names.filter(|name| !named.contains(*name) && !own.contains(&***name) && !kept.contains(*name)) {
+            if self.here.world.subvolume(&self.here.snapshot(name))?.is_some() {
+                self.here.plugin().remove(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what this node has written down. At rest.
+    fn strike(&mut self, goes: &[Set]) -> Result<(), Error> {
+        let stays = self.book.sets.iter().filter(|set| !goes.iter().any(|gone| gone.snapshots == set.snapshots)).cloned().collect();
+        self.remove(goes.iter().flat_map(Set::names), &Book { sets: stays })?;
+        self.book.strike(self.here, self.name, goes)
+    }
+
+    /// Changes what a node holds, whoever else does so at the same time. `change` says whether there is anything to change.
+    fn change(&self, holder: &NodeName, mut change: impl FnMut(&mut Replica) -> bool) -> Result<(), Error> {
+        for _ in 0..TRIES {
+            let (mut replica, index) = self.held(holder)?;
+            if !change(&mut replica) {
+                return Ok(());
+            }
+            let key = keys::replica(self.name, holder);
+            if self.here.consul.cas(&key, &text(&key, &replica)?, index)?.is_some() {
+                return Ok(());
+            }
+        }
+        debug!("{}: {holder}'s replica is changed by others all the time; a later check sees to it", self.name);
+        Ok(())
+    }
+
+    /// The same once, if the record is still the one that is known; whether it held.
+    fn change_under(&self, known: &Known, holder: &NodeName, change: impl FnOnce(&mut Replica) -> bool) -> Result<bool, Error> {
+        let (mut replica, index) = self.held(holder)?;
+        if !change(&mut replica) {
+            return Ok(false);
+        }
+        let (app, key) = (keys::app(self.name), keys::replica(self.name, holder));
+        let text = text(&key, &replica)?;
+        Ok(self.here.consul.transaction(&[Op::CheckIndex(&app, known.index), Op::Cas(&key, &text, index)])?)
+    }
+
+    fn held(&self, holder: &NodeName) -> Result<(Replica, u64), Error> {
+        match self.here.consul.get(&keys::replica(self.name, holder))? {
+            Some(entry) => Ok((read(&entry, "what a node holds")?, entry.modify_index)),
+            None => Ok((Replica::default(), 0)),
+        }
+    }
+
+    /// What is on its way is not to be believed; the holder removes it. `failed`: it counts.
+    fn void(&self, holder: &NodeName, set: &Set, why: &str, failed: bool) -> Result<(), Error> {
+        let now = self.here.world.clock.now().rfc3339();
+        self.change(holder, |replica| {
+            if replica.next.as_ref().is_none_or(|next| next.set.snapshots != set.snapshots) {
+                return false;
+            }
+            replica.next = None;
+            let new: Vec<Snapshot> = set.names().filter(|name| !replica.void.contains(name)).cloned().collect();
+            replica.void.extend(new);
+            if failed {
+                fail(replica, &now, why);
+            }
+            true
+        })
+    }
+
+    /// What the plugin did by itself before sets were confirmed: an older handler's schedules, but not those of an operator.
+    fn end_schedules(&self) -> Result<(), Error> {
+        let Some(known) = self.known()? else { return Ok(()) };
+        let mine = known.record.master == self.me || known.record.slave.as_ref() == Some(&self.me);
+        if mine && known.replica(known.holder()).last.is_some_and(|last| known.in_force(&last)) {
+            schedules::end_ours(self.here, &known.record.volumes)?;
+        }
+        Ok(())
+    }
+}
+
+/// One more that did not come to its end.
+fn fail(replica: &mut Replica, now: &str, why: &str) {
+    replica.failures += 1;
+    replica.tried = Some(now.into());
+    replica.reason = Some(why.into());
+}
+
+/// `last` it is from now on.
+fn confirmed(replica: &mut Replica, set: Set) {
+    info!("a set of {} snapshots, taken {}, is confirmed", set.snapshots.len(), set.taken);
+    (replica.last, replica.next, replica.failures, replica.reason) = (Some(set), None, 0, None);
+}
+
+fn text(key: &str, replica: &Replica) -> Result<Vec<u8>, Error> {
+    json::write(replica).map_err(|source| Error::Json { at: key.into(), what: "writable", source })
+}

@@ -1,0 +1,64 @@
+//! Old sets go by the rule that the application has, of those that this node has written down.
+
+use std::collections::BTreeSet;
+
+use log::{info, warn};
+
+use super::{Known, Part};
+use crate::error::Error;
+use crate::model::keep::Rule;
+use crate::model::names::{NodeName, Snapshot};
+use crate::model::replica::Set;
+use crate::model::time::Time;
+
+pub fn purge(part: &mut Part) -> Result<(), Error> {
+    let Some(known) = part.known()? else { return Ok(()) };
+    // A replica of a dead master is nothing to be saving with.
+    if !part.lives(&known.record.master) {
+        return Ok(());
+    }
+    let Some(rule) = rule(&known, &part.me) else {
+        warn!("{}: what is to be kept of its sets is not understood here; nothing goes", part.name);
+        return Ok(());
+    };
+    let held = held(&known, &part.book.sets);
+    let goes = goes(&part.book.sets, &rule, part.here.world.clock.now(), &held);
+    if goes.is_empty() {
+        return Ok(());
+    }
+    let Some(_lock) = part.at_rest()? else { return Ok(()) };
+    // The parents of the next differences.
+    let mut marked = BTreeSet::new();
+    for volume in goes.iter().flat_map(|set| set.snapshots.keys()).collect::<BTreeSet<_>>() {
+        marked.extend(part.here.plugin().marked(volume)?);
+    }
+    let goes: Vec<Set> = goes.into_iter().filter(|set| !set.names().any(|name| marked.contains(name))).collect();
+    if goes.is_empty() {
+        return Ok(());
+    }
+    info!("{}: {} of {} sets are old enough to go", part.name, goes.len(), part.book.sets.len());
+    part.strike(&goes)
+}
+
+/// `None`: a newer handler's.
+fn rule(known: &Known, me: &NodeName) -> Option<Rule> {
+    let holder = if known.record.master == *me { known.holder() } else { me };
+    match known.replica(holder).keep {
+        text if text.is_empty() => Some(Rule::default()),
+        text => Rule::parse(&text),
+    }
+}
+
+/// What keys name, and the newest that is written down, whatever the clock says and whatever it is of.
+fn held(known: &Known, sets: &[Set]) -> BTreeSet<Snapshot> {
+    let newest = sets.iter().max_by(|a, b| a.taken.cmp(&b.taken));
+    known.named().into_iter().chain(newest.into_iter().chain(sets.last()).flat_map(Set::names).cloned()).collect()
+}
+
+fn goes(sets: &[Set], rule: &Rule, now: Time, held: &BTreeSet<Snapshot>) -> Vec<Set> {
+    // One that does not say when stays.
+    let dated: Vec<(&Set, Time)> = sets.iter().filter_map(|set| Some((set, Time::parse(&set.taken)?))).collect();
+    let times: Vec<Time> = dated.iter().map(|(_, time)| *time).collect();
+    let old = rule.goes(&times, now).into_iter().map(|number| dated[number].0);
+    old.filter(|set| !set.names().any(|name| held.contains(name))).cloned().collect()
+}

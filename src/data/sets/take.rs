@@ -1,0 +1,194 @@
+//! The master's part: a set is taken, written down, told, and sent.
+
+use log::{info, warn};
+
+use super::{Known, Part, can_hold, confirmed, fail};
+use crate::about;
+use crate::data::parents;
+use crate::error::{Error, Fault};
+use crate::model::keep::Rule;
+use crate::model::names::NodeName;
+use crate::model::replica::{EVERY, Next, Set, Taken};
+use crate::model::time::Time;
+use crate::outside::doors::Lock;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wanted {
+    Take,
+    /// What was on its way is not of what is in force any more.
+    Overtaken,
+    /// The sender has come to its end, in whatever way: the holder is to look.
+    Sent,
+}
+
+/// What `me` has to do as the master, where nobody is at it.
+pub fn wanted(known: &Known, me: &NodeName, now: Time) -> Option<Wanted> {
+    if known.record.master != *me || known.record.volumes.is_empty() {
+        return None;
+    }
+    let replica = known.replica(known.holder());
+    match &replica.next {
+        Some(next) if !known.in_force(&next.set) => Some(Wanted::Overtaken),
+        Some(next) => (!next.sent).then_some(Wanted::Sent),
+        None => (replica.due_in(&known.record, now) == 0).then_some(Wanted::Take),
+    }
+}
+
+pub fn serve(part: &mut Part) -> Result<(), Error> {
+    // What is void is followed by a new one.
+    for _ in 0..2 {
+        let Some(known) = part.known()? else { return Ok(()) };
+        let (holder, next) = (known.holder().clone(), known.replica(known.holder()).next);
+        let asked = part.now && next.is_none() && known.record.master == part.me && !known.record.volumes.is_empty();
+        let wanted = if asked { Some(Wanted::Take) } else { wanted(&known, &part.me, part.here.world.clock.now()) };
+        match (wanted, next) {
+            (Some(Wanted::Take), _) => return take(part, &known, &holder),
+            (Some(Wanted::Overtaken), Some(next)) => {
+                info!("{}: the set of {} was overtaken by a deploy: void", part.name, next.set.taken);
+                part.void(&holder, &next.set, "overtaken by a deploy", false)?;
+                discard(part, &next.set)?;
+            }
+            (Some(Wanted::Sent), Some(next)) => {
+                warn!("{}: who sent the set of {} was killed; {holder} looks what has arrived", part.name, next.set.taken);
+                return say_sent(part, &holder, &next.set, 0);
+            }
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> {
+    let here = part.here;
+    let boot = match *holder == part.me {
+        true => here.world.boot()?,
+        false => {
+            let about = about::read(here, holder)?;
+            if !can_hold(holder, &about, &part.members) {
+                return Ok(());
+            }
+            about.boot
+        }
+    };
+    let began = here.world.clock.uptime();
+    let Some(lock) = part.at_rest()? else { return Ok(()) };
+    // Under the lock: an order may have come and gone.
+    if part.known()?.is_none_or(|now| now.index != known.index) {
+        return Ok(());
+    }
+    let mut set = Set {
+        snapshots: Default::default(),
+        taken: here.world.clock.now().rfc3339(),
+        master: part.me.clone(),
+        deploy_id: known.record.deploy_id.clone(),
+        data_id: known.record.data_id().clone(),
+        boot,
+        millis: 0,
+        unknown: Default::default(),
+    };
+    if let Err(why) = snapshots(part, known, &mut set, &lock) {
+        warn!("{}: no set can be taken: {why}", part.name);
+        part.remove(set.names(), &part.book)?;
+        return failed(part, holder, &why.to_string());
+    }
+    drop(lock);
+    set.millis = (here.world.clock.uptime() - began).as_millis() as u64;
+    // Told before anything is sent, by whoever is the master by the record that it was taken under.
+    let (every, keep) = rule(part, known);
+    if *holder == part.me {
+        here.world.sync_disk(&here.settings.snapshots)?;
+    }
+    let told = part.change_under(known, holder, |replica| {
+        // Its names would be lost.
+        if replica.next.is_some() {
+            return false;
+        }
+        (replica.every, replica.keep, replica.tried) = (every, keep, Some(set.taken.clone()));
+        match *holder == part.me {
+            true => confirmed(replica, set.clone()),
+            false => replica.next = Some(Next { set: set.clone(), sent: false }),
+        }
+        true
+    });
+    if !matches!(told, Ok(true)) {
+        info!("{}: the record has changed, or nothing is known of it: the set of {} is not sent", part.name, set.taken);
+        return told.and(discard(part, &set));
+    }
+    if *holder == part.me {
+        return Ok(());
+    }
+    match send(part, known, holder, &set) {
+        Ok(()) => say_sent(part, holder, &set, (here.world.clock.uptime() - began).as_millis() as u64),
+        Err(why) => {
+            warn!("{}: the set of {} was not sent to {holder}: {why}", part.name, set.taken);
+            part.void(holder, &set, &why.to_string(), true)?;
+            discard(part, &set)
+        }
+    }
+}
+
+/// One right after the other; then what btrfs calls them. All of it is written down before the lock is let go.
+fn snapshots(part: &mut Part, known: &Known, set: &mut Set, _rests: &Lock) -> Result<(), Error> {
+    let (here, plugin) = (part.here, part.here.plugin());
+    for volume in &known.record.volumes {
+        set.snapshots.insert(volume.clone(), Taken { snapshot: plugin.snapshot(volume)?, uuid: String::new() });
+    }
+    for Taken { snapshot, uuid } in set.snapshots.values_mut() {
+        let found = here.world.subvolume(&here.snapshot(snapshot))?;
+        let found = found.ok_or_else(|| Fault::Unseen { snapshot: snapshot.clone(), folder: here.settings.snapshots.clone() })?;
+        *uuid = found.stands_for().into();
+    }
+    part.book.add(here, part.name, set)
+}
+
+/// Once: what has failed is not sent again, a later set is.
+fn send(part: &Part, known: &Known, holder: &NodeName, set: &Set) -> Result<(), Error> {
+    let (here, address, last) = (part.here, part.here.address_of(holder)?, known.replica(holder).last);
+    parents::only(here, &address, &known.record.volumes, last.as_ref())?;
+    // Of a volume that nobody has written to a newer plugin names the snapshot that it has taken before.
+    let there = |volume, taken: &Taken| last.as_ref().is_some_and(|last| last.snapshots.get(volume) == Some(taken));
+    for (_, taken) in set.snapshots.iter().filter(|(volume, taken)| !there(*volume, taken)) {
+        here.plugin().send_once(&taken.snapshot, &address)?;
+    }
+    Ok(())
+}
+
+fn say_sent(part: &Part, holder: &NodeName, set: &Set, millis: u64) -> Result<(), Error> {
+    part.change(holder, |replica| match &mut replica.next {
+        Some(next) if next.set.snapshots == set.snapshots && !next.sent => {
+            next.sent = true;
+            next.set.millis = millis.max(next.set.millis);
+            true
+        }
+        _ => false,
+    })
+}
+
+fn failed(part: &Part, holder: &NodeName, why: &str) -> Result<(), Error> {
+    let now = part.here.world.clock.now().rfc3339();
+    part.change(holder, |replica| {
+        fail(replica, &now, why);
+        true
+    })
+}
+
+/// A set of this node's own that came to nothing. Where something is at work the keep rule sees to it later.
+fn discard(part: &mut Part, set: &Set) -> Result<(), Error> {
+    match part.at_rest()? {
+        Some(_lock) if part.book.has(set) => part.strike(std::slice::from_ref(set)),
+        _ => Ok(()),
+    }
+}
+
+/// What the compose file says of how often, and of what is kept.
+fn rule(part: &Part, known: &Known) -> (u32, String) {
+    match part.here.resolved(part.name, &known.record.deploy_id) {
+        Ok(Some(compose)) => (compose.every, compose.keep.to_string()),
+        said => {
+            if let Err(why) = said {
+                warn!("{}: {why}; it is replicated as if it said nothing of it", part.name);
+            }
+            (EVERY, Rule::default().to_string())
+        }
+    }
+}

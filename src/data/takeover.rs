@@ -1,0 +1,229 @@
+//! What a takeover starts from.
+//!
+//! What must hold: one confirmed set, whole, never mixed with another, taken under the record that is in force. Anything else only by its exact
+//! name, which a person has to give. What it does not use of what is newer is set aside.
+
+use std::collections::BTreeMap;
+
+use super::{own, replicas};
+use crate::error::{Error, Fault, Unusable};
+use crate::here::Here;
+use crate::model::names::{AppName, Snapshot, Volume};
+use crate::model::order::{Deploy, Request};
+use crate::model::record::Record;
+use crate::model::replica::{Replica, Seen, Set};
+use crate::model::time::{self, Time};
+use crate::model::{json, keys};
+use crate::orders;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    pub snapshots: BTreeMap<Volume, Snapshot>,
+    /// What an operator is to know of it.
+    pub notes: Vec<String>,
+    /// Of newer sets, here: to be set aside.
+    pub unused: Vec<Snapshot>,
+}
+
+/// To be asked again right before each restore. `data`: the data volumes of the version that is to start.
+pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy, data: &[Volume]) -> Result<Choice, Error> {
+    let replica = match replicas::read(here, name, here.me()?) {
+        // What cannot be read confirms nothing.
+        Err(Error::Json { .. }) if !deploy.replica.is_empty() => Replica::default(),
+        read => read?.0,
+    };
+    let taking = Taking {
+        here,
+        record,
+        deploy,
+        volumes: data.iter().filter(|volume| record.volumes.contains(volume)).cloned().collect(),
+        replica,
+        now: here.world.clock.now(),
+    };
+    let mut choice = if deploy.replica.is_empty() { taking.confirmed(name)? } else { taking.by_name()? };
+    taking.unused(&mut choice)?;
+    for volume in taking.volumes.iter().filter(|volume| !choice.snapshots.contains_key(*volume)) {
+        choice.notes.push(match here.plugin().exists(volume)? {
+            true => format!("{volume} has no replica here: it starts with what the volume of this name holds here"),
+            false => format!("{volume} starts empty"),
+        });
+    }
+    Ok(choice)
+}
+
+struct Taking<'a> {
+    here: &'a Here,
+    record: &'a Record,
+    deploy: &'a Deploy,
+    /// Those that have data to be taken over.
+    volumes: Vec<Volume>,
+    replica: Replica,
+    now: Time,
+}
+
+impl Taking<'_> {
+    fn age(&self, taken: &str) -> String {
+        Time::parse(taken).map_or("of unknown age".into(), |taken| time::age(self.now.since(taken)))
+    }
+
+    fn is_here(&self, snapshot: &Snapshot) -> Result<bool, Error> {
+        Ok(self.here.plugin().snapshots(&snapshot.volume())?.contains(snapshot))
+    }
+
+    fn confirmed(&self, name: &AppName) -> Result<Choice, Error> {
+        let why = match &self.replica.last {
+            _ if self.volumes.is_empty() => return Ok(Choice::default()),
+            None if !replicas::can_look(self.here) => Unusable::CannotLook { folder: self.here.settings.snapshots.clone() },
+            None => Unusable::None,
+            Some(last) if !last.is_of(self.record) => {
+                Unusable::Before { what: before(self.here, name, self.record, last)?, age: self.age(&last.taken) }
+            }
+            Some(last) => match self.flaw(last)? {
+                Some(flaw) => flaw,
+                None => {
+                    let chosen =
+                        self.volumes.iter().filter_map(|volume| Some((volume.clone(), last.snapshots.get(volume)?.snapshot.clone())));
+                    let snapshots: BTreeMap<Volume, Snapshot> = chosen.collect();
+                    let names: Vec<&str> = snapshots.values().map(|snapshot| &**snapshot).collect();
+                    let note = format!("from the confirmed set of {}, {} old: {}", last.taken, self.age(&last.taken), names.join(", "));
+                    return Ok(Choice { snapshots, notes: vec![note], unused: Vec::new() });
+                }
+            },
+        };
+        let (found, missing) = self.candidates()?;
+        if found.is_empty() && self.deploy.empty {
+            return Ok(Choice::default());
+        }
+        let master = self.record.master.clone();
+        if found.is_empty() {
+            return Err(Fault::NoReplica { master, volumes: missing }.into());
+        }
+        let of = |(volume, snapshot): (&Volume, &Snapshot)| format!("of {volume} {snapshot}, {} old", self.age(snapshot.taken()));
+        let here = found.iter().map(of).chain(missing.iter().map(|volume| format!("of {volume} none")));
+        let mut others = Choice { snapshots: found.clone(), ..Choice::default() };
+        self.unused(&mut others)?;
+        let here = here.chain(others.notes).collect();
+        let again =
+            Deploy { replica: found.into_values().collect(), empty: self.deploy.empty || !missing.is_empty(), ..self.deploy.clone() };
+        let text = json::write(&again).map_err(|source| Error::Json { at: "an order".into(), what: "writable", source })?;
+        let order = format!("handler deploy '{}'", String::from_utf8_lossy(&text).replace('\'', r"'\''"));
+        Err(Fault::NoSet { master, why: Box::new(why), here, order }.into())
+    }
+
+    /// Why the set cannot be started from, though it was confirmed.
+    fn flaw(&self, last: &Set) -> Result<Option<Unusable>, Error> {
+        for volume in &self.volumes {
+            let Some(taken) = last.snapshots.get(volume) else {
+                if self.deploy.empty && self.newest(volume)?.is_none() {
+                    continue;
+                }
+                return Ok(Some(Unusable::Lacks { volume: volume.clone() }));
+            };
+            let snapshot = taken.snapshot.clone();
+            match replicas::look(self.here, &snapshot, Some(&taken.uuid))? {
+                Some(Seen::Whole) | None if self.is_here(&snapshot)? => {}
+                Some(Seen::Whole) | None => return Ok(Some(Unusable::NotWhole { snapshot, seen: Seen::Missing })),
+                Some(seen) => return Ok(Some(Unusable::NotWhole { snapshot, seen })),
+            }
+        }
+        Ok(None)
+    }
+
+    fn by_name(&self) -> Result<Choice, Error> {
+        let mut choice = Choice::default();
+        let confirmed = |snapshot: &Snapshot| self.replica.last.iter().flat_map(Set::names).any(|name| name == snapshot);
+        for snapshot in &self.deploy.replica {
+            let volume = snapshot.volume();
+            if !self.volumes.contains(&volume) {
+                return Err(Fault::NotOfData { snapshot: snapshot.clone(), volumes: self.volumes.clone() }.into());
+            }
+            if !self.is_here(snapshot)? {
+                return Err(Fault::NotArrived { snapshot: snapshot.clone() }.into());
+            }
+            let doubt = if confirmed(snapshot) { "" } else { "; nobody has confirmed that it is whole" };
+            choice.notes.push(format!("{volume}: {snapshot}, {} old, as the order says{doubt}", self.age(snapshot.taken())));
+            choice.snapshots.insert(volume, snapshot.clone());
+        }
+        let missing: Vec<Volume> = self.volumes.iter().filter(|volume| !choice.snapshots.contains_key(*volume)).cloned().collect();
+        if !missing.is_empty() && !self.deploy.empty {
+            return Err(Fault::NotNamed { volumes: missing }.into());
+        }
+        Ok(choice)
+    }
+
+    /// What is here of other sets that are newer than what was chosen.
+    fn unused(&self, choice: &mut Choice) -> Result<(), Error> {
+        let next = self.replica.next.as_ref().map(|next| &next.set);
+        let taken = choice.snapshots.values().filter_map(|snapshot| Time::parse(snapshot.taken()));
+        let newest = taken.reduce(|a, b| if a < b { b } else { a });
+        for (set, what) in [(self.replica.last.as_ref(), "confirmed"), (next, "newer, which nobody has confirmed")] {
+            let Some(set) = set.filter(|set| Time::parse(&set.taken).zip(newest).is_none_or(|(taken, newest)| taken > newest)) else {
+                continue;
+            };
+            let mut found = Vec::new();
+            for snapshot in set.names().filter(|name| !choice.snapshots.values().any(|chosen| chosen == *name)) {
+                if self.is_here(snapshot)? && self.is_sound(snapshot)? {
+                    found.push(snapshot.clone());
+                }
+            }
+            if found.is_empty() {
+                continue;
+            }
+            let names: Vec<String> = found.iter().map(|snapshot| format!("{:?}", &**snapshot)).collect();
+            let is_found = |volume: &Volume| set.snapshots.get(volume).is_some_and(|taken| found.contains(&taken.snapshot));
+            let whole = if self.volumes.iter().all(is_found) { "" } else { ", not all of it" };
+            choice.notes.push(format!(
+                "not used: a set of {}, {} old, {what}{whole}; to start from it instead: \"replica\": [{}]",
+                set.taken,
+                self.age(&set.taken),
+                names.join(", ")
+            ));
+            choice.unused.extend(found);
+        }
+        Ok(())
+    }
+
+    /// The newest of each volume that nobody knows to be torn; and the volumes without.
+    fn candidates(&self) -> Result<(BTreeMap<Volume, Snapshot>, Vec<Volume>), Error> {
+        let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
+        for volume in &self.volumes {
+            // An earlier set as a whole rather than the newest of each.
+            let of_set = self.replica.last.as_ref().and_then(|last| last.snapshots.get(volume)).map(|taken| taken.snapshot.clone());
+            let of_set = match of_set {
+                Some(snapshot) if self.is_sound(&snapshot)? && self.is_here(&snapshot)? => Some(snapshot),
+                _ => self.newest(volume)?,
+            };
+            match of_set {
+                Some(snapshot) => drop(found.insert(volume.clone(), snapshot)),
+                None => missing.push(volume.clone()),
+            }
+        }
+        Ok((found, missing))
+    }
+
+    fn newest(&self, volume: &Volume) -> Result<Option<Snapshot>, Error> {
+        for snapshot in own::replicas(self.here, volume)?.into_iter().rev() {
+            if self.is_sound(&snapshot)? {
+                return Ok(Some(snapshot));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_sound(&self, snapshot: &Snapshot) -> Result<bool, Error> {
+        Ok(matches!(replicas::look(self.here, snapshot, None)?, None | Some(Seen::Whole)))
+    }
+}
+
+/// What has come between the set and what is in force.
+fn before(here: &Here, name: &AppName, record: &Record, set: &Set) -> Result<String, Error> {
+    if set.deploy_id != record.deploy_id {
+        // 2026-11-22T175922.841943
+        let at = |from: usize, to: usize| record.deploy_date.get(from..to).unwrap_or_default();
+        return Ok(format!("the deploy of {} {}:{}", at(0, 10), at(11, 13), at(13, 15)));
+    }
+    let migrate = here.consul.get(&format!("{}{}", keys::histories(name), record.data_id()))?;
+    let order = migrate.and_then(|entry| orders::parse(&entry).ok()).filter(|order| matches!(order.request, Request::Migrate(_)));
+    let finished = order.and_then(|order| order.finished).map_or(String::new(), |at| format!(" of {at}"));
+    Ok(format!("the migrate{finished}"))
+}

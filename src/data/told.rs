@@ -1,0 +1,139 @@
+//! How a replica is, as text for people, and what of it is wrong. Pure.
+
+use std::time::Duration;
+
+use super::sets::{Known, Seen};
+use crate::about::About;
+use crate::model::members;
+use crate::model::names::NodeName;
+use crate::model::record::Record;
+use crate::model::replica::Replica;
+use crate::model::time::{self, Time};
+
+#[derive(Debug, Default, PartialEq)]
+pub struct Told {
+    pub line: String,
+    pub wrong: Vec<String>,
+}
+
+/// On the slave of an application; without one what its master keeps for itself. `None`: it has no data.
+pub fn of(seen: &Seen, known: &Known, now: Time) -> Option<Told> {
+    if known.record.volumes.is_empty() {
+        return None;
+    }
+    let holder = known.holder();
+    let (replica, about) = (known.replicas.get(holder).cloned().unwrap_or_default(), seen.nodes.get(holder).cloned().unwrap_or_default());
+    Some(told(holder, &replica, &about, &known.record, members::alive(&seen.members, &known.record.master), now))
+}
+
+/// `holder` has, or is to have, the replica of what the record is about. It grows no older while its master is dead: nobody writes then.
+pub fn told(holder: &NodeName, replica: &Replica, about: &About, record: &Record, master_lives: bool, now: Time) -> Told {
+    let mut told = Told { line: format!("replica on {holder}: "), wrong: Vec::new() };
+    if !about.confirms {
+        told.line += &format!(
+            "unconfirmed: {holder} cannot look at its snapshots (mount the folder of the volume plugin into its agent's container; see README)"
+        );
+        return told;
+    }
+    let every = Duration::from_secs(60 * u64::from(replica.every()));
+    let age = |taken: &str| Time::parse(taken).map(|taken| now.since(taken));
+    match &replica.last {
+        None => told.line += "none yet",
+        Some(last) if !last.is_of(record) => {
+            let old = age(&last.taken).map_or("?".into(), time::age);
+            told.line += &format!("none yet of what is deployed; one of what was before it, {old} old");
+        }
+        Some(last) => {
+            let old = age(&last.taken);
+            told.line += &format!("confirmed, {} old", old.map_or("?".into(), time::age));
+            if master_lives {
+                let due = old.and_then(|old| every.checked_sub(old)).filter(|due| !due.is_zero());
+                told.line += &due.map_or(", next is due".into(), |due| format!(", next due in {}", time::age(due)));
+            }
+            if last.millis > 0 {
+                told.line += &format!(", took {}.{} s", last.millis / 1000, last.millis % 1000 / 100);
+            }
+        }
+    }
+    if let Some(next) = &replica.next {
+        let old = age(&next.set.taken).map_or("?".into(), time::age);
+        told.line += &format!("; a newer one is on its way, {old} old{}", if next.sent { ", sent and not confirmed yet" } else { "" });
+    }
+    if replica.failures > 0 {
+        let why = replica.reason.as_deref().unwrap_or("for an unknown reason");
+        let failed = format!("{} failed in a row, the last: {why}", replica.failures);
+        told.line += &format!("; {failed}");
+        told.wrong.push(format!("replica on {holder}: {failed}"));
+    }
+    // What has been deployed a moment ago cannot have one.
+    let deployed = Time::parse(&with_colons(&record.deploy_date));
+    let taken = replica.last.as_ref().and_then(|last| Time::parse(&last.taken));
+    let newest = [deployed, taken].into_iter().flatten().reduce(|a, b| if a < b { b } else { a });
+    if let Some(old) = newest.map(|newest| now.since(newest)).filter(|old| master_lives && *old > 2 * every) {
+        let what = if replica.last.is_none() { "none at all, for" } else { "too old:" };
+        told.wrong.push(format!("replica on {holder}: {what} {}, and one is due every {}", time::age(old), time::age(every)));
+    }
+    told
+}
+
+/// `2026-11-22T175922.841943`, as records have it → `2026-11-22T17:59:22.841943`
+fn with_colons(date: &str) -> String {
+    let at = |from: usize, to: usize| date.get(from..to).unwrap_or_default();
+    format!("{}:{}:{}", at(0, 13), at(13, 15), date.get(15..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::json;
+    use crate::model::order::Unknown;
+
+    fn of(replica: serde_json::Value, confirms: bool, master_lives: bool) -> Told {
+        let record = serde_json::json!({
+            "repo_url": "/srv/shop", "branch": "b", "deploy_id": "d", "previous_deploy_id": null, "master": "node1", "slave": "node2",
+            "deploy_date": "2026-11-26T100000.000000",
+        });
+        let about = About { version: "1".into(), understands: 3, boot: "b".into(), confirms, unknown: Unknown::new() };
+        let now = Time::parse("2026-11-26T12:00:00Z").unwrap();
+        let holder = NodeName::try_from("node2").unwrap();
+        told(&holder, &json::from(replica).unwrap(), &about, &json::from(record).unwrap(), master_lives, now)
+    }
+
+    fn set(taken: &str, deploy: &str) -> serde_json::Value {
+        let taken = format!("2026-11-26T{taken}:00Z");
+        serde_json::json!({"snapshots": {}, "taken": taken, "master": "node1", "deploy_id": deploy, "data_id": "d", "millis": 1234})
+    }
+
+    #[test]
+    fn how_a_replica_is_and_what_is_wrong_with_it() {
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let fine = of(serde_json::json!({"last": set("11:53", "d"), "every": 15}), true, true);
+        assert_eq!(fine.line, "replica on node2: confirmed, 7 min old, next due in 8 min, took 1.2 s");
+        assert_eq!(fine.wrong, [""; 0]);
+        let blind = of(json("{}"), false, true);
+        assert!(blind.line.starts_with("replica on node2: unconfirmed: node2 cannot look at its snapshots (mount"), "{}", blind.line);
+        for (replica, lives, line, wrong) in [
+            (json("{}"), true, "none yet", "none at all, for 2 h 0 min, and one is due every 15 min"),
+            (json("{}"), false, "none yet", ""),
+            (serde_json::json!({"last": set("11:00", "d")}), true, "confirmed, 60 min old, next is due, took 1.2 s", "too old: 60 min"),
+            (serde_json::json!({"last": set("11:00", "d"), "every": 60}), true, "confirmed, 60 min old, next is due", ""),
+            (serde_json::json!({"last": set("11:00", "d")}), false, "confirmed, 60 min old, took 1.2 s", ""),
+            (
+                serde_json::json!({"last": set("09:59", "c")}),
+                true,
+                "none yet of what is deployed; one of what was before it, 2 h 1 min old",
+                "too old",
+            ),
+            (
+                serde_json::json!({"last": set("11:50", "d"), "failures": 3, "reason": "no route", "next": set("11:58", "d")}),
+                true,
+                "took 1.2 s; a newer one is on its way, 2 min old; 3 failed in a row, the last: no route",
+                "3 failed in a row, the last: no route",
+            ),
+        ] {
+            let told = of(replica, true, lives);
+            assert!(told.line.contains(line), "“{line}” expected in “{}”", told.line);
+            assert!(told.wrong.join(" ").contains(wrong) && told.wrong.is_empty() == wrong.is_empty(), "{wrong}: {:?}", told.wrong);
+        }
+    }
+}

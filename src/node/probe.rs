@@ -1,0 +1,132 @@
+//! What takes too long, or starts too much, for a health check: looked at once an hour, apart, and left in a file for it to read.
+
+use std::time::Duration;
+
+use log::{debug, info};
+use serde::{Deserialize, Serialize};
+
+use super::start;
+use crate::about;
+use crate::error::Error;
+use crate::here::Here;
+use crate::model::json;
+use crate::model::keys;
+use crate::model::members::Member;
+use crate::outside::cmd::{self, Cmd};
+use crate::outside::compose::Tool;
+use crate::outside::plugin;
+
+const EVERY: Duration = Duration::from_secs(3600);
+/// The plugins' own port, and how long a member has to answer there.
+const PORT: &str = "1122";
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Ages of data are said by clocks.
+const APART: u64 = 5;
+/// The oldest engine that this was tried with.
+const ENGINE: u32 = 20;
+
+/// As lines of text, without what they begin with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Probed {
+    boot: String,
+    /// In seconds since the boot.
+    at: u64,
+    pub wrong: Vec<String>,
+    pub notes: Vec<String>,
+}
+
+/// What the last look has found, if it was not too long ago.
+pub fn last(here: &Here) -> Option<Probed> {
+    let text = here.world.read_file(&here.paths.probed(), 1 << 20).ok().flatten()?;
+    let probed = json::read::<Probed>(&text).ok()?;
+    let now = here.world.clock.uptime().as_secs();
+    (probed.boot == start::boot(here) && probed.at <= now && now - probed.at < EVERY.as_secs()).then_some(probed)
+}
+
+/// Looks, and leaves what it finds.
+pub fn probe(here: &Here) -> Result<Probed, Error> {
+    let mut probed = Probed { boot: start::boot(here), at: here.world.clock.uptime().as_secs(), ..Probed::default() };
+    if let Err(why) = Tool::find(&here.world) {
+        probed.wrong.push(Error::from(why).to_string());
+    }
+    match here.engine().version() {
+        Ok(version) if version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < ENGINE) => {
+            probed.wrong.push(format!(
+                "Docker's engine is {version}, the oldest that this handler is known to work with is {ENGINE}.10: upgrade it"
+            ));
+        }
+        Ok(version) => debug!("engine {version}"),
+        Err(why) => debug!("{why}"), // each check asks it
+    }
+    if let Err(why) = may_write(here) {
+        probed
+            .wrong
+            .push(format!("{why}; with ACLs, give the agent's handler a token (CONSUL_HTTP_TOKEN) that may write keys and services"));
+    }
+    match here.consul.members() {
+        Ok(members) => of_members(here, &members, &mut probed)?,
+        Err(why) => probed.wrong.push(why.to_string()),
+    }
+    let path = here.paths.probed();
+    let text = json::write(&probed).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+    here.world.replace_file(&path, &text, false)?;
+    info!("looked at what this node needs: {} wrong", probed.wrong.len());
+    Ok(probed)
+}
+
+/// What this node says of itself, once more: nobody is woken by that.
+fn may_write(here: &Here) -> Result<(), Error> {
+    about::tell(here)?;
+    let key = keys::node(here.me()?);
+    if let Some(entry) = here.consul.get(&key)? {
+        here.consul.cas(&key, &entry.value, entry.modify_index)?;
+    }
+    Ok(())
+}
+
+fn of_members(here: &Here, members: &[Member], probed: &mut Probed) -> Result<(), Error> {
+    let me = here.me()?;
+    let others: Vec<&Member> = members.iter().filter(|member| member.name != **me && member.alive).collect();
+    if others.is_empty() {
+        probed
+            .notes
+            .push("this node is the only member of the cluster that lives; consul members, and JOIN of its .env, say who should".into());
+    }
+    // Where nothing is sent, nobody need be reached.
+    let sends = !matches!(here.plugin().schedules(), Err(plugin::Error::Unanswered { .. }));
+    let unreached = if sends { &mut probed.wrong } else { &mut probed.notes };
+    let (mut apart_from, mut shut) = (Vec::new(), Vec::new());
+    for Member { name, address, .. } in others {
+        let before = here.world.clock.now();
+        let answer = ssh(address).read(&here.world);
+        let after = here.world.clock.now();
+        match answer {
+            Ok(text) => {
+                let theirs = text.trim().parse::<i64>().ok();
+                let apart = theirs.map_or(0, |theirs| (before.secs - theirs).max(theirs - after.secs).max(0) as u64);
+                if apart > APART {
+                    apart_from.push(format!("the clocks of this node and {name} differ by {apart} s: ages of data are said by them; does NTP run?"));
+                }
+            }
+            // The plugin may have a key of its own.
+            Err(cmd::Error::Exit { tail, .. }) if tail.contains("Permission denied") => shut.push(format!(
+                "sshd of {name} answers on port {PORT}, but does not let root of this node in with the key in /root/.ssh; the volume plugin needs one that it lets in"
+            )),
+            Err(why) => unreached.push(format!(
+                "{name} is not reached by ssh on port {PORT}, by which volumes are sent: does its sshd run there, and does a firewall let it through? {why}"
+            )),
+        }
+    }
+    probed.wrong.extend(apart_from);
+    probed.notes.extend(shut);
+    Ok(())
+}
+
+/// Asks for the time there. Whose host key it is does not matter: nothing is said to it.
+fn ssh(address: &str) -> Cmd {
+    let mut cmd = Cmd::new("ssh", PATIENCE).args(["-p", PORT]);
+    for option in ["BatchMode=yes", "ConnectTimeout=5", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"] {
+        cmd = cmd.args(["-o", option]);
+    }
+    cmd.args(["-l", "root", "--", address, "date", "+%s"])
+}
