@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::sets::{Known, Seen};
-use crate::about::About;
 use crate::model::members;
 use crate::model::names::NodeName;
 use crate::model::record::Record;
@@ -22,16 +21,19 @@ pub fn of(seen: &Seen, known: &Known, now: Time) -> Option<Told> {
         return None;
     }
     let holder = known.holder();
-    let (replica, about) = (known.replicas.get(holder).cloned().unwrap_or_default(), seen.nodes.get(holder).cloned().unwrap_or_default());
-    Some(told(holder, &replica, &about, &known.record, members::alive(&seen.members, &known.record.master), now))
+    let replica = known.replicas.get(holder).cloned().unwrap_or_default();
+    let looks = |node: &&NodeName| seen.nodes.get(*node).is_some_and(|about| about.confirms);
+    let blind = [holder, &known.record.master].into_iter().find(|node| !looks(node));
+    Some(told(holder, &replica, blind, &known.record, members::alive(&seen.members, &known.record.master), now))
 }
 
 /// `holder` has, or is to have, the replica of what the record is about. It grows no older while its master is dead: nobody writes then.
-pub fn told(holder: &NodeName, replica: &Replica, about: &About, record: &Record, master_lives: bool, now: Time) -> Told {
+/// `blind`: which of both does not see the plugin's snapshots, so that nothing is confirmed.
+pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, record: &Record, master_lives: bool, now: Time) -> Told {
     let mut told = Told { line: format!("replica on {holder}: "), wrong: Vec::new() };
-    if !about.confirms {
+    if let Some(blind) = blind {
         told.line += &format!(
-            "unconfirmed: {holder} cannot look at its snapshots (mount the folder of the volume plugin into its agent's container; see README)"
+            "unconfirmed: {blind} cannot look at its snapshots (mount the folder of the volume plugin into its agent's container; see README)"
         );
         return told;
     }
@@ -86,17 +88,16 @@ fn with_colons(date: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::json;
-    use crate::model::order::Unknown;
 
     fn of(replica: serde_json::Value, confirms: bool, master_lives: bool) -> Told {
         let record = serde_json::json!({
             "repo_url": "/srv/shop", "branch": "b", "deploy_id": "d", "previous_deploy_id": null, "master": "node1", "slave": "node2",
             "deploy_date": "2026-11-26T100000.000000",
         });
-        let about = About { version: "1".into(), understands: 3, boot: "b".into(), confirms, unknown: Unknown::new() };
         let now = Time::parse("2026-11-26T12:00:00Z").unwrap();
         let holder = NodeName::try_from("node2").unwrap();
-        told(&holder, &json::from(replica).unwrap(), &about, &json::from(record).unwrap(), master_lives, now)
+        let blind = (!confirms).then_some(&holder);
+        told(&holder, &json::from(replica).unwrap(), blind, &json::from(record).unwrap(), master_lives, now)
     }
 
     fn set(taken: &str, deploy: &str) -> serde_json::Value {

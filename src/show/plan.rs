@@ -66,7 +66,8 @@ fn replicas(here: &Here, order: &Order, name: &NodeName, facts: &Facts) -> Resul
     let (Some(record), Request::Deploy(deploy)) = (facts.record, &order.request) else { return Ok(Vec::new()) };
     if here.me()? != name {
         let (replica, _) = replicas::read(here, &order.name, name)?;
-        let told = told::told(name, &replica, &about::read(here, name)?, record, false, here.world.clock.now());
+        let blind = (!about::read(here, name)?.confirms).then_some(name);
+        let told = told::told(name, &replica, blind, record, false, here.world.clock.now());
         return Ok(vec![told.line, format!("what it would start from, `handler plan` says on {name}")]);
     }
     match takeover::choose(here, &order.name, record, deploy, &record.volumes) {

@@ -226,7 +226,7 @@ impl Step {
 }
 
 /// How much of each kind there is in most histories.
-const WEIGHTS: [u64; BREAK + 1] = [6, 10, 6, 5, 6, 5, 5, 5, 5, 5, 12, 5, 7, 12, 7, 7, 4, 7, 12, 5, 14, 7, 6, 6, 6, 14, 5, 24];
+const WEIGHTS: [u64; BREAK + 1] = [6, 10, 6, 5, 6, 9, 11, 8, 7, 5, 11, 5, 10, 11, 5, 7, 6, 7, 12, 11, 44, 8, 10, 13, 7, 4, 8, 26];
 
 #[derive(Clone, Debug)]
 pub struct History {
@@ -234,6 +234,8 @@ pub struct History {
     pub apps: u64,
     /// Of the node that dies last and never comes back, if one is dead in the end.
     pub stays_dead: bool,
+    /// A node that does not see the plugin's snapshots: it confirms nothing, and the plugin's own schedules stay.
+    pub blind: Option<u64>,
     pub steps: Vec<Step>,
 }
 
@@ -267,6 +269,10 @@ impl Habits {
         on.retain(|_| random.chance(70));
         let mut does = vec![Does::Fail, Does::Lose, Does::Garble, Does::Hang, Does::Slow, Does::KillBefore, Does::KillAfter, Does::Orphan];
         does.retain(|_| random.chance(60));
+        // Of a program alone.
+        if does.contains(&Does::Orphan) {
+            does.push(Does::Orphan);
+        }
         on.extend(on.is_empty().then_some(On::Process));
         does.extend(does.is_empty().then_some(Does::Fail));
         Habits {
@@ -382,6 +388,7 @@ pub fn draw(seed: u64, steps: usize) -> History {
     let mut random = Random::new(seed);
     let apps = 2 + random.below(2);
     let habits = Habits::draw(&mut random);
+    let blind = random.chance(15).then(|| random.below(3));
     let mut drawn = Vec::new();
     // Something stands, in most of them.
     for app in 0..if random.chance(90) { apps } else { 0 } {
@@ -392,7 +399,7 @@ pub fn draw(seed: u64, steps: usize) -> History {
         drawn.push(Step::Write { app, stray: false });
     }
     if random.chance(70) {
-        drawn.extend((0..3).map(|node| Step::Replicate { node }));
+        drawn.extend((0..3).filter(|_| blind.is_some()).map(|node| Step::Replicate { node }));
         for _ in 0..2 {
             drawn.extend((0..3).map(|node| Step::Sets { node }));
             drawn.push(Step::Rest);
@@ -405,5 +412,5 @@ pub fn draw(seed: u64, steps: usize) -> History {
             false => drawn.push(habits.step(apps, &mut random)),
         }
     }
-    History { seed, apps, stays_dead: random.chance(15), steps: drawn }
+    History { seed, apps, stays_dead: random.chance(15), blind, steps: drawn }
 }

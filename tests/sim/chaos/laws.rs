@@ -250,7 +250,8 @@ impl Witness {
             let Some(record) = app.record(s) else { continue };
             let (master, holder) = (record["master"].as_str().unwrap_or_default(), record["slave"].as_str());
             let holder = holder.unwrap_or(master);
-            if alive(master) && alive(holder) && record["volumes"].as_array().is_some_and(|volumes| !volumes.is_empty()) {
+            let looks = |node: &str| alive(node) && !s.nodes[node].no_snapshots_seen;
+            if looks(master) && looks(holder) && record["volumes"].as_array().is_some_and(|volumes| !volumes.is_empty()) {
                 let replica = s.kv(&format!("replica/{}/{holder}", app.name)).unwrap_or_default();
                 if replica["last"]["deploy_id"] != record["deploy_id"] || replica["last"]["data_id"] != record["data_id"] {
                     wrong.push(("no replica", format!("{}: {holder} has confirmed nothing of what is in force: {replica}", app.name)));

@@ -54,9 +54,10 @@ fn told(history: &History, most: Duration) -> String {
     }
     writeln!(
         text,
-        "shrunk to {} steps, with {} applications{}:",
+        "shrunk to {} steps, with {} applications{}{}:",
         short.steps.len(),
         short.apps,
+        short.blind.map_or(String::new(), |blind| format!("; node{} does not see its snapshots", blind + 1)),
         if short.stays_dead { "; who is dead in the end stays dead" } else { "" }
     )
     .unwrap();

@@ -241,6 +241,11 @@ impl State {
 
     /// What the plugin's schedules do by the hour; where there are none, the handlers' sets.
     pub fn replicate(&mut self, node: &str) {
+        self.run_schedules(node);
+        self.confirm_sets(node);
+    }
+
+    pub fn run_schedules(&mut self, node: &str) {
         let due: Vec<_> = self.nodes[node].plugin.schedules.keys().cloned().collect();
         for (volume, action) in due {
             let Some(host) = action.strip_prefix("replicate:") else {
@@ -253,7 +258,6 @@ impl State {
             let body = json!({"Name": snapshot, "Host": host}).to_string();
             answer(self, node, &Request::new("POST", "/VolumeDriver.Snapshot.Send", body.as_bytes()));
         }
-        self.confirm_sets(node);
     }
 
     /// Docker's own way to the plugin, for volumes of its driver.
