@@ -1,11 +1,11 @@
 //! What is to be said of this node: [`find`] finds it, and whoever prints it or does something about it asks that.
 //!
-//! What is wrong stays wrong until somebody has done something, this program or a person; a note is for whoever wants to know, and turns no
-//! light red: data that is set aside may stay so for months.
+//! What is wrong stays wrong until somebody has done something, this program or a person: what is set aside, too, is data that somebody has to
+//! look at. A note is for whoever wants to know, and turns no light red.
 
 use serde::Serialize;
 
-use crate::data::{replicas, sets, told};
+use crate::data::{own, replicas, sets, told};
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
@@ -101,6 +101,7 @@ pub fn find(here: &Here, seen: Result<&Seen, &Error>, sets: Result<&sets::Seen, 
         )));
     }
     found.wrong.extend(own.wrong);
+    found.wrong.extend(of_aside(here));
     found.wrong.extend(left_by_an_older_one(here));
     found.wrong.extend(of_disk(here));
     found.notes.extend(own.notes);
@@ -207,7 +208,7 @@ fn of_folder(here: &Here, name: &AppName, found: &mut Findings) -> bool {
         Ok(Some(local)) => {
             if local.role == LocalRole::Fenced {
                 let volumes: Vec<&str> = local.volumes.iter().map(|volume| &**volume).collect();
-                found.notes.push(of(name, &format!("fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", "))));
+                found.wrong.push(of(name, &format!("fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", "))));
             }
             !local.volumes.is_empty()
         }
@@ -244,6 +245,16 @@ fn of_orders(here: &Here, seen: &Seen, found: &mut Findings) {
     match here.consul.members() {
         Ok(members) => found.wrong.extend(seen.orders.iter().filter_map(|open| of_order(here, &open.order, &members))),
         Err(why) => found.wrong.push(of_node(why)),
+    }
+}
+
+fn of_aside(here: &Here) -> Option<Finding> {
+    match own::aside(here).map(|aside| aside.len()) {
+        Ok(0) => None,
+        Ok(number) => Some(of_node(format!(
+            "snapshots set aside on this node: {number}; handler status lists them, with the commands that open and remove them"
+        ))),
+        Err(why) => Some(of_node(format!("what is set aside on this node cannot be told: {why}"))),
     }
 }
 

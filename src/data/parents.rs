@@ -6,18 +6,14 @@
 
 use log::info;
 
-use crate::about;
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::names::{AppName, Host, NodeName, Volume};
 use crate::model::replica::{Replica, Set};
 use crate::model::{json, keys};
 
-/// The same, with what stands in Consul. A node that confirms nothing has nothing confirmed: for it all is as the plugin does it.
+/// The same, with what stands in Consul. A node that confirms nothing has nothing confirmed: it gets all of it.
 pub fn on_disk(here: &Here, name: &AppName, node: &NodeName, address: &Host, volumes: &[Volume]) -> Result<(), Error> {
-    if !about::read(here, node)?.confirms {
-        return Ok(());
-    }
     let key = keys::replica(name, node);
     let replica = here.consul.get(&key)?.map(|entry| json::read::<Replica>(&entry.value)).transpose();
     let replica = replica.map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "what a node holds", source })?;

@@ -60,20 +60,18 @@ pub fn status(here: &Here) -> Result<Status, Error> {
             orders.push(serde_json::to_value(&open.order).unwrap_or_default());
         }
     }
-    match own::aside(here) {
-        Ok(aside) if aside.is_empty() => {}
-        Ok(aside) => {
-            lines.push(
-                "set aside on this node; buttervolume restore SNAPSHOT NEW_VOLUME opens one, buttervolume rm SNAPSHOT removes it:".into(),
-            );
-            lines.extend(aside.iter().map(|(snapshot, what)| format!("    {snapshot}: {what}")));
-        }
-        Err(why) => found.wrong.push(findings::of_node(format!("what is set aside on this node cannot be told: {why}"))),
+    // Why it cannot be told is among what was found.
+    let aside = own::aside(here).unwrap_or_default();
+    if !aside.is_empty() {
+        lines.push(
+            "set aside on this node; buttervolume restore SNAPSHOT NEW_VOLUME opens one, buttervolume rm SNAPSHOT removes it:".into(),
+        );
+        lines.extend(aside.iter().map(|(snapshot, what)| format!("    {snapshot}: {what}")));
     }
     let Findings { wrong, notes } = &found;
     let text = wrong.iter().map(|it| format!("wrong: {}", it.text)).chain(notes.iter().map(|it| format!("note: {}", it.text)));
     let text: Vec<String> = text.chain(lines).collect();
-    let json = json!({ "wrong": wrong, "notes": notes, "applications": applications, "orders": orders });
+    let json = json!({ "wrong": wrong, "notes": notes, "applications": applications, "orders": orders, "aside": aside });
     Ok(Status { text: text.join("\n") + "\n", json, wrong: wrong.len() })
 }
 

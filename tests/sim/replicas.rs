@@ -394,17 +394,22 @@ fn a_week_of_sets() {
 /// A move starts from what its owner has on the disk, whatever the plugin's marks say.
 #[test]
 fn a_hollow_replica_is_no_parent_of_a_move() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    let record = sim.lock().kv(&format!("app/{APP}")).unwrap();
-    sim.lock().send_set("node1", "node2", &record).unwrap();
-    reboot(&sim, "node2");
-    assert!(sim.lock().nodes["node2"].plugin.subvolumes.values().any(|subvolume| subvolume.hollow));
-    sim.deliver_all(&[deploy("away", "node2", Some("node1"))]);
-    assert_eq!(state_of(&sim, "away"), "done");
-    assert!(sim.lock().volume("node2", DATA).unwrap().contains("orders of monday"));
-    assert!(sim.lock().serving(PROJECT).iter().all(|line| line.starts_with("node2")));
-    tick(&sim);
-    holds(&sim, "node1", "orders of monday");
+    for blind in [false, true] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        let record = sim.lock().kv(&format!("app/{APP}")).unwrap();
+        sim.lock().send_set("node1", "node2", &record).unwrap();
+        sim.lock().node("node2").no_snapshots_seen = blind;
+        reboot(&sim, "node2");
+        assert!(sim.lock().nodes["node2"].plugin.subvolumes.values().any(|subvolume| subvolume.hollow));
+        sim.deliver_all(&[deploy("away", "node2", Some("node1"))]);
+        assert_eq!(state_of(&sim, "away"), "done");
+        assert!(sim.lock().volume("node2", DATA).unwrap().contains("orders of monday"), "blind: {blind}");
+        assert!(sim.lock().serving(PROJECT).iter().all(|line| line.starts_with("node2")));
+        if !blind {
+            tick(&sim);
+            holds(&sim, "node1", "orders of monday");
+        }
+    }
 }
 
 #[test]

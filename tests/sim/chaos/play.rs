@@ -465,8 +465,10 @@ impl Player {
         self.sim.run_until_rest();
         let given_up = self.witness.apps.iter().any(|app| app.given_up || app.unwell);
         let of_dead = |line: &str| self.dead().iter().any(|dead| line.contains(&format!("replica on {dead}")));
-        let expected =
-            |line: &str| ["fenced on this node", "was given up", ", is dead"].iter().any(|known| line.contains(known)) || of_dead(line);
+        let expected = |line: &str| {
+            ["fenced on this node", "set aside on this node", "was given up", ", is dead"].iter().any(|known| line.contains(known))
+                || of_dead(line)
+        };
         let mut wrong = Vec::new();
         for run in self.sim.ended() {
             let lines = run.stderr.lines().filter(|line| line.contains("wrong: ") && !expected(line) && !given_up);
