@@ -14,6 +14,7 @@ use crate::model::keys;
 use crate::model::members::Member;
 use crate::outside::cmd::{self, Cmd};
 use crate::outside::compose::Tool;
+use crate::outside::consul::Configured;
 use crate::outside::plugin;
 
 const EVERY: Duration = Duration::from_secs(3600);
@@ -22,6 +23,8 @@ const PORT: &str = "1122";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Ages of data are said by clocks.
 const APART: u64 = 5;
+/// In the watches.json of the image.
+const WATCHES: usize = 5;
 /// The oldest engine that this was tried with.
 const ENGINE: u32 = 20;
 
@@ -63,6 +66,10 @@ pub fn probe(here: &Here) -> Result<Probed, Error> {
             .wrong
             .push(format!("{why}; with ACLs, give the agent's handler a token (CONSUL_HTTP_TOKEN) that may write keys and services"));
     }
+    match here.consul.configured() {
+        Ok(configured) => of_agent(&configured, &mut probed),
+        Err(why) => probed.wrong.push(why.to_string()),
+    }
     match here.consul.members() {
         Ok(members) => of_members(here, &members, &mut probed)?,
         Err(why) => probed.wrong.push(why.to_string()),
@@ -82,6 +89,21 @@ fn may_write(here: &Here) -> Result<(), Error> {
         here.consul.cas(&key, &entry.value, entry.modify_index)?;
     }
     Ok(())
+}
+
+/// Without its watches nobody hears of an order here, and without its check nobody of what is wrong.
+fn of_agent(configured: &Configured, probed: &mut Probed) {
+    let lacks = |what: String, file: &str| {
+        format!("{what}: start the agent with the {file} of this handler's image as a -config-file; there it is /etc/handler/{file}")
+    };
+    if let Some(watches) = configured.watches.as_ref().filter(|watches| watches.len() < WATCHES) {
+        let what = format!("Consul's agent has {} watches, and this handler is started by {WATCHES}", watches.len());
+        probed.wrong.push(lacks(what, "watches.json"));
+    }
+    let is_ours = |args: &[String]| args.last().is_some_and(|last| last == "check") && args.iter().any(|word| word.ends_with("handler"));
+    if configured.checks.as_ref().is_some_and(|checks| !checks.iter().any(|check| is_ours(&check.script_args))) {
+        probed.wrong.push(lacks("no check of Consul's agent runs handler check".into(), "check.json"));
+    }
 }
 
 fn of_members(here: &Here, members: &[Member], probed: &mut Probed) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use log::{debug, warn};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::doors::{Request, Service, Unanswered, World};
@@ -101,6 +102,21 @@ fn is_absence(status: u16, says: &str) -> bool {
         500 => says.is_empty() || says == "eof" || PASSING.iter().any(|passing| says.contains(passing)),
         _ => false,
     }
+}
+
+/// Of a watch an agent tells no more than that it is there.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Configured {
+    pub watches: Option<Vec<IgnoredAny>>,
+    pub checks: Option<Vec<Check>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Check {
+    /// A command and its arguments.
+    pub script_args: Vec<String>,
 }
 
 /// The agent, with how long a call is tried again while Consul is out of reach: a copy with another patience is another value, so that none
@@ -267,6 +283,17 @@ impl Consul {
         }
         let itself = self.read::<Itself>("agent/self")?;
         Ok((itself.config.node_name, itself.member.addr))
+    }
+
+    /// What the agent of this node was told to run. Nothing where it does not say, as others than those that were tried may.
+    pub fn configured(&self) -> Result<Configured, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Itself {
+            #[serde(default)]
+            debug_config: Configured,
+        }
+        Ok(self.read::<Itself>("agent/self")?.debug_config)
     }
 
     /// By the leader's catalog: what an agent hears by gossip may differ from one to the next.

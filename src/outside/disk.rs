@@ -346,7 +346,8 @@ impl Disk for RealDisk {
         // SAFETY: zeros are a value of each of its members.
         let mut info: SubvolumeInfo = unsafe { std::mem::zeroed() };
         // SAFETY: what is written is as long as the call says, and so is what it is written to; the descriptor is open.
-        if unsafe { libc::ioctl(folder.as_raw_fd(), GET_SUBVOLUME_INFO as _, &raw mut info) } != 0 {
+        // Kernels answer with 1, too, when all went well.
+        if unsafe { libc::ioctl(folder.as_raw_fd(), GET_SUBVOLUME_INFO as _, &raw mut info) } < 0 {
             return Err(io::Error::last_os_error());
         }
         let hex = |uuid: [u8; 16]| -> String { uuid.iter().map(|byte| format!("{byte:02x}")).collect() };

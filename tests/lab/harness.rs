@@ -133,7 +133,8 @@ impl Node {
 
     /// What Consul's catalog says of its health check: the status, and what was printed last.
     pub fn health(self) -> (String, String) {
-        let found = self.sh(&format!("curl -s 127.0.0.1:8500/v1/health/node/{}", name(self.0)));
+        // Its agent may be on its way up.
+        let found = self.exec(&["curl", "-s", &format!("127.0.0.1:8500/v1/health/node/{}", name(self.0))]).out;
         let checks: Value = serde_json::from_str(&found).unwrap_or_default();
         let check = checks.as_array().into_iter().flatten().find(|check| check["CheckID"] == "handler").cloned().unwrap_or_default();
         let text = |member: &str| check[member].as_str().unwrap_or_default().to_string();

@@ -77,7 +77,7 @@ fn what_somebody_has_removed_is_made_and_started_again() {
             lines
         };
         assert_eq!(state(sim.state()), state(before.clone()), "policies, too");
-        sim.pass(Duration::from_secs(1000));
+        checks(&sim, "node1", Duration::from_secs(1000)).exits(0);
     }
 }
 
@@ -303,6 +303,7 @@ fn a_fresh_node_says_what_it_lacks() {
         s.engine("node1").compose = "1.29.2".into();
         s.engine("node1").version = "19.03.1".into();
         s.node("node1").read_only = true;
+        s.node("node1").configured = json!({"Watches": [{}], "Checks": []});
         s.node("node2").island = 1;
         s.node("node3").ahead += 100_000_000;
     }
@@ -313,6 +314,7 @@ fn a_fresh_node_says_what_it_lacks() {
         .says("wrong: Docker's engine is 19.03.1")
         .says("status 403: Permission denied; with ACLs")
         .says("wrong: node2 is not reached by ssh on port 1122");
+    found.says("wrong: Consul's agent has 1 watches").says("wrong: no check of Consul's agent runs handler check");
     found.says("wrong: the clocks of this node and node3 differ by ");
     let probes = |sim: &Sim| sim.lock().log.iter().filter(|e| e.line.starts_with("docker-compose version")).count();
     assert_eq!(probes(&sim), 1);
@@ -320,6 +322,7 @@ fn a_fresh_node_says_what_it_lacks() {
         let mut s = sim.lock();
         *s.engine("node1") = Default::default();
         s.node("node1").read_only = false;
+        s.node("node1").configured = json!({});
         s.node("node1").has_plugin = false;
         s.node("node3").ahead = 0;
         s.node("node3").shut = true;

@@ -161,7 +161,7 @@ pub fn answer(s: &mut State, node: &str, request: &Request, patient: bool) -> Op
     let me = &s.nodes[node];
     let body = match request.path.as_str() {
         "/v1/agent/self" => {
-            json!({"Config": {"NodeName": node}, "Member": {"Name": node, "Addr": me.addr}})
+            json!({"Config": {"NodeName": node}, "Member": {"Name": node, "Addr": me.addr}, "DebugConfig": me.configured})
         }
         // What older handlers ask.
         "/v1/agent/members" => {

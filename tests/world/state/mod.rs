@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use effect::Effect;
 
@@ -82,6 +82,8 @@ pub struct Node {
     pub shut: bool,
     /// What its agent's token may not do.
     pub read_only: bool,
+    /// What its agent tells of its watches and checks.
+    pub configured: Value,
     /// By how many microseconds its clock is wrong.
     pub ahead: i64,
     /// The latest time that it has named.
@@ -125,7 +127,8 @@ pub struct State {
 impl State {
     pub fn add_node(&mut self, name: &str) {
         let addr = format!("10.0.0.{}", self.nodes.len() + 1);
-        self.nodes.insert(name.to_owned(), Node { addr, has_plugin: true, ..Node::default() });
+        let configured = json!({"Watches": [{}, {}, {}, {}, {}], "Checks": [{"ScriptArgs": ["handler", "check"]}]});
+        self.nodes.insert(name.to_owned(), Node { addr, has_plugin: true, configured, ..Node::default() });
     }
 
     pub fn node(&mut self, name: &str) -> &mut Node {
