@@ -9,13 +9,21 @@ use log::{info, warn};
 use super::own;
 use crate::error::{Error, Fault};
 use crate::here::Here;
-use crate::model::names::{Project, Volume};
+use crate::model::names::{AppName, Project, Volume};
+use crate::model::{json, keys};
 use crate::outside::compose_file::{DISPOSABLE, says_yes};
+use crate::outside::consul::Entry;
+use crate::routes::claims::Recorded;
 
-/// A volume of the data driver. One that is gone already has been through here. `aside`: what it is, if nothing stands on what it holds.
-pub fn remove(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
+/// A volume of the data driver, which the application `name` has. One that is gone already has been through here. `aside`: what it is, if
+/// nothing stands on what it holds.
+pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
     let (plugin, engine) = (here.plugin(), here.engine());
     if !plugin.exists(volume)? {
+        return Ok(());
+    }
+    if let Some(other) = recorded_by_another(here, name, volume)? {
+        warn!("the volume {volume} is {other}'s by its record: it stays");
         return Ok(());
     }
     if let Some(container) = engine.containers_on(volume)?.pop() {
@@ -28,6 +36,13 @@ pub fn remove(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), E
     own::remember(here, &snapshot, aside)?;
     info!("removing the volume {volume}; what it holds is kept as {snapshot}");
     Ok(engine.remove_volume(volume)?)
+}
+
+/// Two that gave a volume one name at the same time: only one of them has come to a record.
+fn recorded_by_another(here: &Here, name: &AppName, volume: &Volume) -> Result<Option<String>, Error> {
+    let others = here.consul.list(keys::APPS)?.into_iter().filter(|entry| entry.key != keys::app(name));
+    let has_it = |entry: &Entry| json::read::<Recorded>(&entry.value).is_ok_and(|record| record.volumes.iter().any(|it| **it == **volume));
+    Ok(others.into_iter().find(has_it).map(|entry| entry.key.trim_start_matches(keys::APPS).to_string()))
 }
 
 /// The ordinary volumes of a project that leaves this node: disposable ones go, the others are named and kept.

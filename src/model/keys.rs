@@ -7,6 +7,8 @@ pub const MAINTENANCES: &str = "maintenance/";
 pub const ORDERS: &str = "order/";
 pub const NODES: &str = "node/";
 pub const REPLICAS: &str = "replica/";
+/// The last order that was committed: each deploy's commit changes it, so that no two claim the same at once.
+pub const CLAIMS: &str = "claims";
 
 /// The record of a deployed application.
 pub fn app(name: &AppName) -> String {

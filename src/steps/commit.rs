@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::output::Output;
 use super::run::Run;
-use super::{Done, Stop};
+use super::{Done, Stop, others};
 use crate::about;
 use crate::data::{replicas, schedules};
 use crate::error::{Error, Fault};
@@ -159,16 +159,17 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
     let previous = run.old().map(|old| old.deploy_id.to_string());
     let unknown = run.old().map(|old| old.unknown.clone()).unwrap_or_default();
     let loaded = run.loaded()?;
+    let routes = loaded.routes.clone();
     let record = Record {
-        haproxy: loaded.routes.haproxy.clone(),
-        caddyfile: loaded.routes.caddyfile.clone(),
+        haproxy: routes.haproxy.clone(),
+        caddyfile: routes.caddyfile.clone(),
         repo_url: app.repo,
         branch: app.branch,
         deploy_id: id,
         previous_deploy_id: previous,
         deploy_date: now.deploy_date(),
-        domains: loaded.routes.domains.clone(),
-        urls: loaded.routes.urls.clone(),
+        domains: routes.domains.clone(),
+        urls: routes.urls.clone(),
         ip: ip.to_string(),
         master: deploy.master,
         slave: deploy.slave.into(),
@@ -180,7 +181,11 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
     };
     let key = keys::app(&run.name);
     let text = json::write(&record).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
-    finish(run, Op::Cas(&key, &text, run.old_index()), |run| run.replicas_of(&record))
+    finish(run, Op::Cas(&key, &text, run.old_index()), |run| {
+        let index = others::claim(&run.here, &run.name, &record.master, &routes, &record.volumes)?;
+        let claims = Beside { key: keys::CLAIMS.into(), text: Some(run.order.id.as_bytes().to_vec()), index };
+        Ok(run.replicas_of(&record)?.into_iter().chain([claims]).collect())
+    })
 }
 
 pub fn commit_migrate(run: &mut Run) -> Result<Output, Stop> {

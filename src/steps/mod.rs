@@ -3,7 +3,7 @@
 //!
 //! [`table`] has every rule of a step in one row, beside its act and its undo; these stand in [`prepare`], [`handover`], [`switch`],
 //! [`takeover`],
-//! [`commit`] and [`retire`]; [`gate`] is closed between stop and commit. [`plan`] computes which steps; [`machine`] goes through them, forward and back, by the
+//! [`commit`] and [`retire`]; [`others`] is what another application has; [`gate`] is closed between stop and commit. [`plan`] computes which steps; [`machine`] goes through them, forward and back, by the
 //! [`journal`]; what steps work on is a [`run`], what they leave for each other an [`output`]; [`protocol`] is what the nodes of one order
 //! say to each other; [`verdict`] is what becomes of a journal that was left.
 
@@ -13,6 +13,7 @@ pub mod handover;
 pub mod health;
 pub mod journal;
 pub mod machine;
+pub mod others;
 pub mod output;
 pub mod plan;
 pub mod prepare;

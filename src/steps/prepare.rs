@@ -6,18 +6,15 @@ use log::{info, warn};
 
 use super::output::{Checked, Cloned, Output};
 use super::run::Run;
-use super::{Done, Stop};
+use super::{Done, Stop, others};
 use crate::credentials;
 use crate::data::volumes;
 use crate::error::{Error, Fault};
-use crate::model::keys;
-use crate::model::names::{AppName, Volume};
+use crate::model::names::Volume;
 use crate::model::order::Request;
 use crate::model::roles::Role;
 use crate::outside::compose_file;
 use crate::outside::doors::Write;
-use crate::outside::engine::Made;
-use crate::routes::{self, claims::Recorded};
 use crate::service;
 
 pub fn clone(run: &mut Run) -> Result<Output, Stop> {
@@ -50,7 +47,7 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     let found = run.here.engine().all_volumes()?;
     if let Request::Deploy(deploy) = &run.order.request {
         let master = deploy.master.to_string();
-        check_others(run, &master, &found)?;
+        others::check(run, &master, &found)?;
     }
     let (volumes, held) = (run.loaded()?.compose.volumes.clone(), run.old_volumes());
     look_at_drivers(&run.here.settings.driver, &volumes, &held)?;
@@ -94,54 +91,6 @@ fn look_at_drivers(driver: &str, volumes: &[compose_file::Volume], held: &[Volum
         if ["buttervolume", "btrfs"].iter().any(|word| found.to_lowercase().contains(word)) {
             return Err(Fault::DriverByAnotherName { volume: name.clone(), found, driver: driver.into() });
         }
-    }
-    Ok(())
-}
-
-/// No other application has this project's name, one of these volumes or containers, or one of these routes. `found`: the volumes here.
-fn check_others(run: &mut Run, master: &str, found: &[Made]) -> Done {
-    let mut others = Vec::new();
-    for entry in run.here.consul.list(keys::APPS)? {
-        let other = entry.key.trim_start_matches(keys::APPS);
-        let Ok(other) = AppName::try_from(other) else { continue };
-        if other == run.name {
-            continue;
-        }
-        if other.project() == run.project {
-            return Err(Fault::SameProject { app: run.name.clone(), other, project: run.project.clone() }.into());
-        }
-        let record = Recorded::parse(&entry.value).unwrap_or_else(|error| {
-            warn!("{} in Consul is not a record: {error}; its routes and volumes are not compared", entry.key);
-            Recorded::default()
-        });
-        others.push((other, record));
-    }
-    let compose = &run.loaded()?.compose;
-    for compose_file::Volume { name, .. } in &compose.volumes {
-        // Compose's own names begin with the project, which has no punctuation.
-        let projects = [name.split_once('_').map(|(project, _)| project), found.iter().find(|it| it.name == **name).map(Made::project)];
-        let is_of = |other: &AppName| projects.iter().flatten().any(|project| **project == *other.project());
-        if let Some((other, _)) =
-            others.iter().find(|(other, record)| record.volumes.iter().any(|volume| **volume == **name) || is_of(other))
-        {
-            return Err(Fault::Anothers { what: "volume", name: name.to_string(), owner: other.to_string() }.into());
-        }
-    }
-    let names: Vec<String> = compose.services.iter().map(|service| service.container.clone()).collect();
-    let containers = run.here.engine().all_containers()?;
-    for name in names {
-        let Some(project) = containers.get(&name).filter(|project| **project != *run.project) else { continue };
-        let owner = others.iter().find(|(other, _)| *other.project() == **project).map_or(&**project, |(other, _)| other);
-        return Err(Fault::Anothers { what: "container", name, owner: owner.into() }.into());
-    }
-    let name = run.name.clone();
-    let routes = &run.loaded()?.routes;
-    for note in &routes.notes {
-        info!("{note}");
-    }
-    let compared = others.iter().map(|(name, record)| (&**name, &*record.master, &*record.caddyfile, &record.haproxy));
-    for warning in routes::conflicts(&name, master, routes, compared)? {
-        warn!("{warning}");
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub fn remove(run: &mut Run) -> Result<Output, Stop> {
         None => run.here.engine().remove(&run.project, timeouts.stop)?,
     }
     let data = run.old_volumes();
-    data.iter().try_for_each(|volume| removal::remove(&run.here, volume, None))?;
+    data.iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, None))?;
     removal::leave_ordinary(&run.here, &run.project, &data)?;
     run.here.remove_checkouts(&run.name, None)?;
     local::set(&run.here, &run.name, None)?;

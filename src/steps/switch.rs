@@ -124,7 +124,7 @@ pub fn put_in_place(run: &mut Run, snapshots: &Snapshots, restored: Restored) ->
 
 pub fn remove_restored(run: &mut Run, restored: Option<Output>) -> Done {
     let Some(Output::Restored(Restored { created, .. })) = restored else { return Ok(()) };
-    Ok(created.iter().try_for_each(|volume| removal::remove(&run.here, volume, Some(&run.failed())))?)
+    Ok(created.iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, Some(&run.failed())))?)
 }
 
 pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
@@ -207,7 +207,7 @@ pub fn down(run: &mut Run, kept: Option<Output>) -> Done {
     let Some((_, data)) = loaded else { return Ok(()) };
     if !master {
         let made = data.iter().filter(|volume| !checked.existing.contains(*volume));
-        made.into_iter().try_for_each(|volume| removal::remove(&run.here, volume, Some(&failed)))?;
+        made.into_iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, Some(&failed)))?;
         if let Some(before) = checked.ordinary {
             removal::remove_made(&run.here, &run.project, &data, &before)?;
         }

@@ -182,7 +182,6 @@ fn an_application_with_the_same_project_that_fails_leaves_the_other_alone() {
 
 /// Two applications that want one address, ordered together.
 #[test]
-#[ignore = "addresses are not claimed in the commit yet"]
 fn two_applications_do_not_get_one_address() {
     let sim: Sim = shop(&NODES);
     let route = r#"environment: {CADDYFILE: "http://shop.example.com {\n reverse_proxy $CONTAINER:80\n}"}"#;
@@ -328,7 +327,6 @@ fn an_application_that_does_not_come_back_is_told_of() {
 
 /// The clock of the slave goes two hours ahead. It was the master once.
 #[test]
-#[ignore = "the volume plugin replicates by itself"]
 fn a_takeover_starts_from_the_newest_replica_whatever_the_clocks_say() {
     let sim: Sim = deployed(&NODES, "node2", Some("node1"));
     sim.lock().node("node1").ahead = 0;
@@ -351,7 +349,6 @@ fn a_takeover_starts_from_the_newest_replica_whatever_the_clocks_say() {
 
 /// The plugin replicates by its own clock, also while a version is up that is about to fail.
 #[test]
-#[ignore = "the volume plugin replicates by itself"]
 fn a_takeover_does_not_start_from_what_was_replicated_of_a_failed_version() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     sim.lock().nodes.values_mut().for_each(|node| node.ahead = 0);

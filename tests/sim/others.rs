@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::beside::at_work_everywhere;
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, destroy, push, shop, with_copy};
 use crate::world::{Act, Cluster, Run, event, id};
@@ -79,6 +80,31 @@ fn an_application_does_not_get_the_volume_that_another_has_given_its_name() {
     all_well(&sim.deliver_all(&[event("end", "destroy", &json!({"repo": URL, "branch": "staging"}))]));
     sim.settle();
     all_well(&sim.deliver_all(&[deploy("three", "node1", None)]));
+}
+
+/// Neither is there yet when the other one looks.
+#[test]
+fn of_two_that_name_one_volume_at_once_one_fails_and_leaves_it_alone() {
+    for there in ["node1", "node2"] {
+        let sim: Sim = shop(&NODES);
+        for branch in ["master", "staging"] {
+            sim.lock().commit(URL, branch, &[("docker-compose.yml", &with_volume("shared", DRIVER))]);
+        }
+        sim.on_each("node1", "build", Act::Slow(Duration::from_secs(60)));
+        sim.on_each("node2", "build", Act::Slow(Duration::from_secs(60)));
+        at_work_everywhere(&sim, &[deploy("one", "node1", None), staging("two", there)]);
+        sim.run_until_rest();
+        sim.no_faults();
+        sim.settle();
+        let ended = ["one", "two"].map(|word| ended(&sim, word));
+        let failed: Vec<_> = ended.iter().filter(|(state, _)| state == "failed").collect();
+        assert!(failed.len() == 1 && failed[0].1.contains("the volume shared belongs to"), "{ended:?}");
+        let s = sim.lock();
+        let record = s.keys("app/").into_iter().find_map(|key| s.kv(&key)).unwrap();
+        let master = record["master"].as_str().unwrap().to_owned();
+        assert!(s.nodes[&master].plugin.volumes.contains_key("shared"));
+        assert_eq!((s.keys("order/"), s.nodes[&master].engine.containers.iter().filter(|c| c.running).count()), (vec![], 2));
+    }
 }
 
 #[test]

@@ -1,0 +1,81 @@
+//! What an application may not have, since another one has it: its project, volumes, containers and routes.
+//!
+//! Before anything stops it is looked at on this node and in all records. Two orders that look at the same time do not see each other; so it is
+//! looked at again for the commit, whose transaction changes the key of [`claims`](keys::CLAIMS): of two at once one comes second, looks once
+//! more, and fails.
+
+use log::{info, warn};
+
+use super::Done;
+use super::run::Run;
+use crate::error::{Error, Fault};
+use crate::here::Here;
+use crate::model::keys;
+use crate::model::names::{AppName, Volume};
+use crate::outside::compose_file;
+use crate::outside::engine::Made;
+use crate::routes::{self, Routes, claims::Recorded};
+
+type Others = Vec<(AppName, Recorded)>;
+
+fn read(here: &Here, name: &AppName) -> Result<Others, Error> {
+    let mut others = Others::new();
+    for entry in here.consul.list(keys::APPS)? {
+        let other = AppName::try_from(entry.key.trim_start_matches(keys::APPS));
+        let Some(other) = other.ok().filter(|other| other != name) else { continue };
+        let record = Recorded::parse(&entry.value).unwrap_or_else(|error| {
+            warn!("{} in Consul is not a record: {error}; its routes and volumes are not compared", entry.key);
+            Recorded::default()
+        });
+        others.push((other, record));
+    }
+    Ok(others)
+}
+
+/// What is known without the node on which it is.
+fn compare(name: &AppName, master: &str, routes: &Routes, volumes: &[&Volume], others: &Others) -> Result<Vec<String>, Error> {
+    for (other, record) in others {
+        if other.project() == name.project() {
+            return Err(Fault::SameProject { app: name.clone(), other: other.clone(), project: name.project() }.into());
+        }
+        if let Some(volume) = volumes.iter().find(|volume| record.volumes.iter().any(|theirs| **theirs == ****volume)) {
+            return Err(Fault::Anothers { what: "volume", name: volume.to_string(), owner: other.to_string() }.into());
+        }
+    }
+    let compared = others.iter().map(|(name, record)| (&**name, &*record.master, &*record.caddyfile, &record.haproxy));
+    Ok(routes::conflicts(name, master, routes, compared)?)
+}
+
+/// `found`: the volumes here.
+pub fn check(run: &mut Run, master: &str, found: &[Made]) -> Done {
+    let (name, project) = (run.name.clone(), run.project.clone());
+    let (others, containers) = (read(&run.here, &name)?, run.here.engine().all_containers()?);
+    let loaded = run.loaded()?;
+    let volumes: Vec<&Volume> = loaded.compose.volumes.iter().map(|volume| &volume.name).collect();
+    let warnings = compare(&name, master, &loaded.routes, &volumes, &others)?;
+    for compose_file::Volume { name, .. } in &loaded.compose.volumes {
+        // Compose's own names begin with the project, which has no punctuation.
+        let projects = [name.split_once('_').map(|(project, _)| project), found.iter().find(|it| it.name == **name).map(Made::project)];
+        let is_of = |other: &AppName| projects.iter().flatten().any(|project| **project == *other.project());
+        if let Some((other, _)) = others.iter().find(|(other, _)| is_of(other)) {
+            return Err(Fault::Anothers { what: "volume", name: name.to_string(), owner: other.to_string() }.into());
+        }
+    }
+    for service in &loaded.compose.services {
+        let name = &service.container;
+        let Some(owner) = containers.get(name).filter(|owner| **owner != *project) else { continue };
+        let owner = others.iter().find(|(other, _)| *other.project() == **owner).map_or(&**owner, |(other, _)| other);
+        return Err(Fault::Anothers { what: "container", name: name.clone(), owner: owner.into() }.into());
+    }
+    loaded.routes.notes.iter().for_each(|note| info!("{note}"));
+    warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok(())
+}
+
+/// Looks again; the index under which it holds, until another deploy is committed.
+pub fn claim(here: &Here, name: &AppName, master: &str, routes: &Routes, volumes: &[Volume]) -> Result<u64, Error> {
+    // Before the records: who commits in between changes it.
+    let index = here.consul.get(keys::CLAIMS)?.map_or(0, |entry| entry.modify_index);
+    compare(name, master, routes, &volumes.iter().collect::<Vec<_>>(), &read(here, name)?)?;
+    Ok(index)
+}
