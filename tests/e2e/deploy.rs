@@ -42,7 +42,7 @@ fn a_first_deploy() {
     }
     let order = finished(&w, "first");
     assert_eq!((&order["state"], &order["commit"]), (&json!("done"), &json!(commit)));
-    assert_eq!(w.keys(""), [format!("app/{APP}"), format!("history/{APP}/{}", id("first")), "node/node1".to_owned()]);
+    assert_eq!(w.keys(""), [format!("app/{APP}"), "claims".to_owned(), format!("history/{APP}/{}", id("first")), "node/node1".to_owned()]);
     let schedules: Vec<_> = w.lock().nodes["node1"].plugin.schedules.clone().into_iter().collect();
     let due = |action: &str, timer: &str| ((DATA.to_owned(), action.to_owned()), timer.to_owned());
     assert_eq!(schedules, [due("purge:1h:1d:1w:4w:1y", "1440"), due("snapshot", "60")]);

@@ -131,7 +131,8 @@ impl Node {
              for i in $(seq 300); do ! docker info >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1");
     }
 
-    /// What Consul's catalog says of its health check: the status, and what was printed last.
+    /// What Consul's catalog says of its health check: the status, and what was printed when that came; what is printed later the catalog
+    /// hears within minutes.
     pub fn health(self) -> (String, String) {
         // Its agent may be on its way up.
         let found = self.exec(&["curl", "-s", &format!("127.0.0.1:8500/v1/health/node/{}", name(self.0))]).out;

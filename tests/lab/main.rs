@@ -197,7 +197,11 @@ fn runs_again_after_a_reboot_with_a_late_plugin() {
             other => Err(format!("{other:?}")),
         }
     };
-    wait_until("a first check", SOON, is("passing", "nothing is wrong"));
+    // The catalog does not hear at once of what is printed while the status stays.
+    wait_until("a first check", SOON, || {
+        let printed = lab.node(1).sh("curl -s 127.0.0.1:8500/v1/agent/checks | jq -r .handler.Output");
+        if printed.contains("nothing is wrong") { Ok(()) } else { Err(printed) }
+    });
     lab.node(1).sh("sync; echo 60 >/etc/plugin-late");
     lab.node(1).lose_power();
     let start = Instant::now();
@@ -543,10 +547,8 @@ macro_rules! splits {
 splits! {
     // The master alone, before: finds_its_way_back_after_a_cut.
     split_target_alone_before: 2, Moment::Before;
-    split_master_alone_when_ready: 1, Moment::During("ready");
     split_target_alone_when_ready: 2, Moment::During("ready");
     split_master_alone_when_sent: 1, Moment::During("sent");
     split_target_alone_when_sent: 2, Moment::During("sent");
     split_master_alone_after: 1, Moment::After;
-    split_target_alone_after: 2, Moment::After;
 }

@@ -60,6 +60,14 @@ fn a_move_whose_undo_cannot_end_is_given_again() {
     writer.rest();
     lab.expect(&app, &want);
     writer.expect_all(&lab, &app, 2, Some("2"));
+    // What the failed version has made of the data is somebody's to look at; the commands that status prints open and remove it.
+    let aside = lab.node(2).sh("handler status --json | jq -r '.aside | keys | .[]'");
+    assert_eq!(aside.lines().count(), 1, "{aside}");
+    let status = lab.node(2).exec(&["handler", "status"]);
+    assert!(status.code == Some(1) && status.out.contains("snapshots set aside on this node: 1"), "{}{}", status.out, status.err);
+    let (snapshot, project) = (aside.trim(), app.project());
+    lab.node(2).sh(&format!("buttervolume restore {snapshot} {project}_opened && test -d /var/lib/buttervolume/volumes/{project}_opened"));
+    lab.node(2).sh(&format!("docker volume rm {project}_opened && buttervolume rm {snapshot}"));
     for node in NODES {
         let status = lab.node(node).exec(&["handler", "status"]);
         assert_eq!(status.code, Some(0), "{}: {}{}", name(node), status.out, status.err);

@@ -39,7 +39,7 @@ impl State {
     }
 
     /// All that must be as it was, or as it would be, after a failure: what runs from what, data, schedules, keys, checkouts.
-    /// Left out: snapshots, images, history, what nodes say of themselves and hold, dates. `checkouts`: see [`checkouts`].
+    /// Left out: snapshots, images, history, whose commit was the last, what nodes say of themselves and hold, dates. `checkouts`: see [`checkouts`].
     pub fn text(&self, checkouts: impl Fn(&str) -> Vec<String>) -> String {
         let mut lines = Vec::new();
         for (name, node) in &self.nodes {
@@ -54,7 +54,9 @@ impl State {
             lines.extend(node.services.keys().map(|id| format!("{name} service {id}")));
             lines.extend(checkouts(name).into_iter().map(|line| format!("{name} {line}")));
         }
-        for key in self.store.kv.keys().filter(|k| !["history/", "node/", "replica/"].iter().any(|left_out| k.starts_with(left_out))) {
+        for key in
+            self.store.kv.keys().filter(|k| !["claims", "history/", "node/", "replica/"].iter().any(|left_out| k.starts_with(left_out)))
+        {
             let mut value: Value = serde_json::from_str(&self.store.text(key).unwrap()).unwrap_or_default();
             if let Some(record) = value.as_object_mut() {
                 record.remove("deploy_date");
