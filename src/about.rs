@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, in_consul, text_of};
 use crate::here::Here;
 use crate::model::names::NodeName;
 use crate::model::order::{UNDERSTANDS, Unknown};
@@ -31,15 +31,9 @@ pub struct About {
 pub fn read(here: &Here, node: &NodeName) -> Result<About, Error> {
     let key = keys::node(node);
     let Some(entry) = here.consul.get(&key)? else {
-        return Ok(About {
-            version: "older than 0.2".into(),
-            understands: 1,
-            boot: String::new(),
-            confirms: false,
-            unknown: Unknown::new(),
-        });
+        return Ok(About { version: "older than 0.2".into(), understands: 1, ..About::default() });
     };
-    json::read(&entry.value).map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "what a node says of itself", source })
+    in_consul(&entry, "what a node says of itself")
 }
 
 /// Writes it where it is not what stands there.
@@ -49,13 +43,13 @@ pub fn tell(here: &Here) -> Result<(), Error> {
         version: VERSION.into(),
         understands: UNDERSTANDS,
         boot: here.world.boot()?,
-        confirms: here.world.is_on_btrfs(&here.settings.snapshots),
+        confirms: here.sees_snapshots(),
         unknown: Unknown::new(),
     };
     let stands = here.consul.get(&key)?.and_then(|entry| json::read::<About>(&entry.value).ok());
     if stands.is_some_and(|stands| About { unknown: Unknown::new(), ..stands } == own) {
         return Ok(());
     }
-    let text = json::write(&own).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
+    let text = text_of(&key, &own)?;
     Ok(here.consul.put(&key, &text)?)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::sets;
 use crate::dispatch;
-use crate::error::Error;
+use crate::error::{Error, text_of};
 use crate::findings::{self, Findings};
 use crate::here::Here;
 use crate::model::json;
@@ -51,7 +51,7 @@ pub fn check(here: &Here, flags: &[String]) -> Report {
 
 /// Starts what is due; for each application with something to do, in how long that is tried again.
 fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> Result<BTreeMap<AppName, Duration>, Error> {
-    let (due, sets) = (dispatch::due(here, seen)?, sets::due(here, sets)?);
+    let (due, sets) = (dispatch::due(here, seen)?, sets::due(here, sets, &seen.orders)?);
     for name in &sets {
         here.world.create_folder(&here.paths.app(name))?;
         try_again(here, &here.paths.tried_sets(name), &[flags, &["replicate".into(), name.to_string()]].concat())?;
@@ -65,33 +65,34 @@ fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> Resul
         if !due.contains(name) {
             forget(here, seen, name)?;
         }
-        let tried = here.paths.tried_sets(name);
-        if !sets.contains(name) && here.world.is_file(&tried) {
-            here.world.remove_file(&tried)?;
+        if !sets.contains(name) {
+            remove(here, &here.paths.tried_sets(name))?;
         }
     }
     // Events, and what an older handler has left, become orders and journals first.
     let left = |folder: &Path| here.world.is_folder(folder) && here.world.list_folder(folder).is_ok_and(|files| !files.is_empty());
     let others = [
         ("reconcile", here.paths.tried_all(), left(&here.paths.inbox()) || left(&here.paths.older().0)),
-        ("probe", here.paths.tried_probe(), probe::last(here).is_none()),
+        ("probe", here.paths.tried_probe(), probe::last(here).1),
     ];
     for (verb, tried, is_due) in others {
         if is_due {
             try_again(here, &tried, &[flags, &[verb.into()]].concat())?;
-        } else if here.world.is_file(&tried) {
-            here.world.remove_file(&tried)?;
+        } else {
+            remove(here, &tried)?;
         }
     }
     Ok(next)
 }
 
+/// Where nothing is to be removed nothing is written.
+fn remove(here: &Here, path: &Path) -> Result<(), Error> {
+    if here.world.is_file(path) { Ok(here.world.remove_file(path)?) } else { Ok(()) }
+}
+
 /// What was done about an application that has nothing to do any more.
 fn forget(here: &Here, seen: &Seen, name: &AppName) -> Result<(), Error> {
-    let tried = here.paths.tried(name);
-    if here.world.is_file(&tried) {
-        here.world.remove_file(&tried)?;
-    }
+    remove(here, &here.paths.tried(name))?;
     let starts = here.paths.starts(name);
     if seen.containers.is_ok() && !seen.idle.contains_key(name) && here.world.is_file(&starts) {
         let over = match seen.records.get(name) {
@@ -132,7 +133,7 @@ fn try_again(here: &Here, path: &Path, args: &[String]) -> Result<Duration, Erro
         return Ok(tried.pause() - since);
     }
     let tried = Tried { boot, times: tried.times.saturating_add(1), at: now.as_secs() };
-    let text = json::write(&tried).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+    let text = text_of(path.display(), &tried)?;
     // On a full disk it is started all the same: an undo has its room.
     let kept = here.world.replace_file(path, &text, false);
     here.world.processes.start_apart(args, false)?;

@@ -3,9 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::model::names::{AppName, Invalid, NodeName, Project, Snapshot, Volume};
 use crate::model::replica::Seen;
-use crate::model::{event, order};
+use crate::model::{event, json, order};
+use crate::outside::consul::Entry;
 use crate::outside::{cmd, compose, compose_file, consul, disk, engine, plugin};
 use crate::routes;
 
@@ -248,6 +252,16 @@ pub enum Unusable {
 }
 
 impl std::error::Error for Error {}
+
+/// What stands under a key in Consul; `what` it should be.
+pub fn in_consul<T: DeserializeOwned>(entry: &Entry, what: &'static str) -> Result<T, Error> {
+    json::read(&entry.value).map_err(|source| Error::Json { at: format!("{} in Consul", entry.key), what, source })
+}
+
+/// The text of what is to stand `at` a path or a key.
+pub fn text_of(at: impl fmt::Display, value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    json::write(value).map_err(|source| Error::Json { at: at.to_string(), what: "writable", source })
+}
 
 impl Error {
     /// Nothing is known of what was asked; nothing may be decided.

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::data::{own, replicas, sets, told};
+use crate::data::{own, sets, told};
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
@@ -93,7 +93,7 @@ pub fn find(here: &Here, seen: Result<&Seen, &Error>, sets: Result<&sets::Seen, 
             Err(why) => found.wrong.push(of_node(why)),
         }
     }
-    if needs_plugin && !replicas::can_look(here) {
+    if needs_plugin && !here.sees_snapshots() {
         found.notes.push(of_node(format!(
             "{} is not seen here as a folder of btrfs, so that no replica is confirmed on this node: mount the volume plugin's folder there, \
              read-only, or have HANDLER_SNAPSHOTS say where it is",
@@ -105,7 +105,7 @@ pub fn find(here: &Here, seen: Result<&Seen, &Error>, sets: Result<&sets::Seen, 
     found.wrong.extend(left_by_an_older_one(here));
     found.wrong.extend(of_disk(here));
     found.notes.extend(own.notes);
-    if let Some(probed) = probe::last(here) {
+    if let (Some(probed), _) = probe::last(here) {
         found.wrong.extend(probed.wrong.iter().map(of_node));
         found.notes.extend(probed.notes.iter().map(of_node));
     }

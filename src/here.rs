@@ -243,6 +243,11 @@ impl Here {
         Plugin::new(&self.world, self.settings.timeouts.send, self.quick)
     }
 
+    /// Whether this node sees the plugin's snapshots as btrfs has them.
+    pub fn sees_snapshots(&self) -> bool {
+        self.world.is_on_btrfs(&self.settings.snapshots)
+    }
+
     /// Where the plugin has it.
     pub fn snapshot(&self, snapshot: &Snapshot) -> PathBuf {
         self.settings.snapshots.join(&**snapshot)

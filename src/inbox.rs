@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use log::{error, info};
 
-use crate::error::Error;
+use crate::error::{Error, text_of};
 use crate::here::Here;
 use crate::logger;
 use crate::model::event::{self, Asked, Event};
@@ -102,7 +102,7 @@ pub fn trim_seen(here: &Here) -> Result<(), disk::Error> {
 /// Keeps an event until it has become an order, whatever happens to this run, or, if `synced`, to this node.
 fn keep(here: &Here, event: &Event, synced: bool) -> Result<(), Error> {
     let path = here.paths.inbox().join(&*event.id);
-    let text = json::write(event).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+    let text = text_of(path.display(), event)?;
     Ok(here.world.replace_file(&path, &text, synced)?)
 }
 

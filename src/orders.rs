@@ -2,12 +2,12 @@
 
 use log::{error, info, warn};
 
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, in_consul, text_of};
 use crate::here::Here;
+use crate::model::keys;
 use crate::model::members;
 use crate::model::names::{AppName, NodeName, OrderId, Project};
 use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
-use crate::model::{json, keys};
 use crate::outside::consul::{Consul, Entry, Op};
 use crate::{about, credentials};
 
@@ -19,7 +19,7 @@ pub struct Open {
 }
 
 pub fn parse(entry: &Entry) -> Result<Order, Error> {
-    json::read(&entry.value).map_err(|source| Error::Json { at: format!("{} in Consul", entry.key), what: "an order", source })
+    in_consul(entry, "an order")
 }
 
 pub fn is_open(entry: &Entry) -> bool {
@@ -27,7 +27,7 @@ pub fn is_open(entry: &Entry) -> bool {
 }
 
 pub fn text(order: &Order) -> Result<Vec<u8>, Error> {
-    json::write(order).map_err(|source| Error::Json { at: order.key(), what: "writable", source })
+    text_of(order.key(), order)
 }
 
 /// Writes the order, unless it is open or finished already; and apart from it what it brings for its repository.

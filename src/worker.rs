@@ -9,7 +9,7 @@ use log::{debug, error, info, warn};
 
 use crate::about;
 use crate::data::own;
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, in_consul};
 use crate::here::Here;
 use crate::logger;
 use crate::model::members::{self, Member};
@@ -419,11 +419,8 @@ pub struct Records {
 impl Records {
     pub fn of(here: &Here, order: &Order) -> Result<Records, Error> {
         let get = |name: &_| -> Result<Option<(Record, u64)>, Error> {
-            let key = keys::app(name);
-            let Some(entry) = here.consul.get(&key)? else { return Ok(None) };
-            let record = json::read(&entry.value);
-            let record = record.map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "a record", source })?;
-            Ok(Some((record, entry.modify_index)))
+            let Some(entry) = here.consul.get(&keys::app(name))? else { return Ok(None) };
+            Ok(Some((in_consul(&entry, "a record")?, entry.modify_index)))
         };
         let source = order.request.source_app().map(|app| get(&app.name())).transpose()?.flatten();
         Ok(Records { record: get(&order.name)?, source: source.map(|(record, _)| record) })

@@ -1,5 +1,6 @@
 //! What becomes of data: each promise about it has its room here.
 
+pub mod others;
 pub mod own;
 pub mod parents;
 pub mod removal;

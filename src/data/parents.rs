@@ -6,18 +6,16 @@
 
 use log::info;
 
+use super::replicas;
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::names::{AppName, Host, NodeName, Volume};
-use crate::model::replica::{Replica, Set};
-use crate::model::{json, keys};
+use crate::model::replica::Set;
 
 /// The same, with what stands in Consul. A node that confirms nothing has nothing confirmed: it gets all of it.
 pub fn on_disk(here: &Here, name: &AppName, node: &NodeName, address: &Host, volumes: &[Volume]) -> Result<(), Error> {
-    let key = keys::replica(name, node);
-    let replica = here.consul.get(&key)?.map(|entry| json::read::<Replica>(&entry.value)).transpose();
-    let replica = replica.map_err(|source| Error::Json { at: format!("{key} in Consul"), what: "what a node holds", source })?;
-    only(here, address, volumes, replica.and_then(|replica| replica.last).as_ref())
+    let (replica, _) = replicas::read(here, name, node)?;
+    only(here, address, volumes, replica.last.as_ref())
 }
 
 pub fn only(here: &Here, address: &Host, volumes: &[Volume], confirmed: Option<&Set>) -> Result<(), Error> {

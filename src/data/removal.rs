@@ -6,14 +6,11 @@
 
 use log::{info, warn};
 
-use super::own;
+use super::{others, own};
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::names::{AppName, Project, Volume};
-use crate::model::{json, keys};
 use crate::outside::compose_file::{DISPOSABLE, says_yes};
-use crate::outside::consul::Entry;
-use crate::routes::claims::Recorded;
 
 /// A volume of the data driver, which the application `name` has. One that is gone already has been through here. `aside`: what it is, if
 /// nothing stands on what it holds.
@@ -39,10 +36,9 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
 }
 
 /// Two that gave a volume one name at the same time: only one of them has come to a record.
-fn recorded_by_another(here: &Here, name: &AppName, volume: &Volume) -> Result<Option<String>, Error> {
-    let others = here.consul.list(keys::APPS)?.into_iter().filter(|entry| entry.key != keys::app(name));
-    let has_it = |entry: &Entry| json::read::<Recorded>(&entry.value).is_ok_and(|record| record.volumes.iter().any(|it| **it == **volume));
-    Ok(others.into_iter().find(has_it).map(|entry| entry.key.trim_start_matches(keys::APPS).to_string()))
+fn recorded_by_another(here: &Here, name: &AppName, volume: &Volume) -> Result<Option<AppName>, Error> {
+    let mut others = others::read(here, name)?.into_iter();
+    Ok(others.find(|(_, record)| record.volumes.iter().any(|it| **it == **volume)).map(|(other, _)| other))
 }
 
 /// The ordinary volumes of a project that leaves this node: disposable ones go, the others are named and kept.

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 
 use super::{own, replicas};
-use crate::error::{Error, Fault, Unusable};
+use crate::error::{Error, Fault, Unusable, text_of};
 use crate::here::Here;
+use crate::model::keys;
 use crate::model::names::{AppName, Snapshot, Volume};
 use crate::model::order::{Deploy, Request};
 use crate::model::record::Record;
 use crate::model::replica::{Replica, Seen, Set};
 use crate::model::time::{self, Time};
-use crate::model::{json, keys};
 use crate::orders;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,7 +73,7 @@ impl Taking<'_> {
     fn confirmed(&self, name: &AppName) -> Result<Choice, Error> {
         let why = match &self.replica.last {
             _ if self.volumes.is_empty() => return Ok(Choice::default()),
-            None if !replicas::can_look(self.here) => Unusable::CannotLook { folder: self.here.settings.snapshots.clone() },
+            None if !self.here.sees_snapshots() => Unusable::CannotLook { folder: self.here.settings.snapshots.clone() },
             None => Unusable::None,
             Some(last) if !last.is_of(self.record) => {
                 Unusable::Before { what: before(self.here, name, self.record, last)?, age: self.age(&last.taken) }
@@ -105,7 +105,7 @@ impl Taking<'_> {
         let here = here.chain(others.notes).collect();
         let again =
             Deploy { replica: found.into_values().collect(), empty: self.deploy.empty || !missing.is_empty(), ..self.deploy.clone() };
-        let text = json::write(&again).map_err(|source| Error::Json { at: "an order".into(), what: "writable", source })?;
+        let text = text_of("an order", &again)?;
         let order = format!("handler deploy '{}'", String::from_utf8_lossy(&text).replace('\'', r"'\''"));
         Err(Fault::NoSet { master, why: Box::new(why), here, order }.into())
     }
@@ -218,9 +218,8 @@ impl Taking<'_> {
 /// What has come between the set and what is in force.
 fn before(here: &Here, name: &AppName, record: &Record, set: &Set) -> Result<String, Error> {
     if set.deploy_id != record.deploy_id {
-        // 2026-11-22T175922.841943
-        let at = |from: usize, to: usize| record.deploy_date.get(from..to).unwrap_or_default();
-        return Ok(format!("the deploy of {} {}:{}", at(0, 10), at(11, 13), at(13, 15)));
+        let date = record.deployed();
+        return Ok(format!("the deploy of {} {}", date.get(..10).unwrap_or_default(), date.get(11..16).unwrap_or_default()));
     }
     let migrate = here.consul.get(&format!("{}{}", keys::histories(name), record.data_id()))?;
     let order = migrate.and_then(|entry| orders::parse(&entry).ok()).filter(|order| matches!(order.request, Request::Migrate(_)));

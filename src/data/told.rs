@@ -68,7 +68,7 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         told.wrong.push(format!("replica on {holder}: {failed}"));
     }
     // What has been deployed a moment ago cannot have one.
-    let deployed = Time::parse(&with_colons(&record.deploy_date));
+    let deployed = Time::parse(&record.deployed());
     let taken = replica.last.as_ref().and_then(|last| Time::parse(&last.taken));
     let newest = [deployed, taken].into_iter().flatten().reduce(|a, b| if a < b { b } else { a });
     if let Some(old) = newest.map(|newest| now.since(newest)).filter(|old| master_lives && *old > 2 * every) {
@@ -76,12 +76,6 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         told.wrong.push(format!("replica on {holder}: {what} {}, and one is due every {}", time::age(old), time::age(every)));
     }
     told
-}
-
-/// `2026-11-22T175922.841943`, as records have it → `2026-11-22T17:59:22.841943`
-fn with_colons(date: &str) -> String {
-    let at = |from: usize, to: usize| date.get(from..to).unwrap_or_default();
-    format!("{}:{}:{}", at(0, 13), at(13, 15), date.get(15..).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -50,6 +50,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// Its `deploy_date`, as other times are written: `2026-11-22T17:59:22.841943`.
+    pub fn deployed(&self) -> String {
+        let at = |from: usize, to: usize| self.deploy_date.get(from..to).unwrap_or_default();
+        format!("{}:{}:{}", at(0, 13), at(13, 15), self.deploy_date.get(15..).unwrap_or_default())
+    }
+
     pub fn data_id(&self) -> &DeployId {
         self.data_id.as_ref().unwrap_or(&self.deploy_id)
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, text_of};
 use crate::here::Here;
 use crate::model::json;
 use crate::model::names::{AppName, DeployId, Volume};
@@ -63,6 +63,6 @@ pub fn set(here: &Here, name: &AppName, local: Option<Local>) -> Result<(), Erro
     if of(here, name).is_ok_and(|before| before.as_ref() == Some(&local)) {
         return Ok(());
     }
-    let text = json::write(&local).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+    let text = text_of(path.display(), &local)?;
     Ok(here.world.replace_file(&path, &text, true)?)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::start;
 use crate::about;
-use crate::error::Error;
+use crate::error::{Error, text_of};
 use crate::here::Here;
 use crate::model::json;
 use crate::model::keys;
@@ -18,6 +18,8 @@ use crate::outside::consul::Configured;
 use crate::outside::plugin;
 
 const EVERY: Duration = Duration::from_secs(3600);
+/// Where something was wrong, somebody is mending it, or a member was on its way up.
+const AGAIN: Duration = Duration::from_secs(60);
 /// The plugins' own port, and how long a member has to answer there.
 const PORT: &str = "1122";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,12 +40,15 @@ pub struct Probed {
     pub notes: Vec<String>,
 }
 
-/// What the last look has found, if it was not too long ago.
-pub fn last(here: &Here) -> Option<Probed> {
-    let text = here.world.read_file(&here.paths.probed(), 1 << 20).ok().flatten()?;
-    let probed = json::read::<Probed>(&text).ok()?;
+/// What the last look has found, if it was not too long ago, and whether it is time for the next one.
+pub fn last(here: &Here) -> (Option<Probed>, bool) {
+    let text = here.world.read_file(&here.paths.probed(), 1 << 20).ok().flatten();
+    let probed = text.and_then(|text| json::read::<Probed>(&text).ok());
     let now = here.world.clock.uptime().as_secs();
-    (probed.boot == start::boot(here) && probed.at <= now && now - probed.at < EVERY.as_secs()).then_some(probed)
+    let age = |probed: &Probed| now.checked_sub(probed.at).filter(|age| probed.boot == start::boot(here) && *age < EVERY.as_secs());
+    let Some(age) = probed.as_ref().and_then(age) else { return (None, true) };
+    let again = probed.as_ref().is_some_and(|probed| !probed.wrong.is_empty()) && age >= AGAIN.as_secs();
+    (probed, again)
 }
 
 /// Looks, and leaves what it finds.
@@ -75,7 +80,7 @@ pub fn probe(here: &Here) -> Result<Probed, Error> {
         Err(why) => probed.wrong.push(why.to_string()),
     }
     let path = here.paths.probed();
-    let text = json::write(&probed).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+    let text = text_of(path.display(), &probed)?;
     here.world.replace_file(&path, &text, false)?;
     info!("looked at what this node needs: {} wrong", probed.wrong.len());
     Ok(probed)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use log::{info, warn};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, text_of};
 use crate::here::Here;
 use crate::model::names::{AppName, DeployId, NodeName, Project, Volume};
 use crate::model::order::{Order, State};
@@ -118,7 +118,7 @@ impl Starts {
 
     fn keep(&self, here: &Here, name: &AppName) -> Result<(), Error> {
         let path = here.paths.starts(name);
-        let text = json::write(self).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+        let text = text_of(path.display(), self)?;
         here.world.create_folder(&here.paths.app(name))?;
         Ok(here.world.replace_file(&path, &text, false)?)
     }

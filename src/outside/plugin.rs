@@ -10,9 +10,6 @@ use serde_json::{Value, json};
 use super::doors::{Request, Service, Unanswered, World};
 use crate::model::names::{Host, Invalid, Snapshot, Volume};
 
-/// For the calls that do not move data.
-pub const QUICK: Duration = Duration::from_secs(60);
-
 #[derive(Debug)]
 pub enum Error {
     /// It does not run on this node, or did not answer: what was asked may have been done.

@@ -10,12 +10,12 @@ use super::run::Run;
 use super::{Done, Stop, others};
 use crate::about;
 use crate::data::{replicas, schedules};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, text_of};
+use crate::model::keys;
 use crate::model::order::{Deploy, Order, Request, Unknown};
 use crate::model::record::Record;
 use crate::model::replica::{Set, Taken};
 use crate::model::roles::Role;
-use crate::model::{json, keys};
 use crate::outside::consul::Op;
 use crate::service;
 
@@ -38,10 +38,10 @@ impl Run {
     fn handed_over(&self, old: &Record, record: &Record) -> Result<Option<Set>, Error> {
         let received = self.received()?;
         let mut snapshots = BTreeMap::new();
-        for volume in record.volumes.iter().filter(|_| !self.takes_over() && replicas::can_look(&self.here)) {
+        for volume in record.volumes.iter().filter(|_| !self.takes_over() && self.here.sees_snapshots()) {
             let Some(snapshot) = received.get(volume) else { continue };
             // What cannot be looked at is confirmed by the next set.
-            let found = self.here.world.subvolume(&self.here.settings.snapshots.join(&**snapshot)).ok().flatten();
+            let found = self.here.world.subvolume(&self.here.snapshot(snapshot)).ok().flatten();
             let uuid = found.and_then(|found| found.received);
             snapshots.extend(uuid.map(|uuid| (volume.clone(), Taken { snapshot: snapshot.clone(), uuid })));
         }
@@ -84,7 +84,7 @@ impl Run {
             }
             if replica != before {
                 let key = keys::replica(&self.name, holder);
-                let text = json::write(&replica).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
+                let text = text_of(&key, &replica)?;
                 changes.push(Beside { key, text: Some(text), index });
             }
         }
@@ -180,7 +180,7 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
         unknown,
     };
     let key = keys::app(&run.name);
-    let text = json::write(&record).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
+    let text = text_of(&key, &record)?;
     finish(run, Op::Cas(&key, &text, run.old_index()), |run| {
         let index = others::claim(&run.here, &run.name, &record.master, &routes, &record.volumes)?;
         let claims = Beside { key: keys::CLAIMS.into(), text: Some(run.order.id.as_bytes().to_vec()), index };
@@ -192,7 +192,7 @@ pub fn commit_migrate(run: &mut Run) -> Result<Output, Stop> {
     let old = run.old().cloned().ok_or(Fault::Impossible { what: "a migrate into what is not deployed" })?;
     let record = Record { data_id: Some((&run.order.id).into()), ..old };
     let key = keys::app(&run.name);
-    let text = json::write(&record).map_err(|source| Error::Json { at: key.clone(), what: "writable", source })?;
+    let text = text_of(&key, &record)?;
     finish(run, Op::Cas(&key, &text, run.old_index()), |_| Ok(Vec::new()))
 }
 

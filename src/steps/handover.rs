@@ -7,7 +7,7 @@ use super::output::{Output, Snapshots};
 use super::run::Run;
 use super::{Done, Stop};
 use crate::about;
-use crate::data::{parents, replicas};
+use crate::data::parents;
 use crate::error::{Error, Fault};
 use crate::model::names::{Host, NodeName, Volume};
 use crate::model::order::{Handover, Request, State};
@@ -75,7 +75,7 @@ impl Run {
 
     fn say_sent(&mut self, snapshots: &Snapshots) -> Done {
         let mut uuids = BTreeMap::new();
-        for snapshot in snapshots.values().filter(|_| replicas::can_look(&self.here)) {
+        for snapshot in snapshots.values().filter(|_| self.here.sees_snapshots()) {
             let found = self.here.world.subvolume(&self.here.snapshot(snapshot))?;
             uuids.extend(found.map(|found| (snapshot.clone(), found.stands_for().to_string())));
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::output::{Checked, Cloned, Output, Restored, Snapshots};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, text_of};
 use crate::model::json;
 use crate::model::names::{AppName, Host, Volume};
 use crate::model::order::{Order, Origin, Unknown};
@@ -132,7 +132,7 @@ impl Journal {
     /// The room for all that will be written into it is taken now: a full disk must not keep an undo from its end.
     pub fn create(world: &World, path: PathBuf, header: Header) -> Result<Journal, Error> {
         let header = Header { format: FORMAT, ..header };
-        let mut text = json::write(&header).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+        let mut text = text_of(path.display(), &header)?;
         text.push(b'\n');
         world.create_file(&path, &text, ROOM)?;
         Ok(Journal::empty(path, header))

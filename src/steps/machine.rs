@@ -9,12 +9,12 @@ use super::run::Run;
 use super::table::{Flag, Step, Undo};
 use super::verdict::{Facts, Fate, Says, Verdict, verdict};
 use super::{Done, Stop};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, in_consul};
+use crate::model::keys;
 use crate::model::members;
 use crate::model::names::NodeName;
 use crate::model::order::{Order, Progress, Request, State};
 use crate::model::record::Record;
-use crate::model::{json, keys};
 use crate::node::local::{Local, LocalRole};
 use crate::node::reconcile;
 use crate::orders::{self, Failing};
@@ -135,14 +135,9 @@ impl Run {
         };
         let me = self.here.me()?.clone();
         let id = &*self.order.id;
-        let key = keys::app(&self.name);
-        let entry = self.here.consul.get(&key)?;
+        let entry = self.here.consul.get(&keys::app(&self.name))?;
         let index = entry.as_ref().map_or(0, |entry| entry.modify_index);
-        let record: Option<Record> = entry.map(|entry| json::read(&entry.value)).transpose().map_err(|source| Error::Json {
-            at: format!("{key} in Consul"),
-            what: "a record",
-            source,
-        })?;
+        let record: Option<Record> = entry.map(|entry| in_consul(&entry, "a record")).transpose()?;
         let ours = match (&self.order.request, &record) {
             (Request::Deploy(_), Some(record)) => *record.deploy_id == *id,
             (Request::Migrate(_), Some(record)) => record.data_id.as_ref().is_some_and(|data| **data == *id),

@@ -8,6 +8,7 @@ use log::{info, warn};
 
 use super::Done;
 use super::run::Run;
+use crate::data::others;
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::keys;
@@ -16,24 +17,14 @@ use crate::outside::compose_file;
 use crate::outside::engine::Made;
 use crate::routes::{self, Routes, claims::Recorded};
 
-type Others = Vec<(AppName, Recorded)>;
-
-fn read(here: &Here, name: &AppName) -> Result<Others, Error> {
-    let mut others = Others::new();
-    for entry in here.consul.list(keys::APPS)? {
-        let other = AppName::try_from(entry.key.trim_start_matches(keys::APPS));
-        let Some(other) = other.ok().filter(|other| other != name) else { continue };
-        let record = Recorded::parse(&entry.value).unwrap_or_else(|error| {
-            warn!("{} in Consul is not a record: {error}; its routes and volumes are not compared", entry.key);
-            Recorded::default()
-        });
-        others.push((other, record));
-    }
-    Ok(others)
-}
-
 /// What is known without the node on which it is.
-fn compare(name: &AppName, master: &str, routes: &Routes, volumes: &[&Volume], others: &Others) -> Result<Vec<String>, Error> {
+fn compare(
+    name: &AppName,
+    master: &str,
+    routes: &Routes,
+    volumes: &[&Volume],
+    others: &[(AppName, Recorded)],
+) -> Result<Vec<String>, Error> {
     for (other, record) in others {
         if other.project() == name.project() {
             return Err(Fault::SameProject { app: name.clone(), other: other.clone(), project: name.project() }.into());
@@ -49,7 +40,7 @@ fn compare(name: &AppName, master: &str, routes: &Routes, volumes: &[&Volume], o
 /// `found`: the volumes here.
 pub fn check(run: &mut Run, master: &str, found: &[Made]) -> Done {
     let (name, project) = (run.name.clone(), run.project.clone());
-    let (others, containers) = (read(&run.here, &name)?, run.here.engine().all_containers()?);
+    let (others, containers) = (others::read(&run.here, &name)?, run.here.engine().all_containers()?);
     let loaded = run.loaded()?;
     let volumes: Vec<&Volume> = loaded.compose.volumes.iter().map(|volume| &volume.name).collect();
     let warnings = compare(&name, master, &loaded.routes, &volumes, &others)?;
@@ -76,6 +67,6 @@ pub fn check(run: &mut Run, master: &str, found: &[Made]) -> Done {
 pub fn claim(here: &Here, name: &AppName, master: &str, routes: &Routes, volumes: &[Volume]) -> Result<u64, Error> {
     // Before the records: who commits in between changes it.
     let index = here.consul.get(keys::CLAIMS)?.map_or(0, |entry| entry.modify_index);
-    compare(name, master, routes, &volumes.iter().collect::<Vec<_>>(), &read(here, name)?)?;
+    compare(name, master, routes, &volumes.iter().collect::<Vec<_>>(), &others::read(here, name)?)?;
     Ok(index)
 }

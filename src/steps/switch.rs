@@ -86,8 +86,8 @@ fn look_up(run: &Run, snapshots: &Snapshots) -> Result<(), Error> {
     Ok(())
 }
 
-/// The same of what another node has sent; and that it is what that has sent, whole, and not hollow: from a receive until the restore, which
-/// takes it to the disk, this node has not lost its power.
+/// What another node has sent is what is here, whole, and not hollow: from a receive until the restore, which takes it to the disk, this node has
+/// not lost its power.
 fn look_at_what_was_sent(run: &Run, snapshots: &Snapshots) -> Result<(), Error> {
     let handover = run.order.handover.clone().unwrap_or_default();
     if !handover.boot.is_empty() && handover.boot != run.here.world.boot()? {
@@ -99,7 +99,7 @@ fn look_at_what_was_sent(run: &Run, snapshots: &Snapshots) -> Result<(), Error> 
             Some(seen) => return Err(Fault::NotWhole { snapshot: snapshot.clone(), seen }.into()),
         }
     }
-    look_up(run, snapshots)
+    Ok(())
 }
 
 pub fn restore(run: &mut Run) -> Result<Output, Stop> {
@@ -130,6 +130,7 @@ pub fn remove_restored(run: &mut Run, restored: Option<Output>) -> Done {
 pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
     let received = run.received()?;
     look_at_what_was_sent(run, &received)?;
+    look_up(run, &received)?;
     let source_prefix = run.source_prefix()?;
     let volumes = run.loaded()?.compose.volumes.clone();
     for (from, snapshot) in &received {

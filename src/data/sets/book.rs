@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::error::Error;
+use crate::error::{Error, text_of};
 use crate::here::Here;
 use crate::model::json;
 use crate::model::names::{AppName, Snapshot};
@@ -28,7 +28,7 @@ impl Book {
     /// On the disk when this returns.
     fn write(&self, here: &Here, name: &AppName) -> Result<(), Error> {
         let path = here.paths.sets(name).0;
-        let text = json::write(&self.sets).map_err(|source| Error::Json { at: path.display().to_string(), what: "writable", source })?;
+        let text = text_of(path.display(), &self.sets)?;
         Ok(here.world.replace_file(&path, &text, true)?)
     }
 

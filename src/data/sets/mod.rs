@@ -22,9 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use log::{debug, info, warn};
 
 use self::book::Book;
-use super::{own, schedules};
+use super::{own, replicas, schedules};
 use crate::about::{self, About};
-use crate::error::Error;
+use crate::error::{Error, in_consul, text_of};
 use crate::here::Here;
 use crate::model::members::{self, Member};
 use crate::model::names::{AppName, NodeName, Snapshot};
@@ -32,7 +32,7 @@ use crate::model::record::Record;
 use crate::model::replica::{Replica, Set};
 use crate::model::{json, keys};
 use crate::orders::{self, Open};
-use crate::outside::consul::{Entry, Op};
+use crate::outside::consul::Op;
 use crate::outside::doors::Lock;
 
 /// Tries to change a key that others change, too.
@@ -53,10 +53,10 @@ impl Known {
         // The record first: what is written under it later checks its index.
         let Some(entry) = here.consul.get(&keys::app(name))? else { return Ok(None) };
         let mut known =
-            Known { name: name.clone(), record: read(&entry, "a record")?, index: entry.modify_index, replicas: BTreeMap::new() };
+            Known { name: name.clone(), record: in_consul(&entry, "a record")?, index: entry.modify_index, replicas: BTreeMap::new() };
         for entry in here.consul.list(&keys::replicas(name))? {
             if let Ok(holder) = NodeName::try_from(entry.key.trim_start_matches(&keys::replicas(name))) {
-                known.replicas.insert(holder, read(&entry, "what a node holds")?);
+                known.replicas.insert(holder, replicas::parse(&entry)?);
             }
         }
         Ok(Some(known))
@@ -83,16 +83,11 @@ impl Known {
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(entry: &Entry, what: &'static str) -> Result<T, Error> {
-    json::read(&entry.value).map_err(|source| Error::Json { at: format!("{} in Consul", entry.key), what, source })
-}
-
 /// What is known of all of them, to tell what is due.
 pub struct Seen {
     pub apps: Vec<Known>,
     pub nodes: BTreeMap<NodeName, About>,
     pub members: Vec<Member>,
-    pub open: Vec<Open>,
     /// Why keys of replicas cannot be read.
     pub unreadable: Vec<Error>,
 }
@@ -103,13 +98,13 @@ pub fn look(here: &Here) -> Result<Seen, Error> {
     for entry in here.consul.list(keys::REPLICAS)? {
         let Some((name, holder)) = entry.key.trim_start_matches(keys::REPLICAS).split_once('/') else { continue };
         let (Ok(name), Ok(holder)) = (AppName::try_from(name), NodeName::try_from(holder)) else { continue };
-        match read(&entry, "what a node holds") {
+        match replicas::parse(&entry) {
             Ok(replica) => drop(replicas.entry(name).or_default().insert(holder, replica)),
             Err(why) => unreadable.push(why),
         }
     }
-    let (members, open) = (here.consul.members()?, orders::open(&here.consul)?);
-    let mut seen = Seen { apps: Vec::new(), nodes: BTreeMap::new(), members, open, unreadable };
+    let members = here.consul.members()?;
+    let mut seen = Seen { apps: Vec::new(), nodes: BTreeMap::new(), members, unreadable };
     for entry in here.consul.list(keys::APPS)? {
         if let (Ok(name), Ok(record)) = (AppName::try_from(entry.key.trim_start_matches(keys::APPS)), json::read(&entry.value)) {
             let replicas = replicas.remove(&name).unwrap_or_default();
@@ -125,15 +120,15 @@ pub fn look(here: &Here) -> Result<Seen, Error> {
 }
 
 /// The applications for whose sets this node has something to do now, and is not at it.
-pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
+pub fn due(here: &Here, seen: &Seen, open: &[Open]) -> Result<BTreeSet<AppName>, Error> {
     let mut due = BTreeSet::new();
     // A node that cannot look neither takes nor confirms.
-    if seen.apps.is_empty() || !here.world.is_on_btrfs(&here.settings.snapshots) {
+    if seen.apps.is_empty() || !here.sees_snapshots() {
         return Ok(due);
     }
     let (me, now) = (here.me()?, here.world.clock.now());
     for known in &seen.apps {
-        let ordered = seen.open.iter().any(|open| open.order.apps().contains(&known.name));
+        let ordered = open.iter().any(|open| open.order.apps().contains(&known.name));
         let able = |holder: &NodeName| holder == me || seen.nodes.get(holder).is_some_and(|about| can_hold(holder, about, &seen.members));
         let holds = match confirm::wanted(known, me, &seen.members) {
             Some(confirm::Wanted::Clear) => !ordered,
@@ -164,7 +159,7 @@ fn can_hold(node: &NodeName, about: &About, members: &[Member]) -> bool {
 
 /// This node's part in the sets of one application. `now`: its master takes one, whether it is due or not. `busy`: whether it is in the middle of something with it.
 pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Result<bool, Error>) -> Result<(), Error> {
-    if !here.world.is_on_btrfs(&here.settings.snapshots) {
+    if !here.sees_snapshots() {
         debug!("{name}: the plugin's snapshots are not seen here; nothing is taken and nothing confirmed");
         return Ok(());
     }
@@ -236,12 +231,12 @@ impl Part<'_> {
     /// Changes what a node holds, whoever else does so at the same time. `change` says whether there is anything to change.
     fn change(&self, holder: &NodeName, mut change: impl FnMut(&mut Replica) -> bool) -> Result<(), Error> {
         for _ in 0..TRIES {
-            let (mut replica, index) = self.held(holder)?;
+            let (mut replica, index) = replicas::read(self.here, self.name, holder)?;
             if !change(&mut replica) {
                 return Ok(());
             }
             let key = keys::replica(self.name, holder);
-            if self.here.consul.cas(&key, &text(&key, &replica)?, index)?.is_some() {
+            if self.here.consul.cas(&key, &text_of(&key, &replica)?, index)?.is_some() {
                 return Ok(());
             }
         }
@@ -251,20 +246,13 @@ impl Part<'_> {
 
     /// The same once, if the record is still the one that is known; whether it held.
     fn change_under(&self, known: &Known, holder: &NodeName, change: impl FnOnce(&mut Replica) -> bool) -> Result<bool, Error> {
-        let (mut replica, index) = self.held(holder)?;
+        let (mut replica, index) = replicas::read(self.here, self.name, holder)?;
         if !change(&mut replica) {
             return Ok(false);
         }
         let (app, key) = (keys::app(self.name), keys::replica(self.name, holder));
-        let text = text(&key, &replica)?;
+        let text = text_of(&key, &replica)?;
         Ok(self.here.consul.transaction(&[Op::CheckIndex(&app, known.index), Op::Cas(&key, &text, index)])?)
-    }
-
-    fn held(&self, holder: &NodeName) -> Result<(Replica, u64), Error> {
-        match self.here.consul.get(&keys::replica(self.name, holder))? {
-            Some(entry) => Ok((read(&entry, "what a node holds")?, entry.modify_index)),
-            None => Ok((Replica::default(), 0)),
-        }
     }
 
     /// What is on its way is not to be believed; the holder removes it. `failed`: it counts.
@@ -306,8 +294,4 @@ fn fail(replica: &mut Replica, now: &str, why: &str) {
 fn confirmed(replica: &mut Replica, set: Set) {
     info!("a set of {} snapshots, taken {}, is confirmed", set.snapshots.len(), set.taken);
     (replica.last, replica.next, replica.failures, replica.reason) = (Some(set), None, 0, None);
-}
-
-fn text(key: &str, replica: &Replica) -> Result<Vec<u8>, Error> {
-    json::write(replica).map_err(|source| Error::Json { at: key.into(), what: "writable", source })
 }

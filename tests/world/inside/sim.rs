@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use handler::data::sets;
 use handler::here::Here;
+use handler::orders;
 use handler::outside::doors::World;
 use handler::settings::{Address, Settings, Timeouts, Version};
 use handler::verbs::Failure;
@@ -454,10 +455,13 @@ fn carry_out(door: &Door, settings: Settings, start: Start) -> i32 {
         Start::Reconcile => handler::verbs::reconcile(&here, &[]),
         Start::Work(name) => handler::verbs::work(&here, &name),
         Start::Replicate(name) => handler::verbs::replicate(&here, &name, false),
-        Start::Sets => sets::look(&here).and_then(|seen| sets::due(&here, &seen)).map_err(Failure::from).and_then(|due| {
-            let failed: Vec<Failure> = due.iter().filter_map(|name| handler::verbs::replicate(&here, name, false).err()).collect();
-            failed.into_iter().next().map_or(Ok(()), Err)
-        }),
+        Start::Sets => sets::look(&here)
+            .and_then(|seen| sets::due(&here, &seen, &orders::open(&here.consul)?))
+            .map_err(Failure::from)
+            .and_then(|due| {
+                let failed: Vec<Failure> = due.iter().filter_map(|name| handler::verbs::replicate(&here, name, false).err()).collect();
+                failed.into_iter().next().map_or(Ok(()), Err)
+            }),
         Start::Cancel(order, on) => handler::verbs::cancel(&here, &order, on).map(drop),
         Start::Plan(event, payload) => {
             handler::verbs::plan(&here, event, &payload.to_string()).map(|text| text.lines().for_each(|line| ::log::info!("{line}")))
