@@ -252,7 +252,7 @@ impl Lab {
                 "! mountpoint -q /deploy || { cp /deploy/.handler/seen /tmp/ && umount -l /deploy && cp /tmp/seen /deploy/.handler/; }; \
                  rm -rf /small.img /var/lib/buttervolume/ballast",
             );
-            node.sh("rm -f /etc/handler.env; cd /deploy && rm -rf *_*.*-* .proxies .handler/proxies .handler/routes.* .handler/apps/* .handler/inbox/*; : > handler.log");
+            node.sh("rm -f /etc/handler.env; cd /deploy && rm -rf *_*.*-* .proxies .handler/proxies .handler/routes.* .handler/apps/* .handler/inbox/* .handler/probe.json; : > handler.log");
         }
         Node(1).sh("for prefix in app maintenance order replica; do consul kv delete -recurse $prefix/; done");
         thread::scope(|scope| {
