@@ -64,6 +64,7 @@ pub enum Fault {
     },
     NotAService {
         file: &'static str,
+        why: String,
     },
     // orders
     NotOpen {
@@ -352,9 +353,7 @@ impl fmt::Display for Fault {
                 deploy_dir.display()
             ),
             Fault::NoAddress { node } => write!(f, "the address of {node} is unknown"),
-            Fault::NotAService { file } => {
-                write!(f, "{file}: has no \"Name\"; it is what Consul's /v1/agent/service/register takes")
-            }
+            Fault::NotAService { file, why } => write!(f, "{file}: {why}"),
             Fault::NotOpen { id } => write!(f, "the order {id} is not open"),
             Fault::NotFailed { id, node } => {
                 write!(f, "the order {id} has not failed: there is no undo on {node} to give up; handler cancel {id} fails it")

@@ -27,7 +27,7 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
     let plugin = here.plugin();
     schedules::set(&plugin, &Vec::new(), &[], &volumes)?;
     if let Some(id) = id {
-        here.consul.deregister(&service::id_of(here, name, id))?;
+        service::deregister(here, name, id)?;
     }
     for volume in &volumes {
         if plugin.exists(volume)? {

@@ -188,7 +188,7 @@ impl Checkout {
     /// Has compose resolve the repository's files, and keeps what it prints. `synced`: for good when this returns; without, the caller sees to
     /// it that the checkout is.
     pub fn resolve(&self, world: &World, of: Of, synced: bool) -> Result<Vec<u8>, Error> {
-        let env = world.read_file(&self.folder.join(".env"), MOST_RAW)?.unwrap_or_default();
+        let env = world.read_within(&self.folder, ".env", MOST_RAW)?.unwrap_or_default();
         let raw = self.look_through(world, &env)?;
         let main = match of {
             Of::All => None,
@@ -214,7 +214,7 @@ impl Checkout {
         let mut all = Vec::new();
         let mut found = String::from_utf8_lossy(env).contains("COMPOSE_FILE");
         for file in FILES.iter().chain(&OVERRIDES) {
-            let Some(text) = world.read_file(&self.folder.join(file), MOST_RAW)? else { continue };
+            let Some(text) = world.read_within(&self.folder, file, MOST_RAW)? else { continue };
             let text = String::from_utf8(text).map_err(|_| Error::NotUtf8 { file })?;
             yaml::within_bounds(&text).map_err(|source| Error::Raw { file, source })?;
             found |= FILES.contains(file);

@@ -39,6 +39,13 @@ impl World {
         }
     }
 
+    /// A file of a checkout, whose author is to read no other files by it, nor to have them written.
+    pub fn read_within(&self, folder: &Path, file: &str, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        let path = folder.join(file);
+        self.disk.within(folder, &path).map_err(cannot("read", &path))?;
+        self.read_file(&path, limit)
+    }
+
     pub fn list_folder(&self, folder: &Path) -> Result<Vec<String>, Error> {
         self.disk.list(folder).map_err(cannot("read", folder))
     }
@@ -278,6 +285,20 @@ impl Disk for RealDisk {
         }
     }
 
+    fn within(&self, folder: &Path, path: &Path) -> io::Result<()> {
+        let outside = |what| Err(io::Error::new(ErrorKind::InvalidInput, what));
+        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(());
+        }
+        match fs::canonicalize(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => outside("a link that leads to nothing"),
+            Err(error) => Err(error),
+            Ok(real) if !real.starts_with(fs::canonicalize(folder)?) => outside("a link that leads out of the repository"),
+            Ok(real) if !fs::metadata(&real)?.is_file() => outside("not a file"),
+            Ok(_) => Ok(()),
+        }
+    }
+
     fn look(&self, path: &Path) -> io::Result<Option<Found>> {
         match fs::metadata(path) {
             Ok(data) => Ok(Some(Found { folder: data.is_dir(), len: data.len(), owner: data.uid(), mode: data.mode() & 0o7777 })),
@@ -419,5 +440,42 @@ impl Disk for RealDisk {
         let mut bytes = [0; 16];
         File::open("/dev/urandom")?.read_exact(&mut bytes)?;
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_leads_out_of_a_checkout_is_not_read() {
+        let top = std::env::temp_dir().join(format!("handler-within-{}", std::process::id()));
+        let checkout = top.join("checkout");
+        fs::create_dir_all(checkout.join("folder")).unwrap();
+        fs::write(top.join("state.json"), "secret").unwrap();
+        fs::write(checkout.join("folder/real"), "own").unwrap();
+        symlink("folder/real", checkout.join("inside")).unwrap();
+        symlink("../state.json", checkout.join("above")).unwrap();
+        symlink("/dev/zero", checkout.join("device")).unwrap();
+        symlink("../new", checkout.join("dangling")).unwrap();
+        symlink("loop", checkout.join("loop")).unwrap();
+        symlink("..", checkout.join("up")).unwrap();
+        let within = |file: &str| RealDisk.within(&checkout, &checkout.join(file)).map_err(|error| error.to_string());
+        for file in ["inside", "folder/real", "none"] {
+            assert_eq!(within(file), Ok(()), "{file}");
+        }
+        for (file, why) in [
+            ("above", "a link that leads out of the repository"),
+            ("device", "a link that leads out of the repository"),
+            ("up/state.json", "a link that leads out of the repository"),
+            ("dangling", "a link that leads to nothing"),
+            ("folder", "not a file"),
+        ] {
+            assert_eq!(within(file), Err(why.into()), "{file}");
+        }
+        assert!(within("loop").is_err());
+        fs::remove_dir_all(&top).unwrap();
     }
 }

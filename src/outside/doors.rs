@@ -146,6 +146,8 @@ pub struct Lock(#[allow(dead_code, reason = "held, not read")] pub Box<dyn Any>)
 pub trait Disk {
     /// At most `limit` bytes; a longer file is an error (`FileTooLarge`).
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// An error, unless what a link there leads to stands in the folder as well, and is a file; nothing at all may be there.
+    fn within(&self, folder: &Path, path: &Path) -> io::Result<()>;
     /// `None`: nothing is there.
     fn look(&self, path: &Path) -> io::Result<Option<Found>>;
     /// The names in a folder, in order; those that are not UTF-8 are left out.

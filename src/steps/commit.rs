@@ -111,30 +111,20 @@ impl Beside {
 pub fn register(run: &mut Run) -> Result<Output, Stop> {
     let service = run.service()?;
     run.here.consul.register(&service)?;
-    let old = run.old().map(|old| service::id_of(&run.here, &run.name, &old.deploy_id));
-    if let Some(old) = old.filter(|old| *old != service::id(&service)) {
-        run.here.consul.deregister(&old)?;
+    if let Some(old) = run.old() {
+        service::end_older(&run.here, &run.name, &old.deploy_id)?;
     }
     Ok(Output::Nothing)
 }
 
 pub fn register_old(run: &mut Run, _: Option<Output>) -> Done {
-    let new = service::id(&run.service()?);
-    let old = match (run.old_role()?, run.old()) {
-        (Role::Master, Some(old)) => {
-            let folder = run.here.paths.checkout(&run.name, &old.deploy_id);
-            let checks = run.load(folder.clone())?.routes.checks;
-            Some(service::read(&run.here, &folder, &run.name, &checks)?)
-        }
-        _ => None,
+    let old = match (run.old_role()?, run.old().cloned()) {
+        (Role::Master, Some(old)) => old,
+        _ => return Ok(run.here.consul.deregister(&run.name)?),
     };
-    if old.as_ref().map(service::id).as_ref() != Some(&new) {
-        run.here.consul.deregister(&new)?;
-    }
-    match old {
-        Some(old) => Ok(run.here.consul.register(&old)?),
-        None => Ok(()),
-    }
+    let checks = run.load(run.here.paths.checkout(&run.name, &old.deploy_id)).map(|loaded| loaded.routes.checks);
+    let service = service::again(&run.here, &run.name, &old, checks);
+    Ok(run.here.consul.register(&service)?)
 }
 
 pub fn schedule(run: &mut Run) -> Result<Output, Stop> {

@@ -34,7 +34,7 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     if let Request::Deploy(_) = run.order.request {
         // So that an operator can run compose by hand in the checkout.
         let (env, world) = (folder.join(".env"), &run.here.world);
-        let begins_line = world.read_file(&env, 1 << 20)?.is_some_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
+        let begins_line = world.read_within(&folder, ".env", 1 << 20)?.is_some_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
         let line = format!("{}COMPOSE_PROJECT_NAME={}\n", if begins_line { "\n" } else { "" }, run.project);
         world.write_file(&env, line.as_bytes(), Write::Append, false)?;
         let tool = run.tool()?;

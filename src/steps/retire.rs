@@ -25,7 +25,7 @@ pub fn reopen(run: &mut Run) -> Result<Output, Stop> {
 
 pub fn deregister(run: &mut Run) -> Result<Output, Stop> {
     if let Some(old) = run.old() {
-        run.here.consul.deregister(&service::id_of(&run.here, &run.name, &old.deploy_id))?;
+        service::deregister(&run.here, &run.name, &old.deploy_id)?;
     }
     Ok(Output::Nothing)
 }

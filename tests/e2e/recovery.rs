@@ -263,15 +263,31 @@ fn an_application_describes_its_own_service() {
     let w = deployed(&["node1"], "node1", None);
     let services = |w: &World| w.lock().nodes["node1"].services.keys().cloned().collect::<Vec<_>>();
     assert_eq!(services(&w), [APP]);
-    let own = json!({"ID": "shop-1", "Name": "shop", "Port": 80}).to_string();
+    let own =
+        json!({"ID": "shop-1", "Name": "shop", "Port": 80, "Tags": ["a"], "Check": {"TCP": "127.0.0.1:80", "Interval": "10s"}}).to_string();
     push_files(&w, "", &[("service.json", &own)]);
     w.deliver("node1", &[deploy("second", "node1", None)]).exits(0);
-    assert_eq!(services(&w), ["shop-1"], "the one that it replaces goes");
-    assert_eq!(w.lock().nodes["node1"].services["shop-1"]["Port"], 80);
+    assert_eq!(services(&w), [APP], "its ID is not its own to choose");
+    let service = w.lock().nodes["node1"].services[APP].clone();
+    assert_eq!((&service["Name"], &service["Port"], &service["Tags"]), (&json!("shop"), &json!(80), &json!(["a"])));
+    // As an older handler has registered it.
+    w.lock().nodes.get_mut("node1").unwrap().services.insert("shop-1".into(), service);
     let before = w.state();
-    push_files(&w, "", &[("service.json", "{")]);
-    w.deliver("node1", &[deploy("third", "node1", None)]).exits(1).says("service.json");
-    assert_eq!(w.state(), before);
+    let check = |check: serde_json::Value| json!({"Name": "shop", "Checks": [check]}).to_string();
+    for (refused, why) in [
+        ("{".into(), "service.json"),
+        (json!({"ID": "x"}).to_string(), "missing field `Name`"),
+        (json!({"Name": "shop", "Connect": {}}).to_string(), "unknown field `Connect`"),
+        (check(json!({"Args": ["sh", "-c", "id"], "Interval": "10s"})), "unknown field `Args`"),
+        (check(json!({"HTTP": "http://a", "Method": "PUT", "Interval": "10s"})), "a check only looks"),
+        (check(json!({"HTTP": "http://127.0.0.1:8500/v1/agent/self", "Interval": "10s"})), "port 8500, which is the node's own"),
+        (check(json!({"TCP": "localhost:1122", "Interval": "10s"})), "port 1122, which is the node's own"),
+        (check(json!({"HTTP": "file:///etc/passwd", "Interval": "10s"})), "a check asks one URL"),
+    ] {
+        push_files(&w, "", &[("service.json", &refused)]);
+        w.deliver("node1", &[deploy(&format!("refused {why}"), "node1", None)]).exits(1).says("service.json").says(why);
+        assert_eq!(w.state(), before);
+    }
     push(&w, "");
     w.deliver("node1", &[deploy("fourth", "node1", None)]).exits(0);
     assert_eq!(services(&w), [APP]);

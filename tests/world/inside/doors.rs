@@ -392,6 +392,11 @@ impl doors::Disk for Door {
         Ok(Subvolume { uuid: found.uuid.clone(), received: found.received.clone(), read_only: found.read_only })
     }
 
+    /// There are no links here.
+    fn within(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn is_btrfs(&self, folder: &Path) -> io::Result<bool> {
         self.disk(true, "look at", folder, |_| Ok(()))?;
         Ok(!self.shared.lock().state.nodes[&self.node].no_snapshots_seen)
