@@ -17,6 +17,7 @@ use crate::node::local::{self, LocalRole};
 use crate::node::probe;
 use crate::node::reconcile::{Idle, Seen};
 use crate::outside::plugin;
+use crate::routes;
 use crate::steps::journal::GIVEN_UP;
 use crate::worker;
 
@@ -89,7 +90,10 @@ pub fn find(here: &Here, seen: Result<&Seen, &Error>, sets: Result<&sets::Seen, 
         of_orders(here, seen, &mut found);
         // Without Consul nothing is known of either, for one reason.
         match sets {
-            Ok(sets) => of_replicas(here, sets, &mut found),
+            Ok(sets) => {
+                of_replicas(here, sets, &mut found);
+                of_routes(here, sets, &mut found);
+            }
             Err(why) => found.wrong.push(of_node(why)),
         }
     }
@@ -117,6 +121,15 @@ fn of_replicas(here: &Here, seen: &sets::Seen, found: &mut Findings) {
     found.wrong.extend(seen.unreadable.iter().map(of_node));
     for known in seen.apps.iter().filter(|known| !is_anothers(here, seen, known)) {
         found.wrong.extend(of_replica(here, seen, known));
+    }
+}
+
+/// What an older handler has let through.
+fn of_routes(here: &Here, seen: &sets::Seen, found: &mut Findings) {
+    for known in seen.apps.iter().filter(|known| here.me().is_ok_and(|me| *me == known.record.master)) {
+        if let Some(why) = routes::outdated(&known.record.caddyfile, &known.record.haproxy) {
+            found.notes.push(of(&known.name, &format!("served as its record stands, but its next deploy would be refused: {why}")));
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -118,6 +119,40 @@ pub struct Proxies {
     pub haproxy_reload: Option<Vec<String>>,
 }
 
+/// As compose has them: `2200-2239:2200-2239`, or without the second half; several with commas.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ports {
+    pub text: String,
+    ranges: Vec<RangeInclusive<u16>>,
+}
+
+impl Ports {
+    pub fn parse(text: &str) -> Option<Ports> {
+        let range = |part: &str| {
+            let outside = part.trim().split(':').next()?;
+            let (low, high) = outside.split_once('-').unwrap_or((outside, outside));
+            Some(low.parse().ok()?..=high.parse().ok()?)
+        };
+        let ranges = text.split(',').map(range).collect::<Option<_>>()?;
+        Some(Ports { text: text.into(), ranges })
+    }
+
+    pub fn has(&self, port: u16) -> bool {
+        self.ranges.iter().any(|range| range.contains(&port))
+    }
+}
+
+/// What an application's routes have to fit.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    /// `CADDY_VERSION`
+    pub caddy: Version,
+    /// `HANDLER_TCP_PORTS`: those that haproxy's container publishes besides 80 and 443, if that is known.
+    pub ports: Option<Ports>,
+    /// `HANDLER_NETWORK`: in which the proxies are, if that is known.
+    pub network: Option<String>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `DEPLOY_DIR`: checkouts, the log, and `.handler` with the handler's own files.
@@ -131,8 +166,7 @@ pub struct Settings {
     /// `DOCKER_HOST`, a unix socket.
     pub engine_socket: PathBuf,
     pub agent: Address,
-    /// `CADDY_VERSION`
-    pub caddy: Version,
+    pub routes: Routes,
     /// `HANDLER_SETTLE`: a container without HEALTHCHECK is healthy when it has run this long.
     pub settle: Duration,
     /// A watch of Consul's has started this: it says so by `CONSUL_INDEX`, and waits for the end.
@@ -230,6 +264,14 @@ impl Settings {
         let Some(engine_socket) = engine.strip_prefix("unix://").map(PathBuf::from) else {
             return Err(expected("DOCKER_HOST", &engine, "unix:///path of the engine's socket on this node"));
         };
+        let ports = match text("HANDLER_TCP_PORTS")? {
+            None => None,
+            Some(ports) => {
+                let wrong =
+                    || expected("HANDLER_TCP_PORTS", &ports, "ports of this node, such as 2200-2239:2200-2239, or several with commas");
+                Some(Ports::parse(&ports).ok_or_else(wrong)?)
+            }
+        };
         let timeout = |kind: &str, default| seconds(&format!("HANDLER_TIMEOUT_{kind}"), default);
         Ok(Settings {
             deploy_dir,
@@ -238,7 +280,7 @@ impl Settings {
             snapshots: PathBuf::from(text("HANDLER_SNAPSHOTS")?.unwrap_or_else(|| "/var/lib/buttervolume/snapshots".into())),
             engine_socket,
             agent: Address::from_env()?,
-            caddy,
+            routes: Routes { caddy, ports, network: text("HANDLER_NETWORK")? },
             settle: seconds("HANDLER_SETTLE", 1)?,
             by_watch: env::var_os("CONSUL_INDEX").is_some(),
             own_ssh: env::var_os("GIT_SSH_COMMAND").is_some(),
@@ -295,4 +337,19 @@ fn tls_config() -> Result<Tls, Error> {
         _ => return Err(Error::Alone),
     }
     Ok(config.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports() {
+        let ports = Ports::parse("2200-2239:2200-2239, 8443").unwrap();
+        assert!(ports.has(2200) && ports.has(2239) && ports.has(8443) && !ports.has(2240));
+        assert!(Ports::parse("2222").unwrap().has(2222));
+        for bad in ["", "a", "1-", "1,", "127.0.0.1:80:80"] {
+            assert_eq!(Ports::parse(bad), None, "{bad}");
+        }
+    }
 }

@@ -58,6 +58,8 @@ pub struct Service {
     pub oneshot: bool,
     /// `up` makes containers of it: not where it is scaled to none.
     pub made: bool,
+    /// By the names that the engine has.
+    pub networks: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -131,6 +133,8 @@ struct Model {
     services: BTreeMap<String, ModelService>,
     #[serde(default)]
     volumes: BTreeMap<String, ModelVolume>,
+    #[serde(default)]
+    networks: BTreeMap<String, ModelNetwork>,
     #[serde(default, rename = "x-handler-routes")]
     routes: BTreeMap<String, BTreeMap<String, String>>,
     #[serde(default, rename = "x-handler-order")]
@@ -151,6 +155,12 @@ struct ModelService {
     depends_on: BTreeMap<String, Dependency>,
     profiles: Vec<String>,
     volumes: Vec<Mount>,
+    networks: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct ModelNetwork {
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -219,6 +229,8 @@ impl Compose {
         for (name, found) in &active {
             let mut service = service(name, found, project)?;
             service.oneshot = oneshots.contains(name);
+            let name_of = |key: &String| model.networks.get(key).and_then(|network| network.name.clone()).unwrap_or_else(|| key.clone());
+            service.networks = found.networks.keys().map(name_of).collect();
             service.environment.extend(model.routes.get(*name).cloned().unwrap_or_default());
             if let Some(first) = containers.insert(service.container.clone(), service.name.clone()) {
                 return Err(Error::Container { name: service.container, first, second: service.name });
@@ -255,6 +267,7 @@ fn service(name: &str, found: &ModelService, project: &Project) -> Result<Servic
         restart: restart(found, &at)?,
         oneshot: false,
         made: found.scale != Some(0) && found.deploy.as_ref().is_none_or(|deploy| deploy.replicas != Some(0)),
+        networks: Vec::new(),
     })
 }
 
@@ -353,6 +366,7 @@ mod tests {
             restart: Restart::never(),
             oneshot: false,
             made: true,
+            networks: vec!["p_default".into()],
         };
         let route = "http://a.example.com {\n  proxy / $CONTAINER:80\n}\n";
         assert_eq!(

@@ -39,7 +39,7 @@ struct Setup {
 
 impl Setup {
     fn of(here: &Here, settings: &settings::Proxies) -> Result<Setup, Error> {
-        let version = here.settings.caddy;
+        let version = here.settings.routes.caddy;
         let folder = settings.folder.clone().unwrap_or_else(|| here.paths.proxies());
         here.world.create_shared_folder(&folder)?;
         let words = |own: &Option<Vec<String>>, default: &[&str]| match own {
@@ -181,7 +181,10 @@ fn look(here: &Here, setup: &Setup) -> Result<Seen, consul::Error> {
         }
     }
     let (mut apps, mut unservable) = (Vec::new(), Vec::new());
-    for entry in here.consul.list(keys::APPS)? {
+    // Of two that an older handler has let have the same, the one that had it first goes on being served.
+    let mut entries = here.consul.list(keys::APPS)?;
+    entries.sort_by_key(|entry| entry.create_index);
+    for entry in entries {
         match Routed::of(name_of(&entry.key, keys::APPS), &entry.value, &view.me, setup.frame.caddy_version) {
             Ok(app) => apps.push(app),
             Err(why) => unservable.push((entry.key, why)),

@@ -142,7 +142,8 @@ fn unavailable(out: &mut String, page: &str) {
     ));
 }
 
-/// Who the client is, the first node says; nobody else is believed. While nodes differ about who is the master, a request must not go round
+/// Who the client is and whom it asked, the first node says; nobody else is believed, and what names headers in `Connection` would have those
+/// that we set taken out again. While nodes differ about who is the master, a request must not go round
 /// in circles: it passes two nodes at most.
 fn http_in_rules(out: &mut String, view: &View) {
     let members: Vec<&String> = view.members.values().filter(|member| member.parse::<IpAddr>().is_ok()).collect();
@@ -154,10 +155,14 @@ fn http_in_rules(out: &mut String, view: &View) {
     out.push_str(
         "    acl first-hop var(txn.hop) -m str 1
     acl second-hop var(txn.hop) -m str 2
-    http-request del-header X-Forwarded-For unless from-member
+    http-request del-header X-Forwarded- -m beg unless from-member
+    http-request del-header Forwarded unless from-member
     http-request set-header X-Real-IP %[src] unless from-member { req.hdr(X-Real-IP) -m found }
+    http-request set-header X-Forwarded-Host %[req.hdr(host)] unless from-member { req.hdr(X-Forwarded-Host) -m found }
     http-request set-header X-Forwarded-Proto http
     option forwardfor if-none
+    http-request set-header Connection upgrade if { req.hdr(Connection) -m sub -i upgrade }
+    http-request del-header Connection unless { req.hdr(Connection) -m sub -i upgrade }
     http-request set-var(txn.hop) req.hdr(X-Handler-Hop) if from-member
     http-request deny deny_status 503 if second-hop
     http-request set-header X-Handler-Hop 1 unless first-hop
@@ -191,7 +196,8 @@ impl Web {
     fn add(&mut self, app: &Routed, way: &Way, view: &View) {
         for address in app.addresses() {
             let (scheme, port) = address.served();
-            if address.host.is_empty() || address.host.starts_with('[') || RESERVED.contains(&port) {
+            let usual = !matches!((scheme, port), (Scheme::Http, 443) | (Scheme::Https, 80));
+            if address.host.is_empty() || address.host.starts_with('[') || RESERVED.contains(&port) || !usual {
                 continue;
             }
             let host = address.host.to_ascii_lowercase();
@@ -284,7 +290,10 @@ impl Web {
                 lines(out, extra, "options", "");
                 uses(out, extra);
             }
-            for (n, (_, end)) in self.wildcards.iter().filter(|(its, _)| its == port).enumerate() {
+            // The longer one is meant for less, and asked first.
+            let mut wildcards: Vec<&String> = self.wildcards.iter().filter(|(its, _)| its == port).map(|(_, end)| end).collect();
+            wildcards.sort_by_key(|end| std::cmp::Reverse(end.len()));
+            for (n, end) in wildcards.into_iter().enumerate() {
                 let exact = self.hosts.get(port).into_iter().flatten().filter(|host| host.ends_with(end.as_str()));
                 out.push_str(&format!("    acl exact-{n} always_false\n"));
                 for exact in exact {

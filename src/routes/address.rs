@@ -37,7 +37,9 @@ impl fmt::Display for Error {
         f.write_str(match self {
             Error::Scheme => "its scheme is neither http nor https",
             Error::Port => "its port is no number from 1 to 65535",
-            Error::Host => "its host has characters other than letters, digits, `.`, `-`, `_` and `*`",
+            Error::Host => {
+                "its host has characters other than letters, digits, `.`, `-`, `_` and `*` (a name in another script is written as xn--…)"
+            }
             Error::NoHost => "it has no host",
             Error::Path => "its path has characters that no path has",
         })
@@ -100,7 +102,38 @@ impl<'a> SiteAddress<'a> {
         let (scheme, port) = self.served();
         // a path is a prefix, with or without saying so
         let path = self.path.trim_end_matches(['*', '/']);
-        Key { scheme, host: self.host.to_ascii_lowercase(), port, path: path.into() }
+        Key { scheme, host: self.host.trim_end_matches('.').to_ascii_lowercase(), port, path: path.into() }
+    }
+
+    /// Why no application may have it, though it can be read.
+    pub fn unfit(&self) -> Option<Unfit> {
+        let ip = self.host.starts_with('[');
+        match self.served() {
+            _ if self.host.is_empty() || self.host == "*" => Some(Unfit::EveryHost),
+            _ if self.host.ends_with('.') => Some(Unfit::Dot),
+            _ if !ip && self.host.strip_prefix("*.").unwrap_or(self.host).contains('*') => Some(Unfit::Wildcard),
+            (Scheme::Http, 443) | (Scheme::Https, 80) => Some(Unfit::Scheme),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    EveryHost,
+    Dot,
+    Wildcard,
+    Scheme,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Unfit::EveryHost => "it stands for every host, and other applications have theirs; name yours",
+            Unfit::Dot => "write the host without the dot at its end",
+            Unfit::Wildcard => "`*` can only stand for the first part of a host, as in *.example.com",
+            Unfit::Scheme => "port 80 is for http:// and port 443 for https://",
+        })
     }
 }
 
@@ -114,6 +147,20 @@ pub struct Key {
 }
 
 impl Key {
+    /// All of a host, on the port that need not be said.
+    pub fn of_host(scheme: Scheme, host: String) -> Key {
+        let port = if scheme == Scheme::Http { 80 } else { 443 };
+        Key { scheme, host, port, path: String::new() }
+    }
+
+    /// Whether a request may be for both. Those to 80 and 443 are one: Caddy leads from the one to the other.
+    pub fn meets(&self, other: &Key) -> bool {
+        let within = |path: &str, of: &str| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.host == other.host
+            && self.own_port() == other.own_port()
+            && (within(&self.path, &other.path) || within(&other.path, &self.path))
+    }
+
     /// The port, if haproxy binds it for such addresses alone.
     pub fn own_port(&self) -> Option<u16> {
         Some(self.port).filter(|port| !matches!(port, 80 | 443))
@@ -166,6 +213,38 @@ mod tests {
         assert_eq!(parsed(":8080"), fine(Https, 8080, ":8080", ""));
         for bad in ["", "ftp://a", "a:b", "a:0", "a:99999", "{$X}", "a b", "a:1:2", "[a]", "a/{x}", "é.fr"] {
             assert!(SiteAddress::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_no_application_may_have() {
+        let unfit = |text| SiteAddress::parse(text).unwrap().unfit();
+        for text in ["http://a.b", "*.a.b", "https://A.b:8443/x*", "a:80", "http://[::1]", "http://a:8080"] {
+            assert_eq!(unfit(text), None, "{text}");
+        }
+        for (text, why) in [
+            ("http://", Unfit::EveryHost),
+            (":8080", Unfit::EveryHost),
+            ("http://*", Unfit::EveryHost),
+            ("a.b.:8080", Unfit::Dot),
+            ("a.*.b", Unfit::Wildcard),
+            ("*a.b", Unfit::Wildcard),
+            ("*.*.b", Unfit::Wildcard),
+            ("https://a:80", Unfit::Scheme),
+            ("http://a:443", Unfit::Scheme),
+        ] {
+            assert_eq!(unfit(text), Some(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn who_meets() {
+        let meet = |one, two| SiteAddress::parse(one).unwrap().key().meets(&SiteAddress::parse(two).unwrap().key());
+        for (one, two) in [("http://a", "https://A."), ("http://a", "a:80/login*"), ("a/x", "a/x/y"), ("a:8443", "https://a:8443/x")] {
+            assert!(meet(one, two) && meet(two, one), "{one} {two}");
+        }
+        for (one, two) in [("http://a", "http://b"), ("http://a/x", "http://a/xy"), ("a", "a:8443"), ("*.a", "b.a")] {
+            assert!(!meet(one, two) && !meet(two, one), "{one} {two}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What an application claims for itself, and that no other one may have. Pure.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -33,8 +35,8 @@ impl Recorded {
 
 /// Of a record's two members.
 struct Claims<'a> {
-    /// As they stand there.
-    addresses: Vec<(&'a str, Key)>,
+    /// Of its sites, and the hosts that it has in the shared frontends.
+    addresses: Vec<(Cow<'a, str>, Key)>,
     /// Names of configurations that are not shared.
     names: Vec<&'a str>,
     backends: Vec<&'a str>,
@@ -43,9 +45,10 @@ struct Claims<'a> {
 
 impl<'a> Claims<'a> {
     fn of(caddyfile: &'a str, haproxy: &'a Map<String, Value>) -> Claims<'a> {
-        let key = |text| Some((text, SiteAddress::parse(text).ok()?.key()));
+        let key = |text| Some((Cow::from(text), SiteAddress::parse(text).ok()?.key()));
+        let hosts = haproxy::hosts_of(haproxy).map(|(scheme, host)| (Cow::from(host.clone()), Key::of_host(scheme, host)));
         Claims {
-            addresses: site_addresses(caddyfile).filter_map(key).collect(),
+            addresses: site_addresses(caddyfile).filter_map(key).chain(hosts).collect(),
             names: haproxy.keys().map(String::as_str).filter(|name| !haproxy::is_shared(name)).collect(),
             backends: haproxy::backends_of(haproxy).map(|(_, name)| name).collect(),
             binds: haproxy::binds_of(haproxy).map(|(_, bind)| bind).collect(),
@@ -59,10 +62,11 @@ impl<'a> Claims<'a> {
             if let Some(bind) = their.own_port().and_then(|port| binds(&port)) {
                 return Some(Claim::BindAsPort { bind: bind.clone(), address: text.to_string() });
             }
-            if self.addresses.iter().any(|(_, mine)| mine.port == their.port && mine.scheme != their.scheme) {
+            let differ = |mine: &Key| mine.own_port() == their.own_port() && mine.own_port().is_some() && mine.scheme != their.scheme;
+            if self.addresses.iter().any(|(_, mine)| differ(mine)) {
                 return Some(Claim::Port(their.port));
             }
-            if self.addresses.iter().any(|(_, mine)| mine == their) {
+            if self.addresses.iter().any(|(_, mine)| mine.meets(their)) {
                 return Some(Claim::Address(text.to_string()));
             }
         }
@@ -117,13 +121,19 @@ pub fn conflicts<'a>(
     Ok(warnings)
 }
 
+/// Why the next deploy of a record's application would be refused, if it stays as it is: it is served all the same until then.
+pub fn outdated(caddyfile: &str, haproxy: &Map<String, Value>) -> Option<String> {
+    let unfit = |text: &str| Some(format!("the address {text}: {}", SiteAddress::parse(text).ok()?.unfit()?));
+    haproxy::outdated(haproxy).map(|why| format!("HAPROXY: {why}")).or_else(|| site_addresses(caddyfile).find_map(unfit))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::routes::read::read;
-    use crate::routes::read::tests::services;
+    use crate::routes::read::tests::{services, set};
     use crate::settings::Version;
 
     #[test]
@@ -135,7 +145,7 @@ mod tests {
                 ("web", "CADDYFILE", "http://a.example.com, http://a.example.com/x, https://b.example.com:8443 {\n respond hello\n}"),
                 ("ssh", "HAPROXY", ssh),
             ]),
-            Version::Two,
+            &set(Version::Two),
         )
         .unwrap();
         let compare = |caddyfile: &str, haproxy: Value| {
@@ -148,9 +158,13 @@ mod tests {
         assert_eq!(compare("http://c, A.example.com:80/ {\n}", json!({})), taken("the address A.example.com:80/"));
         assert_eq!(compare("http://a.example.com/x/* {\n}", json!({})), taken("the address http://a.example.com/x/*"));
         assert_eq!(
-            compare("https://a.example.com, http://a.example.com/y, http://c {\n}", json!({})),
+            compare("http://a.example.com:8080, http://c {\n}", json!({})),
             Ok(vec!["a.example.com leads to n1 for mine and to n2 for other: requests for it reach one of them only".into()])
         );
+        assert_eq!(compare("https://a.example.com {\n}", json!({})), taken("the address https://a.example.com"));
+        assert_eq!(compare("http://a.example.com./login* {\n}", json!({})), taken("the address http://a.example.com./login*"));
+        let shared = json!({"https-in": {"backends": [{"name": "x", "use_backend_option": "if { req_ssl_sni -i A.example.com }"}]}});
+        assert_eq!(compare("", shared), taken("the address a.example.com"));
         assert_eq!(compare("http://c:8443 {\n}", json!({})), taken("port 8443, here with and there without TLS or the other way round,"));
         assert_eq!(compare("", json!({"ssh": {}})), taken("the HAPROXY name ssh"));
         assert_eq!(compare("", json!({"http-in": {"backends": [{"name": "ssh"}]}})), taken("the HAPROXY backend ssh"));

@@ -9,13 +9,32 @@ use super::{checks, haproxy, sites};
 #[derive(Debug)]
 pub enum Error {
     /// A variable cannot be read or means nothing.
-    Variable { service: String, problem: Box<Problem> },
+    Variable {
+        service: String,
+        problem: Box<Problem>,
+    },
     /// Two sites of the application have one address.
-    Twice { address: String, first: Place, second: Place },
+    Twice {
+        address: String,
+        first: Place,
+        second: Place,
+    },
     /// Several services together make no sense.
     Together(Box<haproxy::Error>),
+    /// A port of it.
+    NotOpen {
+        what: String,
+        open: String,
+    },
+    NotInNetwork {
+        service: String,
+        network: String,
+    },
     /// Another application has it.
-    Taken { what: Claim, by: String },
+    Taken {
+        what: Claim,
+        by: String,
+    },
 }
 
 /// By variable.
@@ -62,6 +81,16 @@ impl fmt::Display for Error {
             Error::Variable { service, problem } => write!(f, "service {service}: {problem}"),
             Error::Twice { address, first, second } => write!(f, "CADDYFILE: the address {address} is used twice: {first}; {second}"),
             Error::Together(source) => write!(f, "HAPROXY: {source}"),
+            Error::NotOpen { what, open } => write!(
+                f,
+                "{what}: nothing leads to this port: haproxy publishes 80, 443 and {open} on every node (TCP_PORTS of the proxies' .env, \
+                 HANDLER_TCP_PORTS of the handler)"
+            ),
+            Error::NotInNetwork { service, network } => write!(
+                f,
+                "service {service} has a route, but is not in the network {network}, where the proxies would find it: add `networks: [{network}]` to it, \
+                 and `{network}: {{external: true}}` to the file's networks"
+            ),
             Error::Taken { what, by } => write!(f, "{what} is used by the application {by} already"),
         }
     }

@@ -4,6 +4,7 @@
 //! - [`read`](fn@read): all variables of all services → [`Routes`]. [`sites`], [`haproxy`] and [`checks`] have a variable each.
 //! - [`caddyfile`] is the grammar; [`directives`] knows the words of both Caddys. [`caddy2`] completes sites, with [`upgrade`] for those in
 //!   the words of Caddy 1; [`caddy1`] writes for Caddy 1 itself.
+//! - [`words`]: what may be written into haproxy's configuration.
 //! - [`claims`]: the comparison with the other applications' records.
 
 pub mod address;
@@ -21,7 +22,8 @@ pub mod read;
 pub(crate) mod real;
 pub mod sites;
 pub mod upgrade;
+pub mod words;
 
-pub use claims::conflicts;
+pub use claims::{conflicts, outdated};
 pub use error::Error;
 pub use read::{Routes, read};

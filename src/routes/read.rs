@@ -8,7 +8,7 @@ use super::address::{Key, SiteAddress};
 use super::error::{Error, Place, Problem};
 use super::{caddyfile, checks, haproxy, sites};
 use crate::outside::compose_file::Service;
-use crate::settings::Version;
+use crate::settings;
 
 /// What the record and Consul's service say about routes.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -27,15 +27,26 @@ pub struct Routes {
     pub notes: Vec<String>,
 }
 
-/// Reads the variables of all services; sites are completed for and written in the words of `caddy`.
-pub fn read(services: &[Service], caddy: Version) -> Result<Routes, Error> {
+/// Reads the variables of all services; sites are completed for and written in the words of the Caddy that is set.
+pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Error> {
     let mut routes = Routes::default();
     let (mut sites, mut addresses) = (Vec::new(), Vec::new());
     let mut places: HashMap<Key, Place> = HashMap::new();
-    for Service { name, container, environment, .. } in services {
+    for Service { name, container, environment, networks, .. } in services {
+        let has_route =
+            ["CADDYFILE", "HAPROXY"].iter().any(|variable| environment.get(*variable).is_some_and(|text| !text.trim().is_empty()));
+        if let Some(network) = &set.network {
+            match networks.contains(network) {
+                false if has_route => return Err(Error::NotInNetwork { service: name.clone(), network: network.clone() }),
+                true if !has_route => routes.notes.push(format!(
+                    "service {name} has no route, but is in {network}, where all applications find it by that name: leave it out of there"
+                )),
+                _ => {}
+            }
+        }
         let variable = |problem| Error::Variable { service: name.clone(), problem: Box::new(problem) };
         if let Some(text) = environment.get("CADDYFILE") {
-            let own = sites::own(text, container, caddy).map_err(|source| variable(Problem::Caddyfile(source)))?;
+            let own = sites::own(text, container, set.caddy).map_err(|source| variable(Problem::Caddyfile(source)))?;
             for word in own.addresses {
                 if let Ok(address) = SiteAddress::parse(&word.text) {
                     let second = Place { service: name.clone(), at: word.at };
@@ -62,6 +73,13 @@ pub fn read(services: &[Service], caddy: Version) -> Result<Routes, Error> {
         if let Some((text, _)) = parsed.iter().find(|(_, address)| has(address)) {
             let problem = haproxy::Problem::PortOfSite { bind, address: text.to_string() };
             return Err(Error::Together(Box::new(haproxy::Error { at: "frontend.bind".into(), problem })));
+        }
+    }
+    if let Some(open) = &set.ports {
+        let of_sites = parsed.iter().filter_map(|(text, address)| Some((text.to_string(), address.key().own_port()?)));
+        let of_binds = haproxy::binds_of(&routes.haproxy).map(|(_, bind)| (format!("the bind {bind}"), *bind.ports.start()));
+        if let Some((what, _)) = of_sites.chain(of_binds).find(|(_, port)| !open.has(*port)) {
+            return Err(Error::NotOpen { what, open: open.text.clone() });
         }
     }
     let mut checks = Vec::new();
@@ -93,6 +111,7 @@ pub(super) mod tests {
     use crate::model::names::Project;
     use crate::outside::compose_file::Compose;
     use crate::outside::{compose, yaml};
+    use crate::settings::{Ports, Version};
 
     const CADDYFILE: &str = "CADDYFILE";
     const HAPROXY: &str = "HAPROXY";
@@ -145,7 +164,7 @@ pub(super) mod tests {
             for service in &mut compose.services {
                 service.container = record["ct"][&service.name].as_str().unwrap().into();
             }
-            let routes = read(&compose.services, Version::One).unwrap();
+            let routes = read(&compose.services, &set(Version::One)).unwrap();
             assert_eq!(routes.caddyfile, record["caddyfile"], "{name}");
             assert_eq!(routes.urls, record["urls"], "{name}");
             assert_eq!(json!(routes.checks.len()), expected["checks"], "{name}");
@@ -167,6 +186,10 @@ pub(super) mod tests {
         }
     }
 
+    pub fn set(caddy: Version) -> settings::Routes {
+        settings::Routes { caddy, ports: None, network: None }
+    }
+
     /// Service, variable, value.
     pub fn services(variables: &[(&str, &str, &str)]) -> Vec<Service> {
         let service = |(name, key, value): &(&str, &str, &str)| Service {
@@ -178,6 +201,7 @@ pub(super) mod tests {
             environment: [(key.to_string(), value.to_string())].into(),
             oneshot: false,
             made: true,
+            networks: Vec::new(),
         };
         variables.iter().map(service).collect()
     }
@@ -186,7 +210,7 @@ pub(super) mod tests {
     fn containers() {
         for variable in ["$CONTAINER", "$$CONTAINER", "${CONTAINER}", "$${CONTAINER}"] {
             let text = format!("http://a {{\n proxy / {variable}:80\n}}");
-            let routes = read(&services(&[("web", CADDYFILE, &text)]), Version::One).unwrap();
+            let routes = read(&services(&[("web", CADDYFILE, &text)]), &set(Version::One)).unwrap();
             assert!(routes.caddyfile.contains(" proxy / p-web-1:80 {"), "{routes:?}");
         }
     }
@@ -221,9 +245,42 @@ pub(super) mod tests {
             (vec![("web", "CONSUL_CHECK_URLS", "a")], "service web: CONSUL_CHECK_URLS: expected a list of URLs, found text"),
         ] {
             for caddy in [Version::One, Version::Two] {
-                let error = read(&services(&variables), caddy).unwrap_err();
+                let error = read(&services(&variables), &set(caddy)).unwrap_err();
                 assert_eq!(error.to_string(), message);
             }
         }
+    }
+
+    #[test]
+    fn ports_that_nobody_has_opened() {
+        let open = settings::Routes { ports: Ports::parse("2200-2239:2200-2239"), ..set(Version::Two) };
+        let read = |variable, text: &str| super::read(&services(&[("web", variable, text)]), &open);
+        let bound = |port: u16| format!("x: {{frontend: {{mode: tcp, bind: ['*:{port}']}}, backends: [{{port: 22, peer_port: {port}}}]}}");
+        assert!(read(HAPROXY, &bound(2239)).is_ok() && read(CADDYFILE, "http://a, https://a, a:2200 {\n}").is_ok());
+        for (variable, text, what) in [(HAPROXY, &*bound(2240), "the bind *:2240"), (CADDYFILE, "https://a:8443 {\n}", "https://a:8443")] {
+            assert_eq!(
+                read(variable, text).unwrap_err().to_string(),
+                format!(
+                    "{what}: nothing leads to this port: haproxy publishes 80, 443 and 2200-2239:2200-2239 on every node (TCP_PORTS of the proxies' \
+                     .env, HANDLER_TCP_PORTS of the handler)"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn services_out_of_the_proxies_reach() {
+        let set = settings::Routes { network: Some("cluster_default".into()), ..set(Version::Two) };
+        let mut services = services(&[("web", CADDYFILE, "http://a {\n}"), ("db", "X", "")]);
+        assert_eq!(
+            read(&services, &set).unwrap_err().to_string(),
+            "service web has a route, but is not in the network cluster_default, where the proxies would find it: add `networks: [cluster_default]` to \
+             it, and `cluster_default: {external: true}` to the file's networks"
+        );
+        services.iter_mut().for_each(|service| service.networks = vec!["cluster_default".into()]);
+        assert_eq!(
+            read(&services, &set).unwrap().notes,
+            ["service db has no route, but is in cluster_default, where all applications find it by that name: leave it out of there"]
+        );
     }
 }

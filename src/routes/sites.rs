@@ -25,6 +25,7 @@ pub struct Unusable {
 #[derive(Debug)]
 pub enum Why {
     NoAddress(address::Error),
+    Unfit(address::Unfit),
     Reserved(u16),
 }
 
@@ -45,6 +46,7 @@ impl fmt::Display for Unusable {
         write!(f, "the address {:?}: ", self.text)?;
         match &self.why {
             Why::NoAddress(source) => source.fmt(f),
+            Why::Unfit(source) => source.fmt(f),
             Why::Reserved(port) => write!(f, "the node itself needs port {port}; choose another one"),
         }
     }
@@ -72,6 +74,9 @@ pub fn own(text: &str, container: &str, caddy: Version) -> Result<Own, Error> {
         for Word { text, at } in &site.addresses {
             let unusable = |why| Error::Address(At { at: *at, problem: Unusable { text: text.clone(), why } });
             let address = SiteAddress::parse(text).map_err(|source| unusable(Why::NoAddress(source)))?;
+            if let Some(why) = address.unfit() {
+                return Err(unusable(Why::Unfit(why)));
+            }
             let (_, port) = address.served();
             if RESERVED.contains(&port) {
                 return Err(unusable(Why::Reserved(port)));

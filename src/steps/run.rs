@@ -178,7 +178,7 @@ impl Run {
     pub fn load(&mut self, folder: PathBuf) -> Result<Loaded, Error> {
         let tool = self.tool()?;
         let (checkout, compose) = self.here.read_checkout(&self.project, folder, tool)?;
-        let routes = routes::read(&compose.services, self.here.settings.caddy)?;
+        let routes = routes::read(&compose.services, &self.here.settings.routes)?;
         Ok(Loaded { checkout, compose, routes })
     }
 

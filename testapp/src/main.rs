@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET  /version          $VERSION
+//! GET  /request          the header that the request came with
 //! GET  /health           200, or 503 while it is unhealthy
 //! POST /unhealthy        from now on unhealthy
 //! POST /exit             ends with status 3
@@ -97,7 +98,7 @@ fn answer(stream: &TcpStream, version: &str) -> io::Result<()> {
     reader.by_ref().take(4096).read_line(&mut line)?;
     let mut words = line.split_whitespace();
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-    let mut length = 0;
+    let (mut length, mut headers) = (0, String::new());
     loop {
         let mut header = String::new();
         reader.by_ref().take(4096).read_line(&mut header)?;
@@ -107,11 +108,15 @@ fn answer(stream: &TcpStream, version: &str) -> io::Result<()> {
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse().unwrap_or(0);
         }
+        headers.push_str(&header);
     }
     let mut body = Vec::new();
     reader.take(length.min(MAX_BODY)).read_to_end(&mut body)?;
 
-    let (status, text) = respond(method, path, &body, version);
+    let (status, text) = match (method, path) {
+        ("GET", "/request") => ("200 OK", headers.into_bytes()),
+        _ => respond(method, path, &body, version),
+    };
     let mut stream = stream;
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len())?;
     stream.write_all(&text)?;

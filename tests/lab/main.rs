@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Instant;
 
-use harness::{App, Lab, NODES, Node, SOON, Variant, Want, name, secs, wait_until};
+use harness::{App, Lab, NODES, Node, SOON, Variant, Want, name, secs, socket, wait_until};
 use serde_json::json;
 
 /// The laboratory with an application on node1, replicated to node2.
@@ -388,6 +388,21 @@ fn routes_on_every_node() {
     app.commit("1", Variant::Good);
     lab.deploy(&app, 1, Some(2)).done();
     lab.expect_routes(&app, 1, "1");
+    // What a client says of itself is not believed, by the application's own node nor by another one.
+    let told = "X-Forwarded-Host: evil.example.com\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 10.9.9.9\r\nX-Real-IP: 10.9.9.9\r\n\
+                Forwarded: for=10.9.9.9\r\nConnection: X-Real-IP, X-Forwarded-For, X-Forwarded-Host\r\n";
+    for node in NODES {
+        let request = format!("GET /request HTTP/1.1\r\nHost: shop.example.com\r\n{told}Connection: close\r\n\r\n");
+        let seen = client::ask(socket(node, 80), &request).expect("no answer").to_lowercase();
+        for line in ["host: shop.example.com", "x-forwarded-host: shop.example.com", "x-forwarded-proto: http", "x-real-ip: 172.31.77.1"] {
+            assert!(seen.lines().any(|is| is == line), "{}: no {line} in\n{seen}", name(node));
+        }
+        assert!(
+            seen.contains("x-forwarded-for: 172.31.77.1") && !seen.contains("evil") && !seen.contains("10.9.9.9"),
+            "{}: {seen}",
+            name(node)
+        );
+    }
     lab.deploy(&app, 2, Some(1)).done();
     let start = Instant::now();
     lab.expect_routes(&app, 2, "1");

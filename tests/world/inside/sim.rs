@@ -13,7 +13,7 @@ use handler::data::sets;
 use handler::here::Here;
 use handler::orders;
 use handler::outside::doors::World;
-use handler::settings::{Address, Settings, Timeouts, Version};
+use handler::settings::{Address, Routes, Settings, Timeouts, Version};
 use handler::verbs::Failure;
 use serde_json::Value;
 
@@ -369,7 +369,7 @@ fn settings() -> Settings {
         snapshots: super::SNAPSHOTS.into(),
         engine_socket: "/var/run/docker.sock".into(),
         agent: Address { base: "http://127.0.0.1:8500".into(), socket: None, token: None, tls: None },
-        caddy: Version::Two,
+        routes: Routes { caddy: Version::Two, ports: None, network: None },
         settle: Duration::ZERO,
         by_watch: false,
         own_ssh: false,
