@@ -23,6 +23,9 @@ pub struct About {
     /// It sees the plugin's snapshots as btrfs has them, and confirms what is sent to it.
     #[serde(default)]
     pub confirms: bool,
+    /// Its haproxy has the ports on which others of the cluster say who the client is.
+    #[serde(default)]
+    pub peered: bool,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -44,6 +47,7 @@ pub fn tell(here: &Here) -> Result<(), Error> {
         understands: UNDERSTANDS,
         boot: here.world.boot()?,
         confirms: here.sees_snapshots(),
+        peered: here.settings.proxy_protocol,
         unknown: Unknown::new(),
     };
     let stands = here.consul.get(&key)?.and_then(|entry| json::read::<About>(&entry.value).ok());

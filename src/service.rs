@@ -1,10 +1,8 @@
 //! What Consul is told of an application: its own `service.json`, else one HTTP check for each of its URLs. Its ID there is the application's name.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use log::warn;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Fault};
@@ -19,82 +17,63 @@ const MOST: u64 = 1 << 20;
 
 /// The members that `service.json` may have, as Consul's `/v1/agent/service/register` takes them. What would change something, run a program or stand
 /// for another service is none of them.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Service {
-    #[serde(rename = "ID", default, skip_serializing)]
-    _id: Option<String>,
-    name: String,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    meta: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    port: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    check: Option<Check>,
-    #[serde(default)]
-    checks: Vec<Check>,
+const SERVICE: [&str; 8] = ["ID", "Name", "Tags", "Meta", "Address", "Port", "Check", "Checks"];
+const CHECK: [&str; 9] = ["Name", "Notes", "HTTP", "TCP", "Method", "Header", "TLSSkipVerify", "Interval", "Timeout"];
+
+/// What is wrong with a service.
+fn wrong(service: &Value) -> Option<String> {
+    let unknown = |value: &Value, known: &[&str]| {
+        let Some(members) = value.as_object() else { return Some("expected {…}".into()) };
+        let unknown = members.keys().find(|member| !known.contains(&&***member))?;
+        Some(format!("{unknown:?} cannot be used here; what can be: {}", known.join(", ")))
+    };
+    if let Some(why) = unknown(service, &SERVICE) {
+        return Some(why);
+    }
+    if service["Name"].as_str().is_none_or(str::is_empty) {
+        return Some("has no \"Name\"".into());
+    }
+    type Fits = fn(&Value) -> bool;
+    let types: [(&str, Fits, &str); 4] = [
+        ("Tags", |value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string)), "a list of texts"),
+        ("Meta", |value| value.as_object().is_some_and(|map| map.values().all(Value::is_string)), "texts by name"),
+        ("Port", Value::is_u64, "a number"),
+        ("Checks", Value::is_array, "a list of checks"),
+    ];
+    if let Some((member, _, expected)) = types.iter().find(|(member, fits, _)| service.get(*member).is_some_and(|value| !fits(value))) {
+        return Some(format!("{member:?}: expected {expected}"));
+    }
+    let checks = service.get("Check").into_iter().chain(service["Checks"].as_array().into_iter().flatten());
+    checks.map(|check| unknown(check, &CHECK).or_else(|| wrong_check(check))).find_map(|why| why)
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Check {
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    notes: String,
-    #[serde(rename = "HTTP", default, skip_serializing_if = "Option::is_none")]
-    http: Option<String>,
-    #[serde(rename = "TCP", default, skip_serializing_if = "Option::is_none")]
-    tcp: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    method: Option<String>,
-    #[serde(default)]
-    header: BTreeMap<String, Vec<String>>,
-    #[serde(rename = "TLSSkipVerify", default)]
-    tls_skip_verify: bool,
-    interval: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    timeout: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    status: Option<String>,
-}
-
-impl Check {
-    /// What is wrong with it.
-    fn wrong(&self) -> Option<String> {
-        let place = match (&self.http, &self.tcp) {
-            (Some(url), None) if is_url(url) => {
-                url.split("://").nth(1).unwrap_or_default().split(['/', '?', '#']).next().unwrap_or_default()
-            }
-            (None, Some(place)) if place.contains(':') => place,
-            _ => return Some("a check asks one URL (\"HTTP\", http:// or https://) or one address (\"TCP\", host:port)".into()),
-        };
-        let port = place.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if let Some(port) = port.filter(|port| RESERVED.contains(port)) {
-            return Some(format!("a check asks port {port}, which is the node's own"));
-        }
-        let method = self.method.as_deref().filter(|method| !["GET", "HEAD"].contains(method));
-        method.map(|method| format!("a check's \"Method\" is GET or HEAD, not {method:?}: a check only looks"))
+fn wrong_check(check: &Value) -> Option<String> {
+    let place = match (check["HTTP"].as_str(), check["TCP"].as_str()) {
+        (Some(url), None) if is_url(url) => url.split("://").nth(1).unwrap_or_default().split(['/', '?', '#']).next().unwrap_or_default(),
+        (None, Some(place)) if place.contains(':') => place,
+        _ => return Some("a check asks one URL (\"HTTP\", http:// or https://) or one address (\"TCP\", host:port)".into()),
+    };
+    let port = place.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if let Some(port) = port.filter(|port| RESERVED.contains(port)) {
+        return Some(format!("a check asks port {port}, which is the node's own"));
+    }
+    if ["Interval", "Timeout"].iter().any(|member| check.get(member).map_or(*member == "Interval", |value| !value.is_string())) {
+        return Some("a check has an \"Interval\", and perhaps a \"Timeout\", such as \"10s\"".into());
+    }
+    match check.get("Method") {
+        None => None,
+        Some(method) if method == "GET" || method == "HEAD" => None,
+        Some(method) => Some(format!("a check's \"Method\" is GET or HEAD, not {method}: a check only looks")),
     }
 }
 
 /// As `/v1/agent/service/register` takes it.
 pub fn read(here: &Here, folder: &Path, name: &AppName, checks: &[String]) -> Result<Value, Error> {
     let Some(text) = here.world.read_within(folder, FILE, MOST)? else { return Ok(plain(name, checks)) };
-    let cannot = |source| Error::Json { at: FILE.into(), what: "a service", source };
-    let service: Service = serde_json::from_slice(&text).map_err(cannot)?;
-    let wrong = match service.name.is_empty() {
-        true => Some("\"Name\" is empty".to_string()),
-        false => service.check.iter().chain(&service.checks).find_map(Check::wrong),
-    };
-    if let Some(why) = wrong {
+    let mut service: Value = serde_json::from_slice(&text).map_err(|source| Error::Json { at: FILE.into(), what: "a service", source })?;
+    if let Some(why) = wrong(&service) {
         return Err(Fault::NotAService { file: FILE, why }.into());
     }
-    let mut service = serde_json::to_value(service).map_err(cannot)?;
     service["ID"] = json!(name);
     Ok(service)
 }

@@ -167,6 +167,8 @@ pub struct Settings {
     pub engine_socket: PathBuf,
     pub agent: Address,
     pub routes: Routes,
+    /// `HANDLER_PROXY_PROTOCOL`: this node's proxies tell each other, and those of other nodes, who the client is.
+    pub proxy_protocol: bool,
     /// `HANDLER_SETTLE`: a container without HEALTHCHECK is healthy when it has run this long.
     pub settle: Duration,
     /// A watch of Consul's has started this: it says so by `CONSUL_INDEX`, and waits for the end.
@@ -281,6 +283,11 @@ impl Settings {
             engine_socket,
             agent: Address::from_env()?,
             routes: Routes { caddy, ports, network: text("HANDLER_NETWORK")? },
+            proxy_protocol: match text("HANDLER_PROXY_PROTOCOL")?.as_deref() {
+                None | Some("0") => false,
+                Some("1") => true,
+                Some(other) => return Err(expected("HANDLER_PROXY_PROTOCOL", other, "1 or 0")),
+            },
             settle: seconds("HANDLER_SETTLE", 1)?,
             by_watch: env::var_os("CONSUL_INDEX").is_some(),
             own_ssh: env::var_os("GIT_SSH_COMMAND").is_some(),

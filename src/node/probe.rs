@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Ages of data are said by clocks.
 const APART: u64 = 5;
 /// In the watches.json of the image.
-const WATCHES: usize = 5;
+const WATCHES: usize = 6;
 /// The oldest engine that this was tried with.
 const ENGINE: u32 = 20;
 

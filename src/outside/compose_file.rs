@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::engine::Restart;
 use crate::model::keep::Rule;
@@ -134,7 +135,7 @@ struct Model {
     #[serde(default)]
     volumes: BTreeMap<String, ModelVolume>,
     #[serde(default)]
-    networks: BTreeMap<String, ModelNetwork>,
+    networks: Value,
     #[serde(default, rename = "x-handler-routes")]
     routes: BTreeMap<String, BTreeMap<String, String>>,
     #[serde(default, rename = "x-handler-order")]
@@ -155,12 +156,7 @@ struct ModelService {
     depends_on: BTreeMap<String, Dependency>,
     profiles: Vec<String>,
     volumes: Vec<Mount>,
-    networks: BTreeMap<String, serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct ModelNetwork {
-    name: Option<String>,
+    networks: Value,
 }
 
 #[derive(Deserialize)]
@@ -229,8 +225,8 @@ impl Compose {
         for (name, found) in &active {
             let mut service = service(name, found, project)?;
             service.oneshot = oneshots.contains(name);
-            let name_of = |key: &String| model.networks.get(key).and_then(|network| network.name.clone()).unwrap_or_else(|| key.clone());
-            service.networks = found.networks.keys().map(name_of).collect();
+            let keys = found.networks.as_object().into_iter().flat_map(|networks| networks.keys());
+            service.networks = keys.map(|key| model.networks[key]["name"].as_str().unwrap_or(key).into()).collect();
             service.environment.extend(model.routes.get(*name).cloned().unwrap_or_default());
             if let Some(first) = containers.insert(service.container.clone(), service.name.clone()) {
                 return Err(Error::Container { name: service.container, first, second: service.name });

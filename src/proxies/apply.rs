@@ -11,12 +11,13 @@ use serde_json::Value;
 
 use super::error::Error;
 use super::file::ProxyFile;
-use super::view::{Frame, Routed, Unservable, View};
+use super::haproxy::TELLS;
+use super::view::{Clients, Frame, NOTE, Routed, TOLD, Unservable, View};
 use super::{caddy, haproxy};
+use crate::about::About;
 use crate::here::Here;
 use crate::model::time::Time;
 use crate::model::{json, keys};
-use crate::outside::consul;
 use crate::routes::address::site_addresses;
 use crate::routes::caddy1;
 use crate::settings::{self, Version};
@@ -51,7 +52,7 @@ impl Setup {
             Version::Two => &["caddy", "validate", "--adapter", "caddyfile", "--config", "{path}"],
         };
         Ok(Setup {
-            frame: Frame::of(settings, version)?,
+            frame: Frame::of(settings, version, here.settings.proxy_protocol)?,
             hold: settings.hold,
             caddy: ProxyFile {
                 name: "Caddyfile",
@@ -70,6 +71,14 @@ impl Setup {
                 written: haproxy::written,
             },
         })
+    }
+}
+
+impl Setup {
+    /// Whether haproxy's file has it tell Caddy who the client is.
+    fn tells(&self, here: &Here) -> Result<bool, Error> {
+        let text = here.world.read_file(&self.haproxy.path(), MOST)?;
+        Ok(text.is_some_and(|text| text.starts_with(format!("{NOTE}{TELLS}").as_bytes())))
     }
 }
 
@@ -136,11 +145,16 @@ fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
     seen.tell();
     let mut left_out = seen.unservable.len();
     for file in order(here, setup, &seen)? {
+        seen.view.clients.caddy = is_told(here, setup)?;
         match file.update(&here.world, &seen.apps, &seen.view) {
             Ok(bad) => left_out += bad,
             // no reason to keep the other from its file
             Err(why) => failed = failed.or(Some(why)),
         }
+    }
+    if is_told(here, setup)? != seen.view.clients.caddy {
+        seen.view.clients.caddy = !seen.view.clients.caddy;
+        failed = failed.or(setup.haproxy.update(&here.world, &seen.apps, &seen.view).err());
     }
     Ok(Done { left_out, due: seen.due, failed })
 }
@@ -152,7 +166,9 @@ fn order<'a>(here: &Here, setup: &'a Setup, seen: &Seen) -> Result<[&'a ProxyFil
     let served = here.world.read_file(&setup.caddy.path(), MOST)?.unwrap_or_default();
     // in parentheses: not a site, but what the maintenance pages share
     let goes = |site: &str| !site.starts_with('(') && !stay.contains(site);
-    Ok(match site_addresses(&String::from_utf8_lossy(&served)).any(goes) {
+    // and shall not tell who the client is when Caddy listens to that no more
+    let is_told = setup.tells(here)? && !setup.frame.caddy_head.contains(TOLD);
+    Ok(match is_told || site_addresses(&String::from_utf8_lossy(&served)).any(goes) {
         true => [&setup.haproxy, &setup.caddy],
         false => [&setup.caddy, &setup.haproxy],
     })
@@ -167,9 +183,23 @@ struct Seen {
     due: Option<Duration>,
 }
 
-fn look(here: &Here, setup: &Setup) -> Result<Seen, consul::Error> {
+/// Whether haproxy may tell Caddy who the client is: Caddy has read a file by which it listens to that, this one or one before it.
+fn is_told(here: &Here, setup: &Setup) -> Result<bool, Error> {
+    let head = &setup.frame.caddy_head;
+    let listens = here.world.read_file(&setup.caddy.path(), MOST)?.is_some_and(|text| text.starts_with(format!("{NOTE}{head}").as_bytes()));
+    Ok(head.contains(TOLD) && listens && (setup.caddy.is_read(&here.world) || setup.tells(here)?))
+}
+
+fn look(here: &Here, setup: &Setup) -> Result<Seen, Error> {
     let members = here.consul.members()?.into_iter().map(|member| (member.name, member.address)).collect();
-    let mut view = View { frame: setup.frame.clone(), me: here.me()?.clone(), members, maintenance: HashSet::new() };
+    let mut peers = HashSet::new();
+    for entry in here.consul.list(keys::NODES)? {
+        if json::read::<About>(&entry.value).is_ok_and(|about| about.peered) {
+            peers.insert(name_of(&entry.key, keys::NODES).to_string());
+        }
+    }
+    let clients = Clients { caddy: is_told(here, setup)?, here: here.settings.proxy_protocol, peers };
+    let mut view = View { frame: setup.frame.clone(), me: here.me()?.clone(), members, maintenance: HashSet::new(), clients };
     let now = here.world.clock.now();
     let mut due: Option<Duration> = None;
     for entry in here.consul.list(keys::MAINTENANCES)? {

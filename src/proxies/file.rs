@@ -51,8 +51,13 @@ impl ProxyFile {
         read.is_ok_and(|bytes| bytes.is_some_and(|bytes| bytes == text.as_bytes()))
     }
 
+    /// Whether the proxy has read it, as far as is known.
+    pub fn is_read(&self, world: &World) -> bool {
+        !world.is_file(&self.unread())
+    }
+
     pub fn is_current(&self, world: &World, apps: &[Routed], view: &View) -> bool {
-        self.is(world, &(self.written)(&self.all(apps), view)) && !world.is_file(&self.unread())
+        self.is(world, &(self.written)(&self.all(apps), view)) && self.is_read(world)
     }
 
     /// Brings the file up to date; how many applications are left out of it.

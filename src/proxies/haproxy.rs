@@ -7,7 +7,13 @@ use serde_json::Value;
 
 use super::view::{NOTE, RETRY_AFTER, Routed, View, Way, push_line};
 use crate::routes::address::Scheme;
-use crate::routes::haproxy::{HTTP_IN, HTTPS_IN, RESERVED, is_name, is_shared, list, port};
+use crate::routes::haproxy::{HTTP_IN, HTTPS_IN, PEER_HTTP, PEER_HTTPS, RESERVED, is_name, is_shared, list, port};
+
+/// The file's second line, where Caddy is told who the client is.
+pub const TELLS: &str = "# Caddy is told who the client is, by the PROXY protocol.\n";
+
+/// Where a connection comes from, if it is a node that says who its client is.
+const FROM: &str = "    tcp-request connection set-var(sess.from) src\n";
 
 /// Applications whose master is nowhere are left out.
 pub fn written(apps: &[&Routed], view: &View) -> String {
@@ -32,15 +38,19 @@ pub fn written(apps: &[&Routed], view: &View) -> String {
         }
     }
     let mut out = String::from(NOTE);
+    if view.clients.caddy {
+        out.push_str(TELLS);
+    }
     push_line(&mut out, &view.frame.haproxy_head);
     web.frontends(&mut out, &frontends, view);
     for (name, configurations) in frontends.iter().filter(|(name, _)| !is_shared(name)) {
-        out.push_str(&format!("\nfrontend front-{name}\n    mode {}\n", mode(name, configurations)));
+        out.push_str(&format!("\nfrontend front-{name}\n    mode {}\n{FROM}", mode(name, configurations)));
         lines(&mut out, configurations, "bind", "bind ");
         lines(&mut out, configurations, "options", "");
         uses(&mut out, configurations);
     }
     out.push_str(&web.backends);
+    peers(&mut out, &web.peers);
     out.push_str(&extras);
     out
 }
@@ -127,7 +137,7 @@ fn not_in_circles(out: &mut String, way: &Way) {
     let address = address.trim_matches(['[', ']']);
     if address.parse::<IpAddr>().is_ok() {
         out.push_str(&format!(
-            "    tcp-request inspect-delay 2s\n    tcp-request content accept unless {{ src {address} }}\n    \
+            "    tcp-request inspect-delay 2s\n    tcp-request content accept unless {{ var(sess.from) -m ip {address} }}\n    \
              tcp-request content accept if WAIT_END\n"
         ));
     }
@@ -145,13 +155,7 @@ fn unavailable(out: &mut String, page: &str) {
 /// Who the client is and whom it asked, the first node says; nobody else is believed, and what names headers in `Connection` would have those
 /// that we set taken out again. While nodes differ about who is the master, a request must not go round
 /// in circles: it passes two nodes at most.
-fn http_in_rules(out: &mut String, view: &View) {
-    let members: Vec<&String> = view.members.values().filter(|member| member.parse::<IpAddr>().is_ok()).collect();
-    out.push_str("    acl from-member always_false\n");
-    for members in members.chunks(40) {
-        let members: String = members.iter().map(|member| format!(" {member}")).collect();
-        out.push_str(&format!("    acl from-member src{members}\n"));
-    }
+fn http_in_rules(out: &mut String) {
     out.push_str(
         "    acl first-hop var(txn.hop) -m str 1
     acl second-hop var(txn.hop) -m str 2
@@ -171,6 +175,38 @@ fn http_in_rules(out: &mut String, view: &View) {
     );
 }
 
+/// A connection that a node passes on comes to a port of its own, and first says who the client is. Whoever else knocks there is sent away.
+fn listens(out: &mut String, port: u16, peer: Option<u16>, view: &View) {
+    out.push_str(&format!("    bind *:{port}\n"));
+    let peer = peer.filter(|_| view.clients.here);
+    if let Some(peer) = peer {
+        out.push_str(&format!("    bind *:{peer}\n"));
+    }
+    let members: Vec<&String> = view.members.values().filter(|member| member.parse::<IpAddr>().is_ok()).collect();
+    out.push_str(FROM);
+    out.push_str("    acl from-member always_false\n");
+    for members in members.chunks(40) {
+        let members: String = members.iter().map(|member| format!(" {member}")).collect();
+        out.push_str(&format!("    acl from-member var(sess.from) -m ip{members}\n"));
+    }
+    if let Some(peer) = peer {
+        out.push_str(&format!(
+            "    acl passed-on dst_port {peer}\n    tcp-request connection reject if passed-on !from-member\n    \
+             tcp-request connection expect-proxy layer4 if passed-on\n"
+        ));
+    }
+}
+
+/// Whether a node's ports for that are reached, for all backends that lead there.
+fn peers(out: &mut String, peers: &BTreeMap<String, String>) {
+    for (node, address) in peers {
+        out.push_str(&format!("\nbackend peer-{node}\n    mode tcp\n"));
+        for (name, port) in [("http", PEER_HTTP), ("https", PEER_HTTPS)] {
+            Server { name, host: address, port }.write(out, CHECK);
+        }
+    }
+}
+
 /// HTTP by Host and HTTPS by SNI: the backend's name says the host, so that a frontend needs no line for each of them.
 #[derive(Default)]
 struct Web {
@@ -182,6 +218,8 @@ struct Web {
     wildcards: BTreeSet<(u16, String)>,
     /// By port; only the wildcards need them.
     hosts: HashMap<u16, Vec<String>>,
+    /// Node → address, of those that are to be told who the client is.
+    peers: BTreeMap<String, String>,
 }
 
 /// In names of frontends and backends, with the port that needs not be said there, and the configuration that adds to it.
@@ -234,23 +272,36 @@ impl Web {
         out.push_str(&format!("\nbackend {name}\n"));
         self.known.insert(name);
         let caddy = &view.frame.caddy;
-        let server = match way {
-            Way::Here => Server { name: "caddy", host: &caddy.host, port: caddy.port(port) },
-            Way::There(address) => Server { name: &app.master, host: address, port },
+        let check = match scheme {
+            Scheme::Http => "",
+            Scheme::Https => CHECK,
         };
         match scheme {
             Scheme::Http => {
                 out.push_str("    mode http\n");
-                match view.in_maintenance(app) {
-                    true => unavailable(out, &view.frame.page),
-                    false => server.write(out, ""),
+                if view.in_maintenance(app) {
+                    return unavailable(out, &view.frame.page);
                 }
             }
             Scheme::Https => {
                 out.push_str("    mode tcp\n    option tcp-check\n");
                 not_in_circles(out, way);
-                server.write(out, CHECK);
             }
+        }
+        let master = &*app.master;
+        match way {
+            Way::Here => {
+                let told = if view.clients.caddy { " send-proxy-v2" } else { "" };
+                Server { name: "caddy", host: &caddy.host, port: caddy.port(port) }.write(out, &format!("{check}{told}"));
+            }
+            // A node that cannot be reached there is reached as before, without a word about the client.
+            Way::There(address) if port == usual && view.clients.here && view.clients.peers.contains(master) && is_name(master) => {
+                self.peers.insert(master.into(), address.clone());
+                let peer = if scheme == Scheme::Http { PEER_HTTP } else { PEER_HTTPS };
+                Server { name: master, host: address, port: peer }.write(out, &format!(" send-proxy-v2 track peer-{master}/{kind}"));
+                Server { name: &format!("{master}-plain"), host: address, port }.write(out, &format!("{check} backup"));
+            }
+            Way::There(address) => Server { name: master, host: address, port }.write(out, check),
         }
     }
 
@@ -271,11 +322,13 @@ impl Web {
                 true => (String::new(), String::new()),
                 false => (format!("-{port}"), format!(":{port}")),
             };
-            out.push_str(&format!("\nfrontend {kind}-in{suffix}\n    bind *:{port}\n"));
+            let peer = if *scheme == Scheme::Http { PEER_HTTP } else { PEER_HTTPS };
+            out.push_str(&format!("\nfrontend {kind}-in{suffix}\n"));
+            listens(out, *port, Some(peer).filter(|_| *port == usual), view);
             let host = match scheme {
                 Scheme::Http => {
                     out.push_str("    mode http\n    option httplog\n");
-                    http_in_rules(out, view);
+                    http_in_rules(out);
                     "req.hdr(host),field(1,:),lower"
                 }
                 Scheme::Https => {
@@ -308,7 +361,7 @@ impl Web {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::tests::{apps, view, whole_view};
+    use super::super::view::tests::{apps, told_view, view, whole_view};
     use super::*;
     use crate::routes::real;
 
@@ -341,10 +394,36 @@ mod tests {
     }
 
     #[test]
+    fn who_the_client_is() {
+        let text = text_of(&apps(), &told_view());
+        for part in [
+            "    bind *:80\n    bind *:1180\n    tcp-request connection set-var(sess.from) src\n    acl from-member always_false\n    \
+             acl from-member var(sess.from) -m ip 10.0.0.1 10.0.0.2\n    acl passed-on dst_port 1180\n    \
+             tcp-request connection reject if passed-on !from-member\n    tcp-request connection expect-proxy layer4 if passed-on\n    mode http\n",
+            "backend http-here.example.com\n    mode http\n    server caddy caddy:80 send-proxy-v2 resolvers",
+            "backend http-there.example.com\n    mode http\n    server node2 10.0.0.2:1180 send-proxy-v2 track peer-node2/http\n    \
+             server node2-plain 10.0.0.2:80 backup\n",
+            "    server node2 10.0.0.2:1443 send-proxy-v2 track peer-node2/https\n    server node2-plain 10.0.0.2:443 check inter 3s downinter 200ms rise 1 backup\n",
+            // a port of its own has no port beside it
+            "backend https-_.example.com:8443\n    mode tcp\n    option tcp-check\n    tcp-request inspect-delay 2s\n    \
+             tcp-request content accept unless { var(sess.from) -m ip 10.0.0.2 }\n    tcp-request content accept if WAIT_END\n    \
+             server node2 10.0.0.2:8443 check",
+            "\nbackend peer-node2\n    mode tcp\n    server http 10.0.0.2:1180 check",
+            // of a node that does not listen there
+            "backend http-gone.example.com\n    mode http\n    server node3 10.0.0.3:80\n",
+        ] {
+            assert!(text.contains(part), "{part}\n--\n{text}");
+        }
+        assert!(text.starts_with(&format!("{NOTE}{TELLS}")));
+        assert!(!text_of(&apps(), &view()).contains("send-proxy-v2"));
+    }
+
+    #[test]
     fn real_haproxy_accepts_it() {
         let (apps, mut view) = (apps(), whole_view());
         real::accepts(real::HAPROXY, &text_of(&[], &view));
         real::accepts(real::HAPROXY, &text_of(&apps, &view));
+        real::accepts(real::HAPROXY, &text_of(&apps, &told_view()));
         view.maintenance = apps.iter().map(|app| app.name.clone()).collect();
         real::accepts(real::HAPROXY, &text_of(&apps, &view));
     }

@@ -21,6 +21,22 @@ pub const RETRY_AFTER: &str = "30";
 
 /// In front of Caddy 2's file, unless the operator has their own: nothing leads UDP to Caddy, so HTTP/3 must not be offered.
 const CADDY_HEAD: &str = "{\n    servers {\n        protocols h1 h2\n    }\n}\n";
+/// The same, and who the client is says whoever is in front, which can only be a neighbour.
+const CADDY_HEAD_TOLD: &str = "\
+{
+    servers {
+        protocols h1 h2
+        listener_wrappers {
+            proxy_protocol {
+                allow 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 127.0.0.0/8 fc00::/7 ::1/128
+            }
+            tls
+        }
+    }
+}
+";
+/// A head has this word where Caddy takes that.
+pub const TOLD: &str = "proxy_protocol";
 
 /// In front of haproxy's file, unless the operator has their own. No maxconn: haproxy takes what its limit of open files allows, and would
 /// not start with more.
@@ -162,7 +178,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    pub fn of(settings: &settings::Proxies, caddy_version: Version) -> Result<Frame, settings::Error> {
+    pub fn of(settings: &settings::Proxies, caddy_version: Version, proxy_protocol: bool) -> Result<Frame, settings::Error> {
         let place = settings.caddy.as_deref().unwrap_or("caddy");
         let caddy = CaddyPlace::parse(place).ok_or_else(|| settings::Error::Expected {
             name: "HANDLER_CADDY".into(),
@@ -171,6 +187,7 @@ impl Frame {
         })?;
         let caddy_head = match caddy_version {
             Version::One => "",
+            Version::Two if proxy_protocol => CADDY_HEAD_TOLD,
             Version::Two => CADDY_HEAD,
         };
         let or = |text: &Option<String>, default: &str| text.clone().unwrap_or_else(|| default.into());
@@ -193,6 +210,18 @@ pub struct View {
     pub members: BTreeMap<String, String>,
     /// Applications that show the maintenance page.
     pub maintenance: HashSet<String>,
+    pub clients: Clients,
+}
+
+/// Who is told, by the PROXY protocol, who the client is.
+#[derive(Debug, Clone, Default)]
+pub struct Clients {
+    /// This node's Caddy has taken a file by which it listens to that.
+    pub caddy: bool,
+    /// This node's haproxy listens on the ports for it.
+    pub here: bool,
+    /// Nodes whose haproxys do.
+    pub peers: HashSet<String>,
 }
 
 /// Where requests for an application go.
@@ -252,18 +281,25 @@ pub(super) mod tests {
     /// Of node1, one of two, without heads.
     pub fn view() -> View {
         let members = [("node1", "10.0.0.1"), ("node2", "10.0.0.2")];
-        let frame = Frame::of(&settings::Proxies::default(), Version::Two).unwrap();
+        let frame = Frame::of(&settings::Proxies::default(), Version::Two, false).unwrap();
         View {
             frame: Frame { caddy_head: String::new(), haproxy_head: String::new(), ..frame },
             me: NodeName::try_from("node1").unwrap(),
             members: members.map(|(name, ip)| (name.into(), ip.into())).into(),
             maintenance: HashSet::new(),
+            clients: Clients::default(),
         }
+    }
+
+    /// Whose proxies tell each other who the client is.
+    pub fn told_view() -> View {
+        let frame = Frame::of(&settings::Proxies::default(), Version::Two, true).unwrap();
+        View { frame, clients: Clients { caddy: true, here: true, peers: ["node2".into()].into() }, ..view() }
     }
 
     /// With what stands in front of the files.
     pub fn whole_view() -> View {
-        View { frame: Frame::of(&settings::Proxies::default(), Version::Two).unwrap(), ..view() }
+        View { frame: Frame::of(&settings::Proxies::default(), Version::Two, false).unwrap(), ..view() }
     }
 
     fn tried(name: &str, record: Value) -> Result<Routed, Unservable> {
@@ -330,7 +366,7 @@ pub(super) mod tests {
         }
         let settings = settings::Proxies { caddy: Some("a:80".into()), ..settings::Proxies::default() };
         assert_eq!(
-            Frame::of(&settings, Version::Two).unwrap_err().to_string(),
+            Frame::of(&settings, Version::Two, false).unwrap_err().to_string(),
             "HANDLER_CADDY=\"a:80\": expected host or host:http-port:https-port"
         );
     }

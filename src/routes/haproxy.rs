@@ -16,8 +16,12 @@ use crate::outside::yaml;
 pub const HTTP_IN: &str = "http-in";
 pub const HTTPS_IN: &str = "https-in";
 
-/// Ports that the nodes themselves need: the volume plugin's ssh, and Consul's.
-pub const RESERVED: [u16; 6] = [1122, 8300, 8301, 8302, 8500, 8600];
+/// On these one node's haproxy hears from the others', which say who the client is: for `http-in` and `https-in`.
+pub const PEER_HTTP: u16 = 1180;
+pub const PEER_HTTPS: u16 = 1443;
+
+/// Ports that the nodes themselves need: the volume plugin's ssh, the proxies' own, and Consul's.
+pub const RESERVED: [u16; 8] = [1122, PEER_HTTP, PEER_HTTPS, 8300, 8301, 8302, 8500, 8600];
 
 /// A line that begins with one of these begins a section.
 const SECTIONS: [&str; 20] = [
@@ -587,7 +591,7 @@ mod tests {
             ),
             (
                 "x: {frontend: {mode: tcp, bind: ['*:8500']}}",
-                "x.frontend.bind: \"*:8500\": the node itself needs the ports [1122, 8300, 8301, 8302, 8500, 8600]; choose another one",
+                "x.frontend.bind: \"*:8500\": the node itself needs the ports [1122, 1180, 1443, 8300, 8301, 8302, 8500, 8600]; choose another one",
             ),
             ("http-in: {frontend: {mode: tcp}}", "http-in.frontend.mode: \"tcp\" does not fit: http-in is http, https-in is tcp"),
             (&format!("x: {{{backend}}}"), "x.frontend: missing: mode and bind are needed"),

@@ -276,9 +276,11 @@ fn an_application_describes_its_own_service() {
     let check = |check: serde_json::Value| json!({"Name": "shop", "Checks": [check]}).to_string();
     for (refused, why) in [
         ("{".into(), "service.json"),
-        (json!({"ID": "x"}).to_string(), "missing field `Name`"),
-        (json!({"Name": "shop", "Connect": {}}).to_string(), "unknown field `Connect`"),
-        (check(json!({"Args": ["sh", "-c", "id"], "Interval": "10s"})), "unknown field `Args`"),
+        (json!({"Name": "shop", "Tags": "a"}).to_string(), "\"Tags\": expected a list of texts"),
+        (check(json!({"TCP": "a:1"})), "a check has an \"Interval\""),
+        (json!({"ID": "x"}).to_string(), "has no \"Name\""),
+        (json!({"Name": "shop", "Connect": {}}).to_string(), "\"Connect\" cannot be used here"),
+        (check(json!({"Args": ["sh", "-c", "id"], "Interval": "10s"})), "\"Args\" cannot be used here"),
         (check(json!({"HTTP": "http://a", "Method": "PUT", "Interval": "10s"})), "a check only looks"),
         (check(json!({"HTTP": "http://127.0.0.1:8500/v1/agent/self", "Interval": "10s"})), "port 8500, which is the node's own"),
         (check(json!({"TCP": "localhost:1122", "Interval": "10s"})), "port 1122, which is the node's own"),

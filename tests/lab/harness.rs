@@ -152,8 +152,13 @@ impl Node {
 
     /// A URL asked for through this node's proxies: the answer with its header.
     pub fn routed(self, url: &str) -> Result<String, String> {
+        self.routed_with(url, &[])
+    }
+
+    /// With headers, for example.
+    pub fn routed_with(self, url: &str, more: &[&str]) -> Result<String, String> {
         let (from, words) = curl(self.0);
-        let words: Vec<&str> = words.iter().map(String::as_str).chain(["-Si", url]).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(["-Si", url]).chain(more.iter().copied()).collect();
         let output = from.exec(&words);
         if output.code == Some(0) { Ok(output.out) } else { Err(output.err) }
     }
@@ -671,7 +676,7 @@ pub enum Variant {
 }
 
 /// A node that is not asked itself, since engines treat their own clients differently.
-fn client_of(node: u8) -> Node {
+pub fn client_of(node: u8) -> Node {
     Node(node % 3 + 1)
 }
 

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Instant;
 
-use harness::{App, Lab, NODES, Node, SOON, Variant, Want, name, secs, socket, wait_until};
+use harness::{App, Lab, NODES, Node, SOON, Variant, Want, address, client_of, name, secs, socket, wait_until};
 use serde_json::json;
 
 /// The laboratory with an application on node1, replicated to node2.
@@ -402,6 +402,21 @@ fn routes_on_every_node() {
             "{}: {seen}",
             name(node)
         );
+        let upgrade =
+            ["-H", "Connection: X-Real-IP, Upgrade", "-H", "Upgrade: websocket", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+        let seen = lab.node(node).routed_with("http://shop.example.com/request", &upgrade).expect("no answer").to_lowercase();
+        assert!(seen.contains("upgrade: websocket") && seen.contains("x-real-ip: "), "{}: {seen}", name(node));
+        // Who is no node of the cluster is not asked who its client is.
+        let forged = format!("PROXY TCP4 10.9.9.9 10.9.9.8 1000 80\r\n{request}");
+        assert_eq!(client::ask(socket(node, 1180), &forged), None, "{}", name(node));
+        // What haproxy cannot read.
+        let client = format!("x-forwarded-for: {}", address(client_of(node).0));
+        wait_until(&format!("the client's address by {}", name(node)), SOON, || {
+            match lab.node(node).routed("https://shop.example.com/request")? {
+                seen if seen.to_lowercase().lines().any(|line| line == client) => Ok(()),
+                seen => Err(seen),
+            }
+        });
     }
     lab.deploy(&app, 2, Some(1)).done();
     let start = Instant::now();

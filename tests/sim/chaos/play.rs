@@ -263,8 +263,10 @@ impl Player {
             }
             Step::Torn { node, unsaid } => {
                 let mut s = self.sim.lock();
+                // Where the receiver cannot look, what the plugin says is all there is, as the README says.
+                let unsaid = *unsaid && !s.nodes[NODES[*node as usize]].no_snapshots_seen;
                 let plugin = s.plugin(NODES[*node as usize]);
-                (plugin.torn, plugin.unsaid) = (1, *unsaid);
+                (plugin.torn, plugin.unsaid) = (1, unsaid);
             }
             Step::Watch { node } => {
                 if !is_alive(*node) {

@@ -127,7 +127,7 @@ pub struct State {
 impl State {
     pub fn add_node(&mut self, name: &str) {
         let addr = format!("10.0.0.{}", self.nodes.len() + 1);
-        let configured = json!({"Watches": [{}, {}, {}, {}, {}], "Checks": [{"ScriptArgs": ["handler", "check"]}]});
+        let configured = json!({"Watches": [{}, {}, {}, {}, {}, {}], "Checks": [{"ScriptArgs": ["handler", "check"]}]});
         self.nodes.insert(name.to_owned(), Node { addr, has_plugin: true, configured, ..Node::default() });
     }
 
