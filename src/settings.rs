@@ -151,6 +151,8 @@ pub struct Routes {
     pub ports: Option<Ports>,
     /// `HANDLER_NETWORK`: in which the proxies are, if that is known.
     pub network: Option<String>,
+    /// `HANDLER_UPSTREAMS`: hosts outside that sites may lead to, with or without a port.
+    pub upstreams: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -282,7 +284,12 @@ impl Settings {
             snapshots: PathBuf::from(text("HANDLER_SNAPSHOTS")?.unwrap_or_else(|| "/var/lib/buttervolume/snapshots".into())),
             engine_socket,
             agent: Address::from_env()?,
-            routes: Routes { caddy, ports, network: text("HANDLER_NETWORK")? },
+            routes: Routes {
+                caddy,
+                ports,
+                network: text("HANDLER_NETWORK")?,
+                upstreams: text("HANDLER_UPSTREAMS")?.iter().flat_map(|list| list.split([',', ' '])).map(String::from).collect(),
+            },
             proxy_protocol: match text("HANDLER_PROXY_PROTOCOL")?.as_deref() {
                 None | Some("0") => false,
                 Some("1") => true,

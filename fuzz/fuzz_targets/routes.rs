@@ -46,14 +46,15 @@ fn read(data: &[u8]) -> Option<()> {
                 oneshot: false,
                 made: true,
                 networks: Vec::new(),
+                aliases: Vec::new(),
             };
-            let set = settings::Routes { caddy: version, ports: None, network: None };
+            let set = settings::Routes { caddy: version, ports: None, network: None, upstreams: Vec::new() };
             let routes = routes::read(&[service], &set).ok()?;
             let none = serde_json::Map::new();
             let others = [("other", "node2", routes.caddyfile.as_str(), &routes.haproxy), ("x", "node1", "", &none)];
             drop(routes::conflicts("mine", "node1", &routes, others));
             let record = serde_json::json!({"master": "node1", "caddyfile": routes.caddyfile, "haproxy": routes.haproxy});
-            assert!(routes::outdated(&routes.caddyfile, &routes.haproxy).is_none(), "what a deploy accepts is accepted again");
+            assert!(routes::haproxy::outdated(&routes.haproxy).is_none(), "what a deploy accepts is accepted again");
             drop(Routed::of("mine", record.to_string().as_bytes(), "node1", version).expect("what a deploy accepts can be served"));
             if version == Version::Two {
                 let mut sites = caddyfile::parse(&routes.caddyfile).expect("what was written is read");

@@ -266,7 +266,18 @@ mod tests {
     fn service(name: &str, restart: &str, oneshot: bool) -> Service {
         let restart = Restart { name: restart.into(), most: 0 };
         let (container, environment) = (format!("p-{name}-1"), Default::default());
-        Service { name: name.into(), container, image: None, build: true, environment, restart, oneshot, made: true, networks: Vec::new() }
+        Service {
+            name: name.into(),
+            container,
+            image: None,
+            build: true,
+            environment,
+            restart,
+            oneshot,
+            made: true,
+            networks: Vec::new(),
+            aliases: Vec::new(),
+        }
     }
 
     fn container(service: &str, status: &str, exit_code: i64) -> Container {

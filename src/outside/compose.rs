@@ -4,6 +4,7 @@
 //! is kept in the checkout, and is what each later call gets, with what its `.env` was then: what was checked is what runs, and no file of
 //! the repository is read again.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -197,12 +198,18 @@ impl Checkout {
         let config = |words: &[&str]| {
             let cmd = self.project(RESOLVING).bounds(BOUNDS).env("CONTAINER", CONTAINER);
             let cmd = if let Some(main) = &main { cmd.arg("-f").arg(main) } else { cmd };
-            cmd.args(words).read(world).map_err(Error::Resolve)
+            cmd.args(words)
         };
         // With the services of all profiles: a volume that is not seen is one that is left behind.
-        let printed = config(&["--profile", "*", "config", "--format", "json"])?;
-        let asked_for = if printed.contains("\"profiles\"") { Some(config(&["config", "--services"])?) } else { None };
-        let text = to_keep(&self.project, &printed, asked_for.as_deref(), &raw).map_err(Error::Printed)?;
+        let both = config(&["--profile", "*", "config", "--format", "json"]).both(world).map_err(Error::Resolve)?;
+        let (said, printed) = apart(&both);
+        not_set(said, &raw).iter().for_each(|warning| warn!("{warning}"));
+        let asked_for = if printed.contains("\"profiles\"") {
+            Some(config(&["config", "--services"]).read(world).map_err(Error::Resolve)?)
+        } else {
+            None
+        };
+        let text = to_keep(&self.project, printed, asked_for.as_deref(), &raw).map_err(Error::Printed)?;
         for (file, bytes) in [(ENV, &env), (RESOLVED, &text)] {
             world.replace_file(&self.folder.join(file), bytes, synced)?;
         }
@@ -269,6 +276,42 @@ impl Checkout {
         }
         Cmd::new("sh", timeouts.script).arg(script).args(args).cwd(&self.folder).run(world).map(|()| true)
     }
+}
+
+/// What compose says, and the object that it prints.
+fn apart(both: &str) -> (&str, &str) {
+    let begin = if both.starts_with('{') { 0 } else { both.find("\n{").map_or(0, |at| at + 1) };
+    let end = both.rfind('}').map_or(both.len(), |at| at + 1).max(begin);
+    (&both[..begin], &both[begin..end])
+}
+
+/// Compose puts nothing in the place of a variable that is not set, as in a password's hash whose dollar signs are not doubled.
+fn not_set(said: &str, raw: &[Yaml]) -> Vec<String> {
+    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names = said.lines().filter_map(|line| line.split_once(" variable is not set"));
+    let names: BTreeSet<&str> =
+        names.filter_map(|(before, _)| before.trim_end_matches(|c| !in_name(c)).rsplit(|c| !in_name(c)).next()).collect();
+    let services: Vec<(String, String)> = raw
+        .iter()
+        .filter_map(|file| file.get("services")?.as_mapping())
+        .flatten()
+        .filter_map(|(name, service)| Some((name.as_str()?.to_string(), serde_yaml::to_string(service).ok()?)))
+        .collect();
+    let places = |name: &str| {
+        let has = |text: &str| {
+            let after = text.split(&format!("${name}")).skip(1).any(|rest| !rest.starts_with(in_name));
+            after || text.contains(&format!("${{{name}"))
+        };
+        let places: Vec<String> =
+            services.iter().filter(|(_, text)| has(text)).map(|(service, _)| format!("service {service}: ")).collect();
+        if places.is_empty() { vec![String::new()] } else { places }
+    };
+    let warning = |place: String, name: &str| {
+        format!(
+            "{place}the variable {name} is not set, so compose puts nothing in its place; `$${name}` would be that text with its dollar sign"
+        )
+    };
+    names.into_iter().flat_map(|name| places(name).into_iter().map(move |place| warning(place, name))).collect()
 }
 
 /// What is kept of what compose has printed of the services of all profiles; `asked_for`: the names of those that `up` starts, if not of all.
@@ -390,5 +433,25 @@ volumes:
         {
             assert_eq!(will_do(version), fine, "{version}");
         }
+    }
+
+    /// As 2.26 prints it.
+    #[test]
+    fn what_compose_swallows_is_named() {
+        let both = "time=\"2026-11-26T19:00:00Z\" level=warning msg=\"The \\\"N9qo\\\" variable is not set. Defaulting to a blank string.\"\n\
+                    time=\"2026-11-26T19:00:00Z\" level=warning msg=\"The \\\"X\\\" variable is not set. Defaulting to a blank string.\"\n\
+                    {\n  \"name\": \"p\"\n}\ntime=\"later\"\n";
+        let (said, printed) = apart(both);
+        assert_eq!(printed, "{\n  \"name\": \"p\"\n}");
+        let raw = yaml::read("services: {web: {environment: {CADDYFILE: 'x $N9qo/'}}, db: {image: '${X:-}', command: $N9q}}").unwrap();
+        let why = |place: &str, name: &str| {
+            format!(
+                "{place}the variable {name} is not set, so compose puts nothing in its place; `$${name}` would be that text with its dollar sign"
+            )
+        };
+        assert_eq!(not_set(said, &[raw]), [why("service web: ", "N9qo"), why("service db: ", "X")]);
+        assert_eq!(not_set(said, &[]), [why("", "N9qo"), why("", "X")]);
+        assert_eq!(apart("{}"), ("", "{}"));
+        assert_eq!(apart("x"), ("", "x"));
     }
 }

@@ -61,6 +61,8 @@ pub struct Service {
     pub made: bool,
     /// By the names that the engine has.
     pub networks: Vec<String>,
+    /// Further names that it has in them.
+    pub aliases: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -226,6 +228,8 @@ impl Compose {
             let mut service = service(name, found, project)?;
             service.oneshot = oneshots.contains(name);
             let keys = found.networks.as_object().into_iter().flat_map(|networks| networks.keys());
+            let aliases = found.networks.as_object().into_iter().flatten().filter_map(|(_, network)| network["aliases"].as_array());
+            service.aliases = aliases.flatten().filter_map(|alias| Some(plain(alias.as_str()?))).collect();
             service.networks = keys.map(|key| model.networks[key]["name"].as_str().unwrap_or(key).into()).collect();
             service.environment.extend(model.routes.get(*name).cloned().unwrap_or_default());
             if let Some(first) = containers.insert(service.container.clone(), service.name.clone()) {
@@ -264,6 +268,7 @@ fn service(name: &str, found: &ModelService, project: &Project) -> Result<Servic
         oneshot: false,
         made: found.scale != Some(0) && found.deploy.as_ref().is_none_or(|deploy| deploy.replicas != Some(0)),
         networks: Vec::new(),
+        aliases: Vec::new(),
     })
 }
 
@@ -363,6 +368,7 @@ mod tests {
             oneshot: false,
             made: true,
             networks: vec!["p_default".into()],
+            aliases: Vec::new(),
         };
         let route = "http://a.example.com {\n  proxy / $CONTAINER:80\n}\n";
         assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::view::TOLD;
 use crate::error;
 use crate::outside::{consul, disk, process};
 use crate::settings;
@@ -27,7 +28,15 @@ impl fmt::Display for Error {
         match self {
             Error::Settings(source) => source.fmt(f),
             Error::Other(source) => source.fmt(f),
-            Error::CheckFails { file, why } => write!(f, "{file} stays as it is: the check fails even without any application: {why}"),
+            Error::CheckFails { file, why } => {
+                let why = why.to_string();
+                let told = if why.contains(TOLD) {
+                    "; Caddy has to be 2.7 or later for it (CADDY_IMAGE), or PROXY_PROTOCOL=0 in the .env"
+                } else {
+                    ""
+                };
+                write!(f, "{file} stays as it is: the check fails even without any application: {why}{told}")
+            }
             Error::LeftOut { apps } => write!(f, "{apps} applications are left out of the proxies' files"),
         }
     }

@@ -9,8 +9,12 @@ use super::address::{Key, SiteAddress, site_addresses};
 use super::bind::Bind;
 use super::error::{Claim, Error};
 use super::haproxy;
+use super::reach::Reach;
 use super::read::Routes;
+use super::sites;
 use crate::model::json;
+use crate::model::record::Record;
+use crate::settings::{self, Version};
 
 /// The part of another application's record that says what is its own: where it is reached, and its data volumes.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -122,9 +126,14 @@ pub fn conflicts<'a>(
 }
 
 /// Why the next deploy of a record's application would be refused, if it stays as it is: it is served all the same until then.
-pub fn outdated(caddyfile: &str, haproxy: &Map<String, Value>) -> Option<String> {
+pub fn outdated(record: &Record, set: &settings::Routes) -> Option<String> {
     let unfit = |text: &str| Some(format!("the address {text}: {}", SiteAddress::parse(text).ok()?.unfit()?));
-    haproxy::outdated(haproxy).map(|why| format!("HAPROXY: {why}")).or_else(|| site_addresses(caddyfile).find_map(unfit))
+    let of_sites = || match set.caddy {
+        Version::One => None,
+        Version::Two => sites::reach_too_far(&record.caddyfile, &Reach::of_containers(&record.ct, &set.upstreams)),
+    };
+    let of_haproxy = haproxy::outdated(&record.haproxy).map(|why| format!("HAPROXY: {why}"));
+    of_haproxy.or_else(|| site_addresses(&record.caddyfile).find_map(unfit)).or_else(|| of_sites().map(|why| format!("CADDYFILE: {why}")))
 }
 
 #[cfg(test)]
@@ -134,7 +143,6 @@ mod tests {
     use super::*;
     use crate::routes::read::read;
     use crate::routes::read::tests::{services, set};
-    use crate::settings::Version;
 
     #[test]
     fn compared_with_others() {

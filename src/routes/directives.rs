@@ -123,6 +123,23 @@ pub enum Problem {
         expected: &'static str,
     },
     UpstreamsDiffer,
+    /// Neither a container of the application nor what the operator lists.
+    Outside {
+        text: String,
+        own: Vec<String>,
+    },
+    OwnDisk {
+        name: String,
+    },
+    Certificate,
+    /// Of the proxy itself, or of other sites.
+    Proxys {
+        name: String,
+    },
+    NotKnownIn {
+        name: String,
+        directive: &'static str,
+    },
     PasswordFile,
     TlsOff,
     /// Sites are to be written for Caddy 1.
@@ -145,6 +162,26 @@ impl fmt::Display for Problem {
             Problem::NoPlaceholder { name } => write!(f, "the placeholder {{{name}}} cannot be upgraded to Caddy 2"),
             Problem::Upstream { text, expected } => write!(f, "{text:?}: expected {expected}"),
             Problem::UpstreamsDiffer => write!(f, "all upstreams of one proxy need the same scheme and path in Caddy 2"),
+            Problem::Outside { text, own } => write!(
+                f,
+                "{text:?} is no container of the application: write $CONTAINER:port, or one of {}; what is outside the operator lists in \
+                 HANDLER_UPSTREAMS",
+                own.join(", ")
+            ),
+            Problem::OwnDisk { name } => {
+                write!(
+                    f,
+                    "{name}: the proxy's disk has nothing of the application; put a web server into it, and lead to that by reverse_proxy"
+                )
+            }
+            Problem::Certificate => {
+                write!(
+                    f,
+                    "tls: `internal`, or an address for the certificate authority; a certificate that you have is for the operator to place"
+                )
+            }
+            Problem::Proxys { name } => write!(f, "{name}: is the proxy's own, which serves other applications, too"),
+            Problem::NotKnownIn { name, directive } => write!(f, "{name:?} cannot be used in {directive} here"),
             Problem::PasswordFile => write!(f, "a password file cannot be read from the application; write the password"),
             Problem::TlsOff => write!(f, "`tls off`: write the site's address with http://"),
             Problem::BlockInBlock => write!(f, "Caddy 1 has no blocks in blocks; Caddy 2 has (CADDY_VERSION=2)"),

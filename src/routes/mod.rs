@@ -4,6 +4,7 @@
 //! - [`read`](fn@read): all variables of all services → [`Routes`]. [`sites`], [`haproxy`] and [`checks`] have a variable each.
 //! - [`caddyfile`] is the grammar; [`directives`] knows the words of both Caddys. [`caddy2`] completes sites, with [`upgrade`] for those in
 //!   the words of Caddy 1; [`caddy1`] writes for Caddy 1 itself.
+//! - [`reach`]: what a site may reach.
 //! - [`words`]: what may be written into haproxy's configuration.
 //! - [`claims`]: the comparison with the other applications' records.
 
@@ -17,6 +18,7 @@ pub mod claims;
 pub mod directives;
 pub mod error;
 pub mod haproxy;
+pub mod reach;
 pub mod read;
 #[cfg(test)]
 pub(crate) mod real;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::address::{Key, SiteAddress};
 use super::error::{Error, Place, Problem};
+use super::reach::Reach;
 use super::{caddyfile, checks, haproxy, sites};
 use crate::outside::compose_file::Service;
 use crate::settings;
@@ -32,6 +33,7 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
     let mut routes = Routes::default();
     let (mut sites, mut addresses) = (Vec::new(), Vec::new());
     let mut places: HashMap<Key, Place> = HashMap::new();
+    let reach = Reach::of(services, &set.upstreams);
     for Service { name, container, environment, networks, .. } in services {
         let has_route =
             ["CADDYFILE", "HAPROXY"].iter().any(|variable| environment.get(*variable).is_some_and(|text| !text.trim().is_empty()));
@@ -46,7 +48,7 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
         }
         let variable = |problem| Error::Variable { service: name.clone(), problem: Box::new(problem) };
         if let Some(text) = environment.get("CADDYFILE") {
-            let own = sites::own(text, container, set.caddy).map_err(|source| variable(Problem::Caddyfile(source)))?;
+            let own = sites::own(text, container, &reach, set.caddy).map_err(|source| variable(Problem::Caddyfile(source)))?;
             for word in own.addresses {
                 if let Ok(address) = SiteAddress::parse(&word.text) {
                     let second = Place { service: name.clone(), at: word.at };
@@ -187,7 +189,7 @@ pub(super) mod tests {
     }
 
     pub fn set(caddy: Version) -> settings::Routes {
-        settings::Routes { caddy, ports: None, network: None }
+        settings::Routes { caddy, ports: None, network: None, upstreams: Vec::new() }
     }
 
     /// Service, variable, value.
@@ -202,6 +204,7 @@ pub(super) mod tests {
             oneshot: false,
             made: true,
             networks: Vec::new(),
+            aliases: Vec::new(),
         };
         variables.iter().map(service).collect()
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use super::address::{self, SiteAddress};
 use super::caddyfile::{self, At, Site, Word};
 use super::haproxy::RESERVED;
+use super::reach::Reach;
 use super::{caddy1, caddy2, directives};
 use crate::settings::Version;
 
@@ -62,7 +63,7 @@ pub struct Own {
 }
 
 /// The sites of one variable, checked and completed in the words of `caddy`. `$CONTAINER` stands for `container`.
-pub fn own(text: &str, container: &str, caddy: Version) -> Result<Own, Error> {
+pub fn own(text: &str, container: &str, reach: &Reach, caddy: Version) -> Result<Own, Error> {
     let mut sites = caddyfile::parse(text).map_err(Error::Grammar)?;
     for site in &mut sites {
         site.each_word(&mut |word| {
@@ -86,9 +87,15 @@ pub fn own(text: &str, container: &str, caddy: Version) -> Result<Own, Error> {
     let addresses = sites.iter().flat_map(|site| &site.addresses).cloned().collect();
     let notes = match caddy {
         Version::One => caddy1::complete(&mut sites).map(|()| Vec::new()),
-        Version::Two => caddy2::complete(&mut sites),
+        Version::Two => caddy2::complete(&mut sites).and_then(|notes| reach.limit(&mut sites).map(|()| notes)),
     };
     Ok(Own { sites, addresses, notes: notes.map_err(Error::Directive)? })
+}
+
+/// Why a record's sites could not be deployed as they are.
+pub fn reach_too_far(text: &str, reach: &Reach) -> Option<Error> {
+    let mut sites = caddyfile::parse(&upgraded(text.into()).ok()?).ok()?;
+    reach.limit(&mut sites).map_err(Error::Directive).err()
 }
 
 /// A record's sites for Caddy 2, upgraded if they were written for Caddy 1.

@@ -357,3 +357,28 @@ fn who_does_not_answer_is_not_waited_for() {
         sim.no_faults();
     }
 }
+
+/// What an older handler has let through is served until its next deploy, and said before that.
+#[test]
+fn routes_that_would_be_refused_are_named() {
+    let sim: Sim = deployed(&["node1"], "node1", None);
+    checks(&sim, "node1", Duration::from_secs(60)).exits(0);
+    let key = format!("app/{APP}");
+    let record = sim.lock().kv(&key).unwrap();
+    let backend = json!({"name": "a", "port": 1, "peer_port": 2222, "ct": "c"});
+    let haproxy = json!({"x": {"frontend": {"mode": "tcp", "bind": ["*:2222"], "options": ["stats enable"]}, "backends": [backend]}});
+    for (member, value, why) in [
+        ("haproxy", haproxy, "HAPROXY: x.frontend.options: \"stats enable\" cannot be used here"),
+        ("caddyfile", json!("http://* {\n    respond x\n}"), "the address http://*: it stands for every host"),
+        (
+            "caddyfile",
+            json!("http://a {\n    reverse_proxy localhost:2019\n}"),
+            "CADDYFILE: line 2, column 19: \"localhost:2019\" is no container",
+        ),
+    ] {
+        let mut changed = record.clone();
+        changed[member] = value;
+        sim.lock().store.set(&key, changed.to_string().as_bytes());
+        check(&sim, "node1").exits(0).says("served as its record stands, but its next deploy would be refused: ").says(why);
+    }
+}

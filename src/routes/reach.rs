@@ -1,0 +1,359 @@
+//! What a site may reach: its own application, and what the operator lists. Pure.
+//!
+//! Its upstreams are its own containers, by whatever name it calls them: the network that applications share with the proxies may have a service of
+//! that name for each of them. Of the proxy itself, of its files, its environment and its ports, it reaches nothing. So words are known ones here.
+
+use std::collections::BTreeMap;
+
+use super::caddyfile::{Directive, Site, Word};
+use super::directives::{Error, NESTING, Problem, refused};
+use crate::outside::compose_file::Service;
+
+/// Directives that reach nothing.
+const PLAIN: [&str; 30] = [
+    "abort",
+    "basic_auth",
+    "basicauth",
+    "copy_response",
+    "copy_response_headers",
+    "encode",
+    "error",
+    "handle",
+    "handle_errors",
+    "handle_path",
+    "handle_response",
+    "header",
+    "intercept",
+    "log",
+    "log_append",
+    "log_name",
+    "log_skip",
+    "map",
+    "method",
+    "push",
+    "redir",
+    "request_body",
+    "request_header",
+    "respond",
+    "rewrite",
+    "route",
+    "skip_log",
+    "tracing",
+    "uri",
+    "vars",
+];
+const MATCHERS: [&str; 14] = [
+    "path",
+    "path_regexp",
+    "host",
+    "header",
+    "header_regexp",
+    "method",
+    "query",
+    "protocol",
+    "remote_ip",
+    "client_ip",
+    "expression",
+    "not",
+    "vars",
+    "vars_regexp",
+];
+/// In the block of `reverse_proxy`. Those that end with `*` stand for all that begin so.
+const PROXY: [&str; 24] = [
+    "to",
+    "header_up",
+    "header_down",
+    "flush_interval",
+    "buffer_requests",
+    "buffer_responses",
+    "request_buffers",
+    "response_buffers",
+    "stream_timeout",
+    "stream_close_delay",
+    "max_buffer_size",
+    "lb_*",
+    "health_*",
+    "fail_duration",
+    "max_fails",
+    "unhealthy_*",
+    "trusted_proxies",
+    "method",
+    "rewrite",
+    "uri",
+    "copy_headers",
+    "replace_status",
+    "handle_response",
+    "transport",
+];
+const TRANSPORT: [&str; 28] = [
+    "dial_timeout",
+    "dial_fallback_delay",
+    "response_header_timeout",
+    "expect_continue_timeout",
+    "read_timeout",
+    "write_timeout",
+    "read_buffer",
+    "write_buffer",
+    "max_response_header",
+    "versions",
+    "keepalive",
+    "keepalive_interval",
+    "keepalive_idle_conns",
+    "keepalive_idle_conns_per_host",
+    "max_conns_per_host",
+    "max_idle_conns_per_host",
+    "compression",
+    "tls",
+    "tls_insecure_skip_verify",
+    "tls_server_name",
+    "tls_timeout",
+    "tls_renegotiation",
+    // of fastcgi
+    "root",
+    "split",
+    "env",
+    "index",
+    "capture_stderr",
+    "resolve_root_symlink",
+];
+const TLS: [&str; 4] = ["protocols", "ciphers", "curves", "alpn"];
+
+/// Whom an application may call by which name.
+pub struct Reach<'a> {
+    /// Name → container.
+    own: BTreeMap<&'a str, &'a str>,
+    /// Hosts outside, with or without a port.
+    listed: &'a [String],
+}
+
+impl<'a> Reach<'a> {
+    pub fn of(services: &'a [Service], listed: &'a [String]) -> Reach<'a> {
+        let mut own = BTreeMap::new();
+        for service in services {
+            let names = service.aliases.iter().chain([&service.name]);
+            own.extend(names.map(|name| (name.as_str(), service.container.as_str())));
+        }
+        // A container's own name is nobody else's.
+        own.extend(services.iter().map(|service| (service.container.as_str(), service.container.as_str())));
+        Reach { own, listed }
+    }
+
+    /// As a record has them.
+    pub fn of_containers(ct: &'a BTreeMap<String, String>, listed: &'a [String]) -> Reach<'a> {
+        let own = ct.values().map(|container| (container.as_str(), container.as_str())).collect();
+        Reach { own, listed }
+    }
+
+    /// Writes upstreams by their containers' names; refuses what leads elsewhere.
+    pub fn limit(&self, sites: &mut [Site]) -> Result<(), Error> {
+        sites.iter_mut().try_for_each(|site| self.lines(&mut site.body))
+    }
+
+    fn lines(&self, lines: &mut [Directive]) -> Result<(), Error> {
+        for line in lines {
+            environment(line)?;
+            let name = line.name().to_string();
+            match &*name {
+                "reverse_proxy" | "forward_auth" => self.proxy(line)?,
+                "tls" => tls(line)?,
+                "file_server" | "php_fastcgi" | "root" | "templates" | "try_files" | "fs" => {
+                    return refused(line.at(), Problem::OwnDisk { name });
+                }
+                name if name.starts_with('@') => matchers(line)?,
+                name if PLAIN.contains(&name) => {}
+                _ => return refused(line.at(), Problem::Proxys { name }),
+            }
+            if NESTING.contains(&&*name) {
+                self.lines(line.block.as_deref_mut().unwrap_or_default())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn proxy(&self, line: &mut Directive) -> Result<(), Error> {
+        let has_matcher = line.arguments().next().is_some_and(|word| word == "*" || word.starts_with(['/', '@']));
+        for word in line.words.iter_mut().skip(if has_matcher { 2 } else { 1 }) {
+            self.upstream(word)?;
+        }
+        for line in line.block.iter_mut().flatten() {
+            let name = line.name().to_string();
+            let is_known = |known: &&str| known.strip_suffix('*').map_or(*known == name, |begin| name.starts_with(begin));
+            match &*name {
+                "to" => line.words.iter_mut().skip(1).try_for_each(|word| self.upstream(word))?,
+                "health_upstream" => return refused(line.at(), Problem::Proxys { name }),
+                "handle_response" => self.lines(line.block.as_deref_mut().unwrap_or_default())?,
+                "transport" => only(line, &TRANSPORT)?,
+                name if name.starts_with('@') || PROXY.iter().any(is_known) => {}
+                _ => return refused(line.at(), Problem::NotKnownIn { name, directive: "reverse_proxy" }),
+            }
+        }
+        Ok(())
+    }
+
+    fn upstream(&self, word: &mut Word) -> Result<(), Error> {
+        let (scheme, rest) = match word.text.split_once("://") {
+            Some((scheme @ ("http" | "https" | "h2c"), rest)) => (format!("{scheme}://"), rest),
+            _ => (String::new(), word.text.as_str()),
+        };
+        let (host, port) = rest.rsplit_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
+        let fits = port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
+        if fits && let Some(container) = self.own.get(host) {
+            word.text = format!("{scheme}{container}{}", port.map(|port| format!(":{port}")).unwrap_or_default());
+            return Ok(());
+        }
+        if self.listed.iter().any(|listed| listed == rest || fits && listed == host) {
+            return Ok(());
+        }
+        refused(word.at, Problem::Outside { text: word.text.clone(), own: self.own.keys().map(ToString::to_string).collect() })
+    }
+}
+
+/// Lines of its block.
+fn only(line: &Directive, known: &[&str]) -> Result<(), Error> {
+    let directive = if line.name() == "tls" { "tls" } else { "transport" };
+    match line.lines().iter().find(|line| !known.contains(&line.name())) {
+        Some(line) => refused(line.at(), Problem::NotKnownIn { name: line.name().into(), directive }),
+        None => Ok(()),
+    }
+}
+
+fn tls(line: &Directive) -> Result<(), Error> {
+    let words: Vec<&str> = line.arguments().collect();
+    match words[..] {
+        [] | ["internal"] => only(line, &TLS),
+        [address] if address.contains('@') => only(line, &TLS),
+        _ => refused(line.at(), Problem::Certificate),
+    }
+}
+
+/// `@name matcher …`, `@name { … }`, or `@name expression`.
+fn matchers(line: &Directive) -> Result<(), Error> {
+    let one = line.words.get(1).into_iter().map(|word| (word, line.words.len() == 2 && line.block.is_none()));
+    let lines = line.lines().iter().filter_map(|line| Some((line.words.first()?, false)));
+    for (word, alone) in one.chain(lines) {
+        let is_expression = alone && !MATCHERS.contains(&&*word.text) && word.text != "file";
+        if !is_expression && !MATCHERS.contains(&&*word.text) {
+            return refused(word.at, Problem::NotKnownIn { name: word.text.clone(), directive: "a matcher" });
+        }
+    }
+    let nots = line.lines().iter().filter(|line| line.name() == "not");
+    nots.chain(Some(line).filter(|line| line.words.get(1).is_some_and(|word| word.text == "not"))).try_for_each(|not| {
+        let inner = not.words.iter().skip_while(|word| word.text != "not").nth(1).into_iter();
+        let mut inner = inner.chain(not.lines().iter().filter_map(|line| line.words.first()));
+        match inner.find(|word| !MATCHERS.contains(&&*word.text)) {
+            Some(word) => refused(word.at, Problem::NotKnownIn { name: word.text.clone(), directive: "a matcher" }),
+            None => Ok(()),
+        }
+    })
+}
+
+/// What Caddy would read from its environment or its disk.
+fn environment(line: &Directive) -> Result<(), Error> {
+    let calls = |text: &str| text.match_indices("file(").any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+    let reads = |word: &&Word| word.text.contains("{env.") || word.text.contains("{file.") || calls(&word.text);
+    if let Some(word) = line.words.iter().find(reads) {
+        return refused(word.at, Problem::Environment { word: word.text.clone() });
+    }
+    line.lines().iter().try_for_each(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read::tests::services;
+    use super::*;
+    use crate::routes::caddyfile::{dump, parse};
+
+    fn limited(body: &str) -> Result<String, String> {
+        let mut services = services(&[("web", "X", ""), ("api", "X", "")]);
+        services[1].aliases.push("backend".into());
+        let listed = ["login.example.com".to_string(), "10.0.0.9:9000".to_string()];
+        let mut sites = parse(&format!("http://a {{\n{body}\n}}")).unwrap();
+        Reach::of(&services, &listed).limit(&mut sites).map(|()| dump(&sites)).map_err(|error| error.problem.to_string())
+    }
+
+    #[test]
+    fn upstreams_are_the_applications_own() {
+        for (written, read) in [
+            ("reverse_proxy api:4000", "reverse_proxy p-api-1:4000"),
+            ("reverse_proxy /x* http://web https://backend:8443", "reverse_proxy /x* http://p-web-1 https://p-api-1:8443"),
+            ("reverse_proxy @x p-web-1:8001-8003", "reverse_proxy @x p-web-1:8001-8003"),
+            ("reverse_proxy {\n to h2c://api:1 web:2\n}", "to h2c://p-api-1:1 p-web-1:2"),
+            (
+                "handle /a {\n forward_auth login.example.com:443 {\n uri /x\n copy_headers A\n}\n reverse_proxy 10.0.0.9:9000\n}",
+                "reverse_proxy 10.0.0.9:9000",
+            ),
+            ("reverse_proxy web:1 {\n @bad status 5xx\n handle_response @bad {\n  reverse_proxy api:2\n }\n}", "reverse_proxy p-api-1:2"),
+        ] {
+            let is = limited(written).unwrap();
+            assert!(is.contains(read), "{written}: {is}");
+        }
+        for outside in [
+            "localhost:2019",
+            "127.0.0.1:80",
+            ":8080",
+            "unix//run/x.sock",
+            "{header.X}:80",
+            "other-web-1:80",
+            "api.:80",
+            "10.0.0.9:9001",
+            "http://api:{x}",
+            "ftp://api:1",
+        ] {
+            for line in [format!("reverse_proxy {outside}"), format!("route {{\n reverse_proxy {{\n  to {outside}\n }}\n}}")] {
+                let why = limited(&line).unwrap_err();
+                assert!(
+                    why.contains(
+                        "is no container of the application: write $CONTAINER:port, or one of api, backend, p-api-1, p-web-1, web;"
+                    ),
+                    "{why}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_proxy_is_reached() {
+        for (line, why) in [
+            ("root * /srv", "put a web server into it"),
+            ("handle {\n file_server browse\n}", "put a web server into it"),
+            ("php_fastcgi web:9000", "put a web server into it"),
+            ("templates", "put a web server into it"),
+            ("bind 203.0.113.9", "is the proxy's own"),
+            ("acme_server", "is the proxy's own"),
+            ("metrics /m", "is the proxy's own"),
+            ("tls /cert.pem /key.pem", "a certificate that you have is for the operator to place"),
+            ("tls {\n ca_root /x\n}", "\"ca_root\" cannot be used in tls here"),
+            ("respond {env.HOME}", "the proxy's own environment"),
+            ("header X {file./etc/passwd}", "the proxy's own environment"),
+            ("@x file /a", "\"file\" cannot be used in a matcher here"),
+            ("@x {\n not file /a\n}", "\"file\" cannot be used in a matcher here"),
+            ("@x `file({'root': '/'})`", "the proxy's own environment"),
+            ("reverse_proxy web {\n dynamic a x 80\n}", "\"dynamic\" cannot be used in reverse_proxy here"),
+            ("reverse_proxy web {\n health_upstream localhost:2019\n}", "is the proxy's own"),
+            (
+                "reverse_proxy web {\n transport http {\n  tls_client_auth a b\n }\n}",
+                "\"tls_client_auth\" cannot be used in transport here",
+            ),
+        ] {
+            let is = limited(line).unwrap_err();
+            assert!(is.contains(why), "{line}: {is}");
+        }
+    }
+
+    #[test]
+    fn what_people_use_stays() {
+        for line in [
+            "tls internal",
+            "tls me@example.com {\n protocols tls1.2 tls1.3\n}",
+            "@api {\n path /api/*\n not header X y\n}",
+            "@x not path /a",
+            "@x `{method} == \"PUT\"`",
+            "@x expression `path('/profile(x)')`",
+            "header {\n -Server\n}",
+            "handle_errors {\n respond \"{err.status_code}\"\n}",
+            "reverse_proxy web:80 {\n health_uri /health\n lb_policy least_conn\n unhealthy_status 5xx\n transport fastcgi {\n  root /var/www\n  env A b\n }\n}",
+        ] {
+            assert!(limited(line).is_ok(), "{line}: {:?}", limited(line));
+        }
+    }
+}
