@@ -45,6 +45,7 @@ fn read(data: &[u8]) -> Option<()> {
                 environment: [(variable.to_string(), text.to_string())].into(),
                 oneshot: false,
                 made: true,
+                replicas: 1,
                 networks: Vec::new(),
                 aliases: Vec::new(),
             };

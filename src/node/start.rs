@@ -275,6 +275,7 @@ mod tests {
             restart,
             oneshot,
             made: true,
+            replicas: 1,
             networks: Vec::new(),
             aliases: Vec::new(),
         }

@@ -29,6 +29,8 @@ const MOST_MINUTES: u32 = 10_080;
 /// Variables that say something of routes, as their service has written them: service → variable → value. In the resolved file, where a
 /// container does not get its variable so.
 pub const ROUTES: &str = "x-handler-routes";
+/// Of a service, to which a site leads by their names.
+const MOST_REPLICAS: u64 = 100;
 /// The names of services, in the order of the file.
 pub const ORDER: &str = "x-handler-order";
 
@@ -59,6 +61,8 @@ pub struct Service {
     pub oneshot: bool,
     /// `up` makes containers of it: not where it is scaled to none.
     pub made: bool,
+    /// So many containers: `container` is the first of them.
+    pub replicas: u64,
     /// By the names that the engine has.
     pub networks: Vec<String>,
     /// Further names that it has in them.
@@ -204,6 +208,16 @@ pub fn says_yes(value: &str) -> bool {
     value == "1" || value.eq_ignore_ascii_case("true")
 }
 
+impl Service {
+    /// All that it has, by their names.
+    pub fn containers(&self) -> Vec<String> {
+        let others = |first: &str| (2..=self.replicas).map(|n| format!("{first}-{n}")).collect();
+        let mut containers: Vec<String> = self.container.strip_suffix("-1").map(others).unwrap_or_default();
+        containers.insert(0, self.container.clone());
+        containers
+    }
+}
+
 impl Compose {
     /// The services whose containers are expected to exit.
     pub fn oneshots(&self) -> Vec<String> {
@@ -258,6 +272,7 @@ fn service(name: &str, found: &ModelService, project: &Project) -> Result<Servic
     let container = found.container_name.as_deref().map_or_else(|| format!("{project}-{name}-1"), plain);
     usable(&container, &format!("{at}.container_name"))?;
     let environment = found.environment.iter().flatten();
+    let replicas = found.scale.or(found.deploy.as_ref().and_then(|deploy| deploy.replicas)).unwrap_or(1);
     Ok(Service {
         name: name.into(),
         container,
@@ -266,7 +281,8 @@ fn service(name: &str, found: &ModelService, project: &Project) -> Result<Servic
         environment: environment.filter_map(|(name, value)| Some((name.clone(), plain(value.as_ref()?)))).collect(),
         restart: restart(found, &at)?,
         oneshot: false,
-        made: found.scale != Some(0) && found.deploy.as_ref().is_none_or(|deploy| deploy.replicas != Some(0)),
+        made: replicas > 0,
+        replicas: if found.container_name.is_some() { 1 } else { replicas.clamp(1, MOST_REPLICAS) },
         networks: Vec::new(),
         aliases: Vec::new(),
     })
@@ -367,6 +383,7 @@ mod tests {
             restart: Restart::never(),
             oneshot: false,
             made: true,
+            replicas: 1,
             networks: vec!["p_default".into()],
             aliases: Vec::new(),
         };

@@ -120,8 +120,8 @@ const TLS: [&str; 4] = ["protocols", "ciphers", "curves", "alpn"];
 
 /// Whom an application may call by which name.
 pub struct Reach<'a> {
-    /// Name → container.
-    own: BTreeMap<&'a str, &'a str>,
+    /// Name → containers.
+    own: BTreeMap<&'a str, Vec<String>>,
     /// Hosts outside, with or without a port.
     listed: &'a [String],
 }
@@ -131,16 +131,16 @@ impl<'a> Reach<'a> {
         let mut own = BTreeMap::new();
         for service in services {
             let names = service.aliases.iter().chain([&service.name]);
-            own.extend(names.map(|name| (name.as_str(), service.container.as_str())));
+            own.extend(names.map(|name| (name.as_str(), service.containers())));
         }
-        // A container's own name is nobody else's.
-        own.extend(services.iter().map(|service| (service.container.as_str(), service.container.as_str())));
+        // A container's own name is nobody else's. `$CONTAINER` stands for all of a service.
+        own.extend(services.iter().map(|service| (service.container.as_str(), service.containers())));
         Reach { own, listed }
     }
 
     /// As a record has them.
     pub fn of_containers(ct: &'a BTreeMap<String, String>, listed: &'a [String]) -> Reach<'a> {
-        let own = ct.values().map(|container| (container.as_str(), container.as_str())).collect();
+        let own = ct.values().map(|container| (container.as_str(), vec![container.clone()])).collect();
         Reach { own, listed }
     }
 
@@ -172,14 +172,12 @@ impl<'a> Reach<'a> {
 
     fn proxy(&self, line: &mut Directive) -> Result<(), Error> {
         let has_matcher = line.arguments().next().is_some_and(|word| word == "*" || word.starts_with(['/', '@']));
-        for word in line.words.iter_mut().skip(if has_matcher { 2 } else { 1 }) {
-            self.upstream(word)?;
-        }
+        self.upstreams(line, if has_matcher { 2 } else { 1 })?;
         for line in line.block.iter_mut().flatten() {
             let name = line.name().to_string();
             let is_known = |known: &&str| known.strip_suffix('*').map_or(*known == name, |begin| name.starts_with(begin));
             match &*name {
-                "to" => line.words.iter_mut().skip(1).try_for_each(|word| self.upstream(word))?,
+                "to" => self.upstreams(line, 1)?,
                 "health_upstream" => return refused(line.at(), Problem::Proxys { name }),
                 "handle_response" => self.lines(line.block.as_deref_mut().unwrap_or_default())?,
                 "transport" => only(line, &TRANSPORT)?,
@@ -190,19 +188,32 @@ impl<'a> Reach<'a> {
         Ok(())
     }
 
-    fn upstream(&self, word: &mut Word) -> Result<(), Error> {
+    /// Those behind the first words of a line.
+    fn upstreams(&self, line: &mut Directive, first: usize) -> Result<(), Error> {
+        let upstreams = line.words.split_off(first.min(line.words.len()));
+        for word in upstreams {
+            line.words.extend(self.upstream(word)?);
+        }
+        Ok(())
+    }
+
+    fn upstream(&self, word: Word) -> Result<Vec<Word>, Error> {
         let (scheme, rest) = match word.text.split_once("://") {
             Some((scheme @ ("http" | "https" | "h2c"), rest)) => (format!("{scheme}://"), rest),
             _ => (String::new(), word.text.as_str()),
         };
         let (host, port) = rest.rsplit_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
         let fits = port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
-        if fits && let Some(container) = self.own.get(host) {
-            word.text = format!("{scheme}{container}{}", port.map(|port| format!(":{port}")).unwrap_or_default());
-            return Ok(());
+        if let Some(containers) = self.own.get(host).filter(|_| fits) {
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            return Ok(containers.iter().map(|container| Word::new(format!("{scheme}{container}{port}"), word.at)).collect());
         }
-        if self.listed.iter().any(|listed| listed == rest || fits && listed == host) {
-            return Ok(());
+        // A further one of a service.
+        let number = |number: &str| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        let first = host.rsplit_once('-').filter(|(_, end)| number(end)).map(|(begin, _)| format!("{begin}-1"));
+        let is_own = fits && first.is_some_and(|first| self.own.contains_key(&*first));
+        if is_own || self.listed.iter().any(|listed| listed == rest || fits && listed == host) {
+            return Ok(vec![word]);
         }
         refused(word.at, Problem::Outside { text: word.text.clone(), own: self.own.keys().map(ToString::to_string).collect() })
     }
@@ -266,6 +277,7 @@ mod tests {
     fn limited(body: &str) -> Result<String, String> {
         let mut services = services(&[("web", "X", ""), ("api", "X", "")]);
         services[1].aliases.push("backend".into());
+        services.push(Service { name: "many".into(), container: "p-many-1".into(), replicas: 3, ..services[0].clone() });
         let listed = ["login.example.com".to_string(), "10.0.0.9:9000".to_string()];
         let mut sites = parse(&format!("http://a {{\n{body}\n}}")).unwrap();
         Reach::of(&services, &listed).limit(&mut sites).map(|()| dump(&sites)).map_err(|error| error.problem.to_string())
@@ -276,6 +288,8 @@ mod tests {
         for (written, read) in [
             ("reverse_proxy api:4000", "reverse_proxy p-api-1:4000"),
             ("reverse_proxy /x* http://web https://backend:8443", "reverse_proxy /x* http://p-web-1 https://p-api-1:8443"),
+            ("reverse_proxy many:80", "reverse_proxy p-many-1:80 p-many-2:80 p-many-3:80"),
+            ("reverse_proxy p-many-2:80", "reverse_proxy p-many-2:80"),
             ("reverse_proxy @x p-web-1:8001-8003", "reverse_proxy @x p-web-1:8001-8003"),
             ("reverse_proxy {\n to h2c://api:1 web:2\n}", "to h2c://p-api-1:1 p-web-1:2"),
             (
@@ -303,7 +317,7 @@ mod tests {
                 let why = limited(&line).unwrap_err();
                 assert!(
                     why.contains(
-                        "is no container of the application: write $CONTAINER:port, or one of api, backend, p-api-1, p-web-1, web;"
+                        "is no container of the application: write $CONTAINER:port, or one of api, backend, many, p-api-1, p-many-1, p-web-1, web;"
                     ),
                     "{why}"
                 );

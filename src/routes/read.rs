@@ -203,6 +203,7 @@ pub(super) mod tests {
             environment: [(key.to_string(), value.to_string())].into(),
             oneshot: false,
             made: true,
+            replicas: 1,
             networks: Vec::new(),
             aliases: Vec::new(),
         };

@@ -213,7 +213,9 @@ impl Witness {
                     app.owed.extend(brought);
                 }
                 Some("deploy") => {
-                    if order["origin"] == "dead" && app.let_go(s, master) && order["notes"].as_array().is_none_or(Vec::is_empty) {
+                    // One that was destroyed since had what it had.
+                    let unsaid = master.is_some() && order["notes"].as_array().is_none_or(Vec::is_empty);
+                    if order["origin"] == "dead" && app.let_go(s, master) && unsaid {
                         wrong.push(("unsaid", format!("{name}: a takeover has lost something, and says nothing of how old its data is")));
                     }
                 }

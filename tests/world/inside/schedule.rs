@@ -13,8 +13,9 @@ use super::super::state::fault::Faults;
 use super::disk::{Disk, Ino};
 use super::random::Random;
 
-/// More than any history of a test takes: whoever goes on beyond it will not end.
-const MOST_DOORS: u64 = 500_000;
+/// More than any history of a test takes, though a send may hang for six hours and others look every few seconds: whoever goes on beyond it will
+/// not end.
+const MOST_DOORS: u64 = 2_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Turn {
