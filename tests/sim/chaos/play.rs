@@ -395,7 +395,9 @@ impl Player {
             On::Process => Kind::Process,
             On::Disk => Kind::Disk,
         };
-        let hits = move |e: &Effect| e.kind == kind && (reads || !e.is_read);
+        // What a program prints may be anything; that it has failed is not printed.
+        let prints = matches!(does, Does::Garble) && kind == Kind::Process;
+        let hits = move |e: &Effect| e.kind == kind && (reads || !e.is_read) && (e.is_read || !prints);
         let failed = || Act::Fail("broken by the test".to_owned());
         let act = match does {
             Does::KillBefore => Act::KillBefore,
