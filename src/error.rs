@@ -210,7 +210,7 @@ pub enum Fault {
     },
     NotHealthyInTime {
         why: String,
-        secs: f32,
+        secs: f64,
     },
     RecordChanged {
         app: AppName,

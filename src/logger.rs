@@ -53,6 +53,11 @@ impl Write for Tee {
     }
 }
 
+/// What others have printed can look like no line of ours: ours alone begin where lines begin, and no terminal is told anything.
+fn as_one(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}").replace('\n', "\n    ")
+}
+
 /// `level` holds unless `RUST_LOG` is set. An error names the file that cannot be written; the log goes to standard error then.
 pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), disk::Error> {
     let opened = path.map(|path| {
@@ -73,9 +78,20 @@ pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), disk::Er
                 writeln!(out, "{line}")
             } else {
                 let order = order.as_ref().map(|id| format!("[{id}] ")).unwrap_or_default();
-                writeln!(out, "{time} {:5} {order}{}", record.level(), record.args())
+                writeln!(out, "{time} {:5} {order}{}", record.level(), as_one(&record.args().to_string()))
             }
         })
         .init();
     error.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_begins_a_line() {
+        let forged = "its last lines:\nx\r\n2026-11-26T20:00:00Z INFO  the order is done\x1b[2K";
+        assert_eq!(as_one(forged), "its last lines:\n    x\u{fffd}\n    2026-11-26T20:00:00Z INFO  the order is done\u{fffd}[2K");
+    }
 }

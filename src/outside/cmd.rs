@@ -96,7 +96,7 @@ impl fmt::Display for Error {
                 tail
             }
             Error::Timeout { cmd, deadline, tail } => {
-                write!(f, "`{cmd}` was stopped after {} s", deadline.as_secs_f32())?;
+                write!(f, "`{cmd}` was stopped after {} s", deadline.as_secs_f64())?;
                 tail
             }
         };

@@ -4,7 +4,6 @@
 //! is kept in the checkout, and is what each later call gets, with what its `.env` was then: what was checked is what runs, and no file of
 //! the repository is read again.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -288,30 +287,25 @@ fn apart(both: &str) -> (&str, &str) {
 /// Compose puts nothing in the place of a variable that is not set, as in a password's hash whose dollar signs are not doubled.
 fn not_set(said: &str, raw: &[Yaml]) -> Vec<String> {
     let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let names = said.lines().filter_map(|line| line.split_once(" variable is not set"));
-    let names: BTreeSet<&str> =
-        names.filter_map(|(before, _)| before.trim_end_matches(|c| !in_name(c)).rsplit(|c| !in_name(c)).next()).collect();
-    let services: Vec<(String, String)> = raw
-        .iter()
-        .filter_map(|file| file.get("services")?.as_mapping())
-        .flatten()
-        .filter_map(|(name, service)| Some((name.as_str()?.to_string(), serde_yaml::to_string(service).ok()?)))
-        .collect();
-    let places = |name: &str| {
-        let has = |text: &str| {
-            let after = text.split(&format!("${name}")).skip(1).any(|rest| !rest.starts_with(in_name));
-            after || text.contains(&format!("${{{name}"))
-        };
-        let places: Vec<String> =
-            services.iter().filter(|(_, text)| has(text)).map(|(service, _)| format!("service {service}: ")).collect();
-        if places.is_empty() { vec![String::new()] } else { places }
-    };
-    let warning = |place: String, name: &str| {
-        format!(
-            "{place}the variable {name} is not set, so compose puts nothing in its place; `$${name}` would be that text with its dollar sign"
-        )
-    };
-    names.into_iter().flat_map(|name| places(name).into_iter().map(move |place| warning(place, name))).collect()
+    let mut warnings = Vec::new();
+    for (before, _) in said.lines().filter_map(|line| line.split_once(" variable is not set")) {
+        let name = before.trim_end_matches(|c| !in_name(c)).rsplit(|c| !in_name(c)).next().unwrap_or_default();
+        let why = format!(
+            "the variable {name} is not set, so compose puts nothing in its place; `$${name}` would be that text with its dollar sign"
+        );
+        let (plain, braced) = (format!("${name}"), format!("${{{name}"));
+        let known = warnings.len();
+        for (service, value) in raw.iter().filter_map(|file| file.get("services")?.as_mapping()).flatten() {
+            let text = serde_json::to_value(value).unwrap_or_default().to_string();
+            if text.contains(&braced) || text.split(&plain).skip(1).any(|rest| !rest.starts_with(in_name)) {
+                warnings.push(format!("service {}: {why}", service.as_str().unwrap_or_default()));
+            }
+        }
+        if warnings.len() == known {
+            warnings.push(why);
+        }
+    }
+    warnings
 }
 
 /// What is kept of what compose has printed of the services of all profiles; `asked_for`: the names of those that `up` starts, if not of all.

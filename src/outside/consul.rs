@@ -336,7 +336,7 @@ impl Consul {
     /// values.
     pub fn wait_below(&self, prefix: &str, index: u64, time: Duration) -> Result<u64, Error> {
         let wait = time.min(BLOCK).max(Duration::from_millis(100));
-        let path = format!("kv/{}?keys&separator=/&index={index}&wait={:.1}s", escaped(prefix), wait.as_secs_f32());
+        let path = format!("kv/{}?keys&separator=/&index={index}&wait={:.1}s", escaped(prefix), wait.as_secs_f64());
         match self.call_for("GET", &path, b"", wait + wait / 16 + self.grace())? {
             (200 | 404, index, _) => Ok(index.unwrap_or(1).max(1)),
             (status, _, bytes) => Err(refused(&path, status, &bytes)),

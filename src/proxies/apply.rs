@@ -114,7 +114,7 @@ pub fn routes(here: &Here, settings: &settings::Proxies) -> Result<(), Error> {
             (None, None) if done.left_out == 0 => return Ok(()),
             (None, None) => return Err(Error::LeftOut { apps: done.left_out }),
             (Some(due), _) => {
-                debug!("looking again in {} s", due.as_secs_f32());
+                debug!("looking again in {} s", due.as_secs_f64());
                 here.consul.wait_below("", index, due)?;
             }
         }

@@ -6,42 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::caddyfile::{Directive, Site, Word};
-use super::directives::{Error, NESTING, Problem, refused};
+use super::directives::{Error, NESTING, Problem, TWO, refused};
 use crate::outside::compose_file::Service;
 
-/// Directives that reach nothing.
-const PLAIN: [&str; 30] = [
-    "abort",
-    "basic_auth",
-    "basicauth",
-    "copy_response",
-    "copy_response_headers",
-    "encode",
-    "error",
-    "handle",
-    "handle_errors",
-    "handle_path",
-    "handle_response",
-    "header",
-    "intercept",
-    "log",
-    "log_append",
-    "log_name",
-    "log_skip",
-    "map",
-    "method",
-    "push",
-    "redir",
-    "request_body",
-    "request_header",
-    "respond",
-    "rewrite",
-    "route",
-    "skip_log",
-    "tracing",
-    "uri",
-    "vars",
-];
 const MATCHERS: [&str; 14] = [
     "path",
     "path_regexp",
@@ -120,21 +87,20 @@ const TLS: [&str; 4] = ["protocols", "ciphers", "curves", "alpn"];
 
 /// Whom an application may call by which name.
 pub struct Reach<'a> {
-    /// Name → containers.
-    own: BTreeMap<&'a str, Vec<String>>,
+    /// Names and containers. A container's own name is nobody else's, so these come first.
+    own: Vec<(&'a str, Vec<String>)>,
     /// Hosts outside, with or without a port.
     listed: &'a [String],
 }
 
 impl<'a> Reach<'a> {
     pub fn of(services: &'a [Service], listed: &'a [String]) -> Reach<'a> {
-        let mut own = BTreeMap::new();
+        // `$CONTAINER` stands for all of a service.
+        let mut own: Vec<(&str, Vec<String>)> = services.iter().map(|service| (service.container.as_str(), service.containers())).collect();
         for service in services {
-            let names = service.aliases.iter().chain([&service.name]);
-            own.extend(names.map(|name| (name.as_str(), service.containers())));
+            own.push((&service.name, service.containers()));
+            own.extend(service.aliases.iter().map(|alias| (alias.as_str(), service.containers())));
         }
-        // A container's own name is nobody else's. `$CONTAINER` stands for all of a service.
-        own.extend(services.iter().map(|service| (service.container.as_str(), service.containers())));
         Reach { own, listed }
     }
 
@@ -160,8 +126,9 @@ impl<'a> Reach<'a> {
                     return refused(line.at(), Problem::OwnDisk { name });
                 }
                 name if name.starts_with('@') => matchers(line)?,
-                name if PLAIN.contains(&name) => {}
-                _ => return refused(line.at(), Problem::Proxys { name }),
+                "acme_server" | "bind" | "metrics" => return refused(line.at(), Problem::Proxys { name }),
+                name if TWO.contains(&name) => {}
+                _ => return refused(line.at(), Problem::Unknown { name }),
             }
             if NESTING.contains(&&*name) {
                 self.lines(line.block.as_deref_mut().unwrap_or_default())?;
@@ -204,18 +171,18 @@ impl<'a> Reach<'a> {
         };
         let (host, port) = rest.rsplit_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
         let fits = port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
-        if let Some(containers) = self.own.get(host).filter(|_| fits) {
+        if let Some((_, containers)) = self.own.iter().find(|(name, _)| fits && *name == host) {
             let port = port.map(|port| format!(":{port}")).unwrap_or_default();
             return Ok(containers.iter().map(|container| Word::new(format!("{scheme}{container}{port}"), word.at)).collect());
         }
         // A further one of a service.
         let number = |number: &str| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
         let first = host.rsplit_once('-').filter(|(_, end)| number(end)).map(|(begin, _)| format!("{begin}-1"));
-        let is_own = fits && first.is_some_and(|first| self.own.contains_key(&*first));
+        let is_own = fits && first.is_some_and(|first| self.own.iter().any(|(name, _)| *name == first));
         if is_own || self.listed.iter().any(|listed| listed == rest || fits && listed == host) {
             return Ok(vec![word]);
         }
-        refused(word.at, Problem::Outside { text: word.text.clone(), own: self.own.keys().map(ToString::to_string).collect() })
+        refused(word.at, Problem::Outside { text: word.text.clone(), own: self.own.iter().map(|(name, _)| name.to_string()).collect() })
     }
 }
 
@@ -317,7 +284,7 @@ mod tests {
                 let why = limited(&line).unwrap_err();
                 assert!(
                     why.contains(
-                        "is no container of the application: write $CONTAINER:port, or one of api, backend, many, p-api-1, p-many-1, p-web-1, web;"
+                        "is no container of the application: write $CONTAINER:port, or one of p-web-1, p-api-1, p-many-1, web, api, backend, many;"
                     ),
                     "{why}"
                 );

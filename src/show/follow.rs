@@ -20,7 +20,7 @@ pub fn follow(here: &Here, order: &Order, mut told: impl FnMut(&str)) -> Result<
     loop {
         let (entry, index) = here.consul.get_indexed(&order.key())?;
         let elapsed = clock.uptime().saturating_sub(start);
-        let mut line = |text: String| told(&format!("{:7.1} s  {text}", elapsed.as_secs_f32()));
+        let mut line = |text: String| told(&format!("{:7.1} s  {text}", elapsed.as_secs_f64()));
         let Some(entry) = entry else { break };
         let now = orders::parse(&entry)?;
         for (node, at) in now.progress.iter().filter(|(node, at)| seen.get(*node).is_none_or(|seen| seen.step != at.step)) {
@@ -48,6 +48,6 @@ pub fn follow(here: &Here, order: &Order, mut told: impl FnMut(&str)) -> Result<
     }
     let (ended, _) = orders::read(&here.consul, &order.name, &order.id)?;
     let how = if ended.state == State::Done { "done" } else { "failed" };
-    told(&format!("{:7.1} s  {how}", clock.uptime().saturating_sub(start).as_secs_f32()));
+    told(&format!("{:7.1} s  {how}", clock.uptime().saturating_sub(start).as_secs_f64()));
     Ok(ended)
 }

@@ -242,7 +242,7 @@ fn await_all(run: &Run, oneshots: &[String]) -> Result<(), Error> {
         }
         let Some(why) = waiting else { return Ok(()) };
         if clock.uptime().saturating_sub(start) > limit {
-            return Err(Fault::NotHealthyInTime { why, secs: limit.as_secs_f32() }.into());
+            return Err(Fault::NotHealthyInTime { why, secs: limit.as_secs_f64() }.into());
         }
         clock.sleep(Duration::from_millis(100));
     }
