@@ -26,6 +26,12 @@ pub enum Error {
         what: String,
         open: String,
     },
+    /// A proxy's own name.
+    ProxysName {
+        service: String,
+        name: String,
+        network: String,
+    },
     NotInNetwork {
         service: String,
         network: String,
@@ -86,6 +92,9 @@ impl fmt::Display for Error {
                 "{what}: nothing leads to this port: haproxy publishes 80, 443 and {open} on every node (TCP_PORTS of the proxies' .env, \
                  HANDLER_TCP_PORTS of the handler)"
             ),
+            Error::ProxysName { service, name, network } => {
+                write!(f, "service {service} would answer to the name {name} in {network}, as the proxy does: give it another name there")
+            }
             Error::NotInNetwork { service, network } => write!(
                 f,
                 "service {service} has a route, but is not in the network {network}, where the proxies would find it: add `networks: [{network}]` to it, \

@@ -122,6 +122,10 @@ impl<'a> Reach<'a> {
             match &*name {
                 "reverse_proxy" | "forward_auth" => self.proxy(line)?,
                 "tls" => tls(line)?,
+                "intercept" => {
+                    let responses = line.block.iter_mut().flatten().filter(|line| line.name() == "handle_response");
+                    responses.into_iter().try_for_each(|line| self.lines(line.block.as_deref_mut().unwrap_or_default()))?;
+                }
                 "file_server" | "php_fastcgi" | "root" | "templates" | "try_files" | "fs" => {
                     return refused(line.at(), Problem::OwnDisk { name });
                 }
@@ -147,7 +151,10 @@ impl<'a> Reach<'a> {
                 "to" => self.upstreams(line, 1)?,
                 "health_upstream" => return refused(line.at(), Problem::Proxys { name }),
                 "handle_response" => self.lines(line.block.as_deref_mut().unwrap_or_default())?,
-                "transport" => only(line, &TRANSPORT)?,
+                "transport" => match line.arguments().next() {
+                    Some("http" | "fastcgi") => only(line, &TRANSPORT)?,
+                    _ => return refused(line.at(), Problem::NotKnownIn { name, directive: "reverse_proxy" }),
+                },
                 name if name.starts_with('@') || PROXY.iter().any(is_known) => {}
                 _ => return refused(line.at(), Problem::NotKnownIn { name, directive: "reverse_proxy" }),
             }
@@ -297,6 +304,8 @@ mod tests {
         for (line, why) in [
             ("root * /srv", "put a web server into it"),
             ("handle {\n file_server browse\n}", "put a web server into it"),
+            ("intercept {\n @x status 404\n handle_response @x {\n  file_server\n }\n}", "put a web server into it"),
+            ("reverse_proxy web {\n transport other\n}", "\"transport\" cannot be used in reverse_proxy here"),
             ("php_fastcgi web:9000", "put a web server into it"),
             ("templates", "put a web server into it"),
             ("bind 203.0.113.9", "is the proxy's own"),

@@ -34,7 +34,7 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
     let (mut sites, mut addresses) = (Vec::new(), Vec::new());
     let mut places: HashMap<Key, Place> = HashMap::new();
     let reach = Reach::of(services, &set.upstreams);
-    for Service { name, container, environment, networks, .. } in services {
+    for Service { name, container, environment, networks, aliases, .. } in services {
         let has_route =
             ["CADDYFILE", "HAPROXY"].iter().any(|variable| environment.get(*variable).is_some_and(|text| !text.trim().is_empty()));
         if let Some(network) = &set.network {
@@ -44,6 +44,10 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
                     "service {name} has no route, but is in {network}, where all applications find it by that name: leave it out of there"
                 )),
                 _ => {}
+            }
+            let proxys = aliases.iter().chain([name]).find(|name| ["caddy", "haproxy"].contains(&&***name));
+            if let Some(proxy) = proxys.filter(|_| networks.contains(network)) {
+                return Err(Error::ProxysName { service: name.clone(), name: proxy.clone(), network: network.clone() });
             }
         }
         let variable = |problem| Error::Variable { service: name.clone(), problem: Box::new(problem) };
@@ -282,6 +286,12 @@ pub(super) mod tests {
              it, and `cluster_default: {external: true}` to the file's networks"
         );
         services.iter_mut().for_each(|service| service.networks = vec!["cluster_default".into()]);
+        services[1].aliases = vec!["caddy".into()];
+        assert_eq!(
+            read(&services, &set).unwrap_err().to_string(),
+            "service db would answer to the name caddy in cluster_default, as the proxy does: give it another name there"
+        );
+        services[1].aliases.clear();
         assert_eq!(
             read(&services, &set).unwrap().notes,
             ["service db has no route, but is in cluster_default, where all applications find it by that name: leave it out of there"]
