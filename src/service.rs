@@ -9,6 +9,7 @@ use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::names::{AppName, DeployId};
 use crate::model::record::Record;
+use crate::routes::Routes;
 use crate::routes::checks::is_url;
 use crate::routes::haproxy::RESERVED;
 
@@ -87,7 +88,7 @@ fn plain(name: &AppName, checks: &[String]) -> Value {
 pub fn again(here: &Here, name: &AppName, record: &Record, checks: Result<Vec<String>, Error>) -> Value {
     let checks = checks.unwrap_or_else(|why| {
         warn!("{name}: Consul checks its addresses only: {why}");
-        record.urls.split(", ").filter(|url| is_url(url) && !url.contains('*')).map(String::from).collect()
+        Routes::of_record(record).checks
     });
     read(here, &here.paths.checkout(name, &record.deploy_id), name, &checks).unwrap_or_else(|why| {
         warn!("{name}: registered without its {FILE}: {why}");

@@ -125,7 +125,7 @@ pub fn conflicts<'a>(
     Ok(warnings)
 }
 
-/// Why the next deploy of a record's application would be refused, if it stays as it is: it is served all the same until then.
+/// Why a new version of a record's application would be refused, if its routes stay as they are: it is served all the same until then.
 pub fn outdated(record: &Record, set: &settings::Routes) -> Option<String> {
     let unfit = |text: &str| Some(format!("the address {text}: {}", SiteAddress::parse(text).ok()?.unfit()?));
     let of_sites = || match set.caddy {

@@ -1,7 +1,7 @@
 //! `HAPROXY` variables: checked and merged into what the record holds. Pure.
 //!
 //! What is checked here is later written into a configuration file line by line: each line is a known one ([`words`]). A record that an older
-//! handler has written may have others; they are served until its application's next deploy, unless they could begin a section of their own.
+//! handler has written may have others; they are served until its application has a new version, unless they could begin a section of their own.
 
 use std::fmt;
 

@@ -8,6 +8,7 @@ use super::address::{Key, SiteAddress};
 use super::error::{Error, Place, Problem};
 use super::reach::Reach;
 use super::{caddyfile, checks, haproxy, sites};
+use crate::model::record::Record;
 use crate::outside::compose_file::Service;
 use crate::settings;
 
@@ -26,6 +27,20 @@ pub struct Routes {
     pub checks: Vec<String>,
     /// What an upgrade to Caddy 2 left out, for the operator.
     pub notes: Vec<String>,
+}
+
+impl Routes {
+    /// As they were when it was deployed; Consul checks its addresses.
+    pub fn of_record(record: &Record) -> Routes {
+        Routes {
+            caddyfile: record.caddyfile.clone(),
+            haproxy: record.haproxy.clone(),
+            domains: record.domains.clone(),
+            urls: record.urls.clone(),
+            checks: record.urls.split(", ").filter(|url| checks::is_url(url) && !url.contains('*')).map(String::from).collect(),
+            notes: Vec::new(),
+        }
+    }
 }
 
 /// Reads the variables of all services; sites are completed for and written in the words of the Caddy that is set.

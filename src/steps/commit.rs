@@ -172,7 +172,7 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
     let key = keys::app(&run.name);
     let text = text_of(&key, &record)?;
     finish(run, Op::Cas(&key, &text, run.old_index()), |run| {
-        let index = others::claim(&run.here, &run.name, &record.master, &routes, &record.volumes)?;
+        let index = others::claim(&run.here, &run.name, run.old(), &routes, &record)?;
         let claims = Beside { key: keys::CLAIMS.into(), text: Some(run.order.id.as_bytes().to_vec()), index };
         Ok(run.replicas_of(&record)?.into_iter().chain([claims]).collect())
     })

@@ -13,14 +13,16 @@ use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::keys;
 use crate::model::names::{AppName, Volume};
+use crate::model::record::Record;
 use crate::outside::compose_file;
 use crate::outside::engine::Made;
 use crate::routes::{self, Routes, claims::Recorded};
 
-/// What is known without the node on which it is.
+/// What is known without the node on which it is. `old`: its own record; what it has there it keeps.
 fn compare(
     name: &AppName,
     master: &str,
+    old: Option<&Record>,
     routes: &Routes,
     volumes: &[&Volume],
     others: &[(AppName, Recorded)],
@@ -34,16 +36,19 @@ fn compare(
         }
     }
     let compared = others.iter().map(|(name, record)| (&**name, &*record.master, &*record.caddyfile, &record.haproxy));
-    Ok(routes::conflicts(name, master, routes, compared)?)
+    match routes::conflicts(name, master, routes, compared) {
+        Err(why) if old.is_some_and(|old| old.caddyfile == routes.caddyfile && old.haproxy == routes.haproxy) => Ok(vec![why.to_string()]),
+        compared => Ok(compared?),
+    }
 }
 
 /// `found`: the volumes here.
 pub fn check(run: &mut Run, master: &str, found: &[Made]) -> Done {
-    let (name, project) = (run.name.clone(), run.project.clone());
+    let (name, project, old) = (run.name.clone(), run.project.clone(), run.old().cloned());
     let (others, containers) = (others::read(&run.here, &name)?, run.here.engine().all_containers()?);
     let loaded = run.loaded()?;
     let volumes: Vec<&Volume> = loaded.compose.volumes.iter().map(|volume| &volume.name).collect();
-    let warnings = compare(&name, master, &loaded.routes, &volumes, &others)?;
+    let warnings = compare(&name, master, old.as_ref(), &loaded.routes, &volumes, &others)?;
     for compose_file::Volume { name, .. } in &loaded.compose.volumes {
         // Compose's own names begin with the project, which has no punctuation.
         let projects = [name.split_once('_').map(|(project, _)| project), found.iter().find(|it| it.name == **name).map(Made::project)];
@@ -64,9 +69,9 @@ pub fn check(run: &mut Run, master: &str, found: &[Made]) -> Done {
 }
 
 /// Looks again; the index under which it holds, until another deploy is committed.
-pub fn claim(here: &Here, name: &AppName, master: &str, routes: &Routes, volumes: &[Volume]) -> Result<u64, Error> {
+pub fn claim(here: &Here, name: &AppName, old: Option<&Record>, routes: &Routes, record: &Record) -> Result<u64, Error> {
     // Before the records: who commits in between changes it.
     let index = here.consul.get(keys::CLAIMS)?.map_or(0, |entry| entry.modify_index);
-    compare(name, master, routes, &volumes.iter().collect::<Vec<_>>(), &others::read(here, name)?)?;
+    compare(name, &record.master, old, routes, &record.volumes.iter().collect::<Vec<_>>(), &others::read(here, name)?)?;
     Ok(index)
 }

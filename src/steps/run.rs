@@ -178,8 +178,20 @@ impl Run {
     pub fn load(&mut self, folder: PathBuf) -> Result<Loaded, Error> {
         let tool = self.tool()?;
         let (checkout, compose) = self.here.read_checkout(&self.project, folder, tool)?;
-        let routes = routes::read(&compose.services, &self.here.settings.routes)?;
+        let routes = match (routes::read(&compose.services, &self.here.settings.routes), self.old()) {
+            (Err(why), Some(old)) if self.brings_nothing_new() => {
+                warn!("routes as they are, though a new version with them would be refused: {why}");
+                Routes::of_record(old)
+            }
+            (read, _) => read?,
+        };
         Ok(Loaded { checkout, compose, routes })
+    }
+
+    /// What is deployed already does not fall by rules that are newer than it: it may have to be taken over at night.
+    fn brings_nothing_new(&self) -> bool {
+        matches!(self.order.request, Request::Migrate(_))
+            || self.old().is_some_and(|old| old.commit.is_some() && old.commit == self.cloned())
     }
 
     /// The checkout of this order.

@@ -358,7 +358,7 @@ fn who_does_not_answer_is_not_waited_for() {
     }
 }
 
-/// What an older handler has let through is served until its next deploy, and said before that.
+/// What an older handler has let through is served until there is a new version, and said before that.
 #[test]
 fn routes_that_would_be_refused_are_named() {
     let sim: Sim = deployed(&["node1"], "node1", None);
@@ -379,6 +379,29 @@ fn routes_that_would_be_refused_are_named() {
         let mut changed = record.clone();
         changed[member] = value;
         sim.lock().store.set(&key, changed.to_string().as_bytes());
-        check(&sim, "node1").exits(0).says("served as its record stands, but its next deploy would be refused: ").says(why);
+        check(&sim, "node1").exits(0).says("served as its record stands, but a new version of it would be refused: ").says(why);
     }
+}
+
+/// A rule that is newer than what runs does not keep it from being taken over, moved or brought other data: only a new version falls by it.
+#[test]
+fn what_runs_does_not_fall_by_a_newer_rule() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    let haproxy = json!({"x": {"frontend": {"mode": "tcp", "bind": ["*:2222"], "options": ["stats enable"]}, "backends": [{"name": "a", "port": 1, "peer_port": 2222}]}});
+    let commit = push(&sim, &format!("environment: {{HAPROXY: '{haproxy}'}}"));
+    let orders = |id: &str| sim.deliver_all(&[deploy(id, "node2", Some("node1"))]);
+    orders("new version");
+    sim.settle();
+    assert_eq!(sim.lock().ended("new version")["state"], "failed");
+    assert!(sim.lock().ended("new version")["reason"].as_str().unwrap().contains("\"stats enable\" cannot be used here"));
+    // As if an older handler had deployed it.
+    let key = format!("app/{APP}");
+    let mut record = sim.lock().kv(&key).unwrap();
+    (record["commit"], record["haproxy"]) = (json!(commit), haproxy);
+    record["haproxy"]["x"]["backends"][0]["ct"] = json!("c");
+    sim.lock().store.set(&key, record.to_string().as_bytes());
+    orders("move");
+    sim.settle();
+    assert_eq!(sim.lock().ended("move")["state"], "done", "{}", sim.lock().ended("move"));
+    assert_eq!(sim.lock().kv(&key).unwrap()["haproxy"], record["haproxy"]);
 }
