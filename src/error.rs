@@ -198,6 +198,9 @@ pub enum Fault {
         deployed: String,
         ordered: String,
     },
+    NewerConfirmed {
+        snapshots: Vec<Snapshot>,
+    },
     MasterLives {
         master: NodeName,
     },
@@ -248,6 +251,7 @@ pub enum Unusable {
     None,
     CannotLook { folder: PathBuf },
     Before { what: String, age: String },
+    Newer { holder: NodeName, age: String, than: String },
     Lacks { volume: Volume },
     NotWhole { snapshot: Snapshot, seen: Seen },
 }
@@ -336,6 +340,9 @@ impl fmt::Display for Unusable {
                 write!(f, "none has been, since this node cannot look at the snapshots ({} is no folder on btrfs here)", folder.display())
             }
             Unusable::Before { what, age } => write!(f, "the newest, {age} old, is from before {what}"),
+            Unusable::Newer { holder, age, than } => {
+                write!(f, "the one here is {than} old, and {holder} has one that is {age} old: deploy to {holder} to start from that")
+            }
             Unusable::Lacks { volume } => write!(f, "the newest has no snapshot of {volume}"),
             Unusable::NotWhole { snapshot, seen } => write!(f, "of the newest the snapshot {snapshot} {seen}"),
         }
@@ -461,6 +468,10 @@ impl fmt::Display for Fault {
                     f,
                     "{app} is deployed from {deployed}, the order is for {ordered}: they would have one name; rename the branch or the repository"
                 )
+            }
+            Fault::NewerConfirmed { snapshots } => {
+                let names: Vec<&str> = snapshots.iter().map(|snapshot| &**snapshot).collect();
+                write!(f, "a newer set was confirmed while this one was being started: {}; give the order again", names.join(", "))
             }
             Fault::MasterLives { master } => write!(
                 f,

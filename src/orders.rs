@@ -236,7 +236,11 @@ fn prune(consul: &Consul, name: &AppName) {
     let pruned = consul.count(&prefix).and_then(|(count, _)| {
         let mut entries = if count > KEPT + 10 { consul.list(&prefix)? } else { Vec::new() };
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
-        entries.iter().skip(KEPT).try_for_each(|entry| consul.delete(&entry.key))
+        // What became of the application last is asked for: see was_destroyed.
+        let is_done = |entry: &&Entry| parse(entry).is_ok_and(|order| order.state == State::Done);
+        let done = entries.iter().find(is_done).map(|entry| entry.key.clone());
+        let old = entries.iter().skip(KEPT).filter(|entry| done.as_ref() != Some(&entry.key));
+        old.into_iter().try_for_each(|entry| consul.delete(&entry.key))
     });
     if let Err(error) = pruned {
         warn!("the history of {name} is not pruned: {error}");

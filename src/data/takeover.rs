@@ -9,7 +9,7 @@ use super::{own, replicas};
 use crate::error::{Error, Fault, Unusable, text_of};
 use crate::here::Here;
 use crate::model::keys;
-use crate::model::names::{AppName, Snapshot, Volume};
+use crate::model::names::{AppName, NodeName, Snapshot, Volume};
 use crate::model::order::{Deploy, Request};
 use crate::model::record::Record;
 use crate::model::replica::{Replica, Seen, Set};
@@ -78,7 +78,7 @@ impl Taking<'_> {
             Some(last) if !last.is_of(self.record) => {
                 Unusable::Before { what: before(self.here, name, self.record, last)?, age: self.age(&last.taken) }
             }
-            Some(last) => match self.flaw(last)? {
+            Some(last) => match self.newer_elsewhere(name, last)?.map_or_else(|| self.flaw(last), |newer| Ok(Some(newer)))? {
                 Some(flaw) => flaw,
                 None => {
                     let chosen =
@@ -108,6 +108,23 @@ impl Taking<'_> {
         let text = text_of("an order", &again)?;
         let order = format!("handler deploy '{}'", String::from_utf8_lossy(&text).replace('\'', r"'\''"));
         Err(Fault::NoSet { master, why: Box::new(why), here, order }.into())
+    }
+
+    /// Another node may hold what is newer: a former master has the set that it handed over, the slave those since.
+    fn newer_elsewhere(&self, name: &AppName, last: &Set) -> Result<Option<Unusable>, Error> {
+        let prefix = keys::replicas(name);
+        for entry in self.here.consul.list(&prefix)? {
+            let Ok(holder) = NodeName::try_from(entry.key.trim_start_matches(&prefix)) else { continue };
+            // What cannot be read confirms nothing.
+            let Some(other) = replicas::parse(&entry).ok().and_then(|replica| replica.last).filter(|other| other.is_of(self.record)) else {
+                continue;
+            };
+            let is_newer = Time::parse(&other.taken).zip(Time::parse(&last.taken)).is_some_and(|(other, last)| other > last);
+            if holder != *self.here.me()? && is_newer {
+                return Ok(Some(Unusable::Newer { holder, age: self.age(&other.taken), than: self.age(&last.taken) }));
+            }
+        }
+        Ok(None)
     }
 
     /// Why the set cannot be started from, though it was confirmed.
@@ -156,10 +173,12 @@ impl Taking<'_> {
         let next = self.replica.next.as_ref().map(|next| &next.set);
         let taken = choice.snapshots.values().filter_map(|snapshot| Time::parse(snapshot.taken()));
         let newest = taken.reduce(|a, b| if a < b { b } else { a });
+        // What was on its way when that was the last is newer, whatever clocks have said.
+        let is_last = |snapshot: &Snapshot| self.replica.last.iter().flat_map(Set::names).any(|name| name == snapshot);
+        let of_last = !choice.snapshots.is_empty() && choice.snapshots.values().all(is_last);
         for (set, what) in [(self.replica.last.as_ref(), "confirmed"), (next, "newer, which nobody has confirmed")] {
-            let Some(set) = set.filter(|set| Time::parse(&set.taken).zip(newest).is_none_or(|(taken, newest)| taken > newest)) else {
-                continue;
-            };
+            let by_time = |set: &&Set| Time::parse(&set.taken).zip(newest).is_none_or(|(taken, newest)| taken > newest);
+            let Some(set) = set.filter(|set| by_time(set) || of_last && what != "confirmed") else { continue };
             let mut found = Vec::new();
             for snapshot in set.names().filter(|name| !choice.snapshots.values().any(|chosen| chosen == *name)) {
                 if self.is_here(snapshot)? && self.is_sound(snapshot)? {
@@ -179,6 +198,18 @@ impl Taking<'_> {
                 names.join(", ")
             ));
             choice.unused.extend(found);
+        }
+        // Of a dead master what was called void may be whole all the same, and all that there is.
+        for snapshot in &self.replica.void {
+            let is_newer = Time::parse(snapshot.taken()).zip(newest).is_none_or(|(taken, newest)| taken > newest);
+            let is_used = choice.snapshots.values().chain(&choice.unused).any(|used| used == snapshot);
+            if is_newer && !is_used && self.volumes.contains(&snapshot.volume()) && self.is_here(snapshot)? && self.is_sound(snapshot)? {
+                choice.notes.push(format!(
+                    "not used: {snapshot}, {} old, which did not count as whole; to start from it instead: \"replica\": [\"{snapshot}\", …]",
+                    self.age(snapshot.taken())
+                ));
+                choice.unused.push(snapshot.clone());
+            }
         }
         Ok(())
     }

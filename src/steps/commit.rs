@@ -16,6 +16,7 @@ use crate::model::order::{Deploy, Order, Request, Unknown};
 use crate::model::record::Record;
 use crate::model::replica::{Set, Taken};
 use crate::model::roles::Role;
+use crate::model::time::Time;
 use crate::outside::consul::Op;
 use crate::service;
 
@@ -36,6 +37,10 @@ impl Run {
     /// What the old master has handed over it has, too, on its disk and whole: so its first set under the new record, where this node can look at
     /// what has come.
     fn handed_over(&self, old: &Record, record: &Record) -> Result<Option<Set>, Error> {
+        // What a script has made of it since is other data.
+        if matches!(&self.order.request, Request::Deploy(deploy) if deploy.update) {
+            return Ok(None);
+        }
         let received = self.received()?;
         let mut snapshots = BTreeMap::new();
         for volume in record.volumes.iter().filter(|_| !self.takes_over() && self.here.sees_snapshots()) {
@@ -48,9 +53,11 @@ impl Run {
         if snapshots.is_empty() || snapshots.len() < record.volumes.len() {
             return Ok(None);
         }
+        let times = snapshots.values().filter_map(|taken: &Taken| Time::parse(taken.snapshot.taken()));
+        let taken = times.reduce(|a, b| if a < b { a } else { b }).unwrap_or_else(|| self.here.world.clock.now());
         let set = Set {
             snapshots,
-            taken: self.here.world.clock.now().rfc3339(),
+            taken: taken.rfc3339(),
             master: old.master.clone(),
             deploy_id: record.deploy_id.clone(),
             data_id: record.data_id().clone(),
@@ -142,6 +149,7 @@ pub fn schedule_old(run: &mut Run, _: Option<Output>) -> Done {
 
 pub fn commit(run: &mut Run) -> Result<Output, Stop> {
     run.master_is_dead()?;
+    run.chose_the_newest()?;
     let deploy = run.deploy()?;
     let commit = run.cloned().ok_or(Fault::Impossible { what: "a commit of what was not cloned" })?;
     let (data, ip, now) = (run.data_volumes()?, run.here.address_of(&deploy.master)?, run.here.world.clock.now());

@@ -8,6 +8,7 @@ use super::{Stop, switch};
 use crate::data::own;
 use crate::data::takeover::{self, Choice};
 use crate::error::{Error, Fault};
+use crate::model::names::Snapshot;
 use crate::model::order::Request;
 
 impl Run {
@@ -21,17 +22,39 @@ impl Run {
     }
 }
 
+impl Run {
+    /// Right before the commit: what has been confirmed meanwhile is newer than what was restored, and what has arrived is set aside.
+    pub fn chose_the_newest(&mut self) -> Result<(), Error> {
+        // What starts empty has nothing to compare.
+        let chosen = self.restored().map(|restored| restored.chosen).unwrap_or_default();
+        if !self.takes_over() || chosen.is_empty() {
+            return Ok(());
+        }
+        let choice = self.choice()?;
+        if choice.snapshots != chosen {
+            return Err(Fault::NewerConfirmed { snapshots: choice.snapshots.into_values().collect() }.into());
+        }
+        self.set_aside(&choice.unused)
+    }
+
+    fn set_aside(&self, unused: &[Snapshot]) -> Result<(), Error> {
+        let what = format!("a newer set that the takeover of the order {} did not use", self.order.id);
+        let known = own::all(&self.here)?;
+        for snapshot in unused.iter().filter(|snapshot| !known.contains(&***snapshot)) {
+            own::remember(&self.here, snapshot, Some(&what))?;
+            info!("{snapshot} is set aside");
+        }
+        Ok(())
+    }
+}
+
 pub fn restore_replica(run: &mut Run) -> Result<Output, Stop> {
     run.master_is_dead()?;
     let Choice { snapshots, notes, unused } = run.choice()?;
     for note in &notes {
         warn!("taking over: {note}");
     }
-    let what = format!("a newer set that the takeover of the order {} did not use", run.order.id);
-    for snapshot in &unused {
-        own::remember(&run.here, snapshot, Some(&what))?;
-        info!("{snapshot} is set aside");
-    }
+    run.set_aside(&unused)?;
     run.update(|order| order.snapshots.clone_from(&snapshots))?;
     switch::put_in_place(run, &snapshots, Restored { chosen: snapshots.clone(), notes, ..Restored::default() })
 }

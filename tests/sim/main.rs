@@ -8,6 +8,7 @@ mod world;
 
 mod attack;
 mod attack2;
+mod attack3;
 mod basics;
 mod beside;
 mod chaos;

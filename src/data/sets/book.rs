@@ -38,9 +38,11 @@ impl Book {
 
     /// A later set may be of the same snapshots: of volumes that nobody has written to a newer plugin takes none.
     pub fn add(&mut self, here: &Here, name: &AppName, set: &Set) -> Result<(), Error> {
+        let before = self.sets.clone();
         self.sets.retain(|known| known.snapshots != set.snapshots);
         self.sets.push(set.clone());
-        self.write(here, name)
+        // What could not be written down is not kept by it.
+        self.write(here, name).inspect_err(|_| self.sets = before)
     }
 
     pub fn strike(&mut self, here: &Here, name: &AppName, goes: &[Set]) -> Result<(), Error> {

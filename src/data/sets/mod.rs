@@ -207,7 +207,11 @@ impl Part<'_> {
     fn at_rest(&self) -> Result<Option<Lock>, Error> {
         let Some(lock) = self.here.world.try_lock_file(&self.here.paths.worker_locks(self.name).0)? else { return Ok(None) };
         let ordered = orders::open(&self.here.consul)?.iter().any(|open| open.order.apps().contains(self.name));
-        Ok((!ordered && !(self.busy)()?).then_some(lock))
+        // What an order has left stopped, given up perhaps, holds what nobody has called good.
+        let left = self.here.consul.get(&keys::maintenance(self.name))?;
+        let left =
+            left.and_then(|entry| json::read::<serde_json::Value>(&entry.value).ok()).is_some_and(|value| value["order"].is_string());
+        Ok((!ordered && !left && !(self.busy)()?).then_some(lock))
     }
 
     /// Removes snapshots that are here, but those that something names. At rest.
