@@ -3,6 +3,7 @@
 //! are named until somebody removes them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::error::Error;
 use crate::here::Here;
@@ -21,7 +22,9 @@ pub fn make_room(here: &Here) -> Result<(), Error> {
         Some(found) => found.len,
         None => 0,
     };
-    Ok(here.world.reserve_file(&path, used + ROOM)?)
+    here.world.reserve_file(&path, used + ROOM)?;
+    // What somebody was killed over is settled before this node can become a master, whose snapshots are replicas.
+    open(here)?.keys().try_for_each(|volume| settle(here, volume))
 }
 
 /// To be called before what the snapshot keeps is gone. `aside`: what it is, where it is set aside.
@@ -31,19 +34,94 @@ pub fn remember(here: &Here, snapshot: &str, aside: Option<&str>) -> Result<(), 
     Ok(here.world.write_file(&path, format!("{}\n", line.trim_end()).as_bytes(), Write::Append, true)?)
 }
 
+/// To be called before a snapshot is taken whose name is not known yet: who is killed before it is remembered has left the newest that there
+/// was, so that it is found as one that came later.
+pub fn intend(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
+    settle(here, volume)?;
+    let newest = here.plugin().snapshots(volume)?.pop();
+    remember(here, &format!("{AFTER}{}", newest.map_or_else(|| format!("{volume}@"), |newest| newest.to_string())), aside)
+}
+
+/// Takes one that is no replica.
+pub fn take(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<Snapshot, Error> {
+    intend(here, volume, aside)?;
+    let snapshot = here.plugin().snapshot(volume)?;
+    remember(here, &snapshot, aside)?;
+    Ok(snapshot)
+}
+
+/// What was intended and not remembered is looked for, and remembered.
+fn settle(here: &Here, volume: &Volume) -> Result<(), Error> {
+    let Some(intended) = open(here)?.remove(volume) else { return Ok(()) };
+    for snapshot in intended.found(here, volume)? {
+        remember(here, &snapshot, Some(&intended.what))?;
+    }
+    remember(here, &format!("{SETTLED}{volume}@"), None)
+}
+
+/// Begins the line of what is intended: after this snapshot.
+const AFTER: &str = "after:";
+/// All that has come of what was intended is remembered.
+const SETTLED: &str = "settled:";
+
+struct Intended {
+    after: String,
+    what: String,
+}
+
+impl Intended {
+    /// The snapshots that it may have become: those that were not received. What cannot be looked at may all be.
+    fn found(&self, here: &Here, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
+        let mut found = here.plugin().snapshots(volume)?;
+        found.retain(|snapshot| **snapshot > *self.after);
+        if here.sees_snapshots() {
+            let mut made = Vec::new();
+            for snapshot in found {
+                if here.world.subvolume(&here.snapshot(&snapshot))?.is_some_and(|it| it.received.is_none()) {
+                    made.push(snapshot);
+                }
+            }
+            found = made;
+        }
+        Ok(found)
+    }
+}
+
+fn lines(here: &Here, path: &Path) -> Result<Vec<(String, String)>, Error> {
+    let text = here.world.read_file(path, MOST)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let line = |line: &str| line.split_once(' ').map_or((line.into(), String::new()), |(name, what)| (name.into(), what.into()));
+    Ok(text.lines().map(line).collect())
+}
+
+/// What was intended and is not remembered.
+fn open(here: &Here) -> Result<BTreeMap<Volume, Intended>, Error> {
+    let [path, _] = here.paths.own_snapshots();
+    let mut open = BTreeMap::new();
+    for (name, what) in lines(here, &path)? {
+        let of = |name: &str| Volume::try_from(name.split_once('@').map_or("", |(volume, _)| volume)).ok();
+        match name.strip_prefix(AFTER) {
+            Some(after) => drop(of(after).map(|volume| open.insert(volume, Intended { after: after.into(), what }))),
+            None => drop(of(name.strip_prefix(SETTLED).unwrap_or(&name)).and_then(|volume| open.remove(&volume))),
+        }
+    }
+    Ok(open)
+}
+
 /// What is set aside here, and what it is: those that are still there.
 pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
     let [path, _] = here.paths.own_snapshots();
-    let text = here.world.read_file(&path, MOST)?.unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let line = |line: &str| line.split_once(' ').and_then(|(name, what)| Some((Snapshot::try_from(name).ok()?, what.to_string())));
-    let mut aside: BTreeMap<Snapshot, String> = text.lines().filter_map(line).collect();
+    let known = lines(here, &path)?.into_iter().filter(|(_, what)| !what.is_empty());
+    let mut aside: BTreeMap<Snapshot, String> = known.filter_map(|(name, what)| Some((Snapshot::try_from(&*name).ok()?, what))).collect();
     let volumes: BTreeSet<Volume> = aside.keys().map(Snapshot::volume).collect();
     let mut there = BTreeSet::new();
     for volume in &volumes {
         there.extend(here.plugin().snapshots(volume)?);
     }
     aside.retain(|snapshot, _| there.contains(snapshot));
+    for (volume, intended) in open(here)? {
+        aside.extend(intended.found(here, &volume)?.into_iter().map(|snapshot| (snapshot, intended.what.clone())));
+    }
     Ok(aside)
 }
 
@@ -51,8 +129,10 @@ pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
 pub fn all(here: &Here) -> Result<BTreeSet<String>, Error> {
     let mut own = BTreeSet::new();
     for path in here.paths.own_snapshots() {
-        let text = here.world.read_file(&path, MOST)?.unwrap_or_default();
-        own.extend(String::from_utf8_lossy(&text).lines().filter_map(|line| line.split(' ').next()).map(String::from));
+        own.extend(lines(here, &path)?.into_iter().map(|(name, _)| name));
+    }
+    for (volume, intended) in open(here)? {
+        own.extend(intended.found(here, &volume)?.iter().map(Snapshot::to_string));
     }
     Ok(own)
 }

@@ -26,11 +26,10 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
     if let Some(container) = engine.containers_on(volume)?.pop() {
         return Err(Fault::VolumeInUse { volume: volume.to_string(), container }.into());
     }
-    let snapshot = plugin.snapshot(volume)?;
+    let snapshot = own::take(here, volume, aside)?;
     if !plugin.snapshots(volume)?.contains(&snapshot) {
         return Err(Fault::NotKept { volume: volume.clone(), snapshot }.into());
     }
-    own::remember(here, &snapshot, aside)?;
     info!("removing the volume {volume}; what it holds is kept as {snapshot}");
     Ok(engine.remove_volume(volume)?)
 }

@@ -12,6 +12,9 @@ use crate::model::names::{Snapshot, Volume};
 pub fn restore(here: &Here, snapshot: &Snapshot, volume: &Volume, aside: &str) -> Result<(), Error> {
     let plugin = here.plugin();
     let was_there = plugin.exists(volume)?;
+    if was_there {
+        own::intend(here, volume, Some(aside))?;
+    }
     match plugin.restore(snapshot, volume)? {
         Some(backup) => {
             own::remember(here, &backup, Some(aside))?;

@@ -2,13 +2,16 @@
 //! last week one for each day, and so on; nothing that is older than the last. Pure.
 //!
 //! What must hold: a wrong clock takes nothing away that a right one would keep. So ages are counted from the newest set and not from the
-//! present, which may be a year later; what is of a time to come stays, and counts for nothing.
+//! present, which may be a year later; what is of a time to come stays, and counts for nothing. A newest one that is more than a day after the
+//! one before it may have been taken while the clock was wrong: until it has a second beside it, ages are counted from the one before.
 
 use std::fmt;
 
 use super::time::Time;
 
 pub const DEFAULT: &str = "1h:1d:1w:4w:1y";
+
+const DAY: i64 = 24 * 3600;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
@@ -52,7 +55,13 @@ impl Rule {
     /// Which of the sets go, by when they were taken: their numbers.
     pub fn goes(&self, taken: &[Time], now: Time) -> Vec<usize> {
         let past = || taken.iter().enumerate().filter(|(_, time)| **time <= now);
-        let Some(newest) = past().map(|(_, time)| time.secs).max() else { return Vec::new() };
+        let mut times: Vec<i64> = past().map(|(_, time)| time.secs).collect();
+        times.sort_unstable();
+        let newest = match times[..] {
+            [] => return Vec::new(),
+            [.., before, last] if last - before > DAY => before,
+            [.., last] => last,
+        };
         let goes = |at: usize, time: &Time| {
             let age = newest - time.secs;
             let Some(longer) = self.units.iter().position(|unit| age <= *unit) else { return true };
@@ -71,7 +80,6 @@ mod tests {
 
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
-    const DAY: i64 = 24 * HOUR;
     const BEGIN: i64 = 1_795_478_400;
 
     fn at(secs: i64) -> Time {
@@ -134,8 +142,9 @@ mod tests {
         let times: Vec<Time> = [0, 10, 20, 30 * DAY, 500 * DAY, 500 * DAY + 1].map(|since| at(BEGIN + since)).to_vec();
         assert_eq!(rule.goes(&times, at(BEGIN + 30)).len(), 0);
         assert_eq!(rule.goes(&times, at(BEGIN - 1)).len(), 0);
-        // As soon as it has come, what is too old by it goes.
-        assert_eq!(rule.goes(&times, at(BEGIN + 500 * DAY)), [0, 1, 2, 3]);
+        // Once it has come with a second beside it, what is too old by it goes.
+        assert!(!rule.goes(&times, at(BEGIN + 500 * DAY)).contains(&3));
+        assert_eq!(rule.goes(&times, at(BEGIN + 500 * DAY + 1)), [0, 1, 2, 3]);
     }
 
     /// A clock that is put back and forth by up to a week: nothing of the last hour ever goes, and of what stays it is the newest of its hour.

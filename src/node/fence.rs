@@ -31,8 +31,7 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
     }
     for volume in &volumes {
         if plugin.exists(volume)? {
-            let snapshot = plugin.snapshot(volume)?;
-            own::remember(here, &snapshot, Some("as it was when this node was fenced"))?;
+            let snapshot = own::take(here, volume, Some("as it was when this node was fenced"))?;
             warn!("{name}: fenced; {volume} as it was here is kept as {snapshot}");
         }
     }

@@ -55,12 +55,14 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         info!("{}: {line}", run.name);
     }
     for volume in held.iter().filter(|held| !volumes.iter().any(|volume| volume.name == **held)) {
-        warn!("this version does not declare the volume {volume}, which the record names: it is neither moved nor snapshotted any more");
+        warn!(
+            "this version does not declare the volume {volume}, which the record names: it goes along this once, and is neither moved nor replicated any more"
+        );
     }
     let data = run.loaded()?.compose.data_volumes();
     let plugin = run.here.plugin();
     let mut existing = BTreeSet::new();
-    for volume in &data {
+    for volume in data.iter().chain(&held) {
         if plugin.exists(volume)? {
             existing.insert(volume.clone());
         }

@@ -103,9 +103,8 @@ fn look_at_what_was_sent(run: &Run, snapshots: &Snapshots) -> Result<(), Error> 
 }
 
 pub fn restore(run: &mut Run) -> Result<Output, Stop> {
-    let data = run.loaded()?.compose.data_volumes();
-    let mut received = run.received()?;
-    received.retain(|volume, _| data.contains(volume));
+    // What this version does not declare as well: it stays with the application, as in a deploy on the same node.
+    let received = run.received()?;
     look_at_what_was_sent(run, &received)?;
     put_in_place(run, &received, Restored::default())
 }

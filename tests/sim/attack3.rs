@@ -232,7 +232,6 @@ fn what_a_move_with_an_update_hands_over_is_not_of_the_new_version() {
 
 /// The clock of a node is wrong for one set.
 #[test]
-#[ignore = "not cured yet: the keep rule believes a newest set of the future"]
 fn a_clock_that_is_a_year_ahead_for_a_quarter_of_an_hour_purges_nothing() {
     let sim: Sim = deployed(&["node1"], "node1", None);
     let check = |time| {
@@ -279,7 +278,6 @@ fn what_cannot_be_written_down_does_not_stay_for_ever() {
 
 /// A version that does not declare a volume any more is deployed to another node, and taken back there.
 #[test]
-#[ignore = "not cured yet: the old master removes what the new version does not declare; its snapshots stay"]
 fn a_volume_that_the_new_version_does_not_declare_is_not_deleted_by_a_move() {
     const EXTRA: &str = "shopmastere4371_extra";
     for moved in [false, true] {
@@ -329,7 +327,6 @@ fn a_newer_set_is_named_and_set_aside_though_the_clock_was_put_back() {
 /// A move fails, and its undo on node2, whose handler is killed right after it has taken the snapshot of what the failed version had made of the
 /// data, and before it has written that down. node1 dies; a takeover on node2 is ordered as the refusal says.
 #[test]
-#[ignore = "not cured yet: what an undo takes is remembered after it is taken"]
 fn what_a_failed_version_has_made_is_no_replica_though_the_undo_was_killed() {
     let mut wrong = Vec::new();
     for (killed, blind) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -361,7 +358,6 @@ fn what_a_failed_version_has_made_is_no_replica_though_the_undo_was_killed() {
 
 /// A version comes up, a client writes to it, it fails. Its undo is killed right after the plugin has restored the old data.
 #[test]
-#[ignore = "not cured yet: what an undo takes is remembered after it is taken"]
 fn status_names_what_an_undo_has_taken_back_though_it_was_killed() {
     status_names_it(false);
     status_names_it(true);

@@ -92,8 +92,11 @@ fn of_two_that_name_one_volume_at_once_one_fails_and_leaves_it_alone() {
         }
         sim.on_each("node1", "build", Act::Slow(Duration::from_secs(60)));
         sim.on_each("node2", "build", Act::Slow(Duration::from_secs(60)));
+        // The other one's commit comes between the second look and the commit.
+        sim.on("node1", ", cas app/", Act::Slow(Duration::from_secs(60)));
         at_work_everywhere(&sim, &[deploy("one", "node1", None), staging("two", there)]);
         sim.run_until_rest();
+        assert!(sim.struck().len() > 2);
         sim.no_faults();
         sim.settle();
         let ended = ["one", "two"].map(|word| ended(&sim, word));
