@@ -62,7 +62,7 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     let data = run.loaded()?.compose.data_volumes();
     let plugin = run.here.plugin();
     let mut existing = BTreeSet::new();
-    for volume in data.iter().chain(&held) {
+    for volume in data.iter().chain(held.iter().filter(|held| !data.contains(held))) {
         if plugin.exists(volume)? {
             existing.insert(volume.clone());
         }
