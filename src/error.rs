@@ -10,7 +10,7 @@ use crate::model::names::{AppName, Invalid, NodeName, Project, Snapshot, Volume}
 use crate::model::replica::Seen;
 use crate::model::{event, json, order};
 use crate::outside::consul::Entry;
-use crate::outside::{cmd, compose, compose_file, consul, disk, engine, plugin};
+use crate::outside::{caddy, cmd, compose, compose_file, consul, disk, engine, plugin};
 use crate::routes;
 
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub enum Error {
     Consul(consul::Error),
     Engine(engine::Error),
     Plugin(plugin::Error),
+    Caddy(caddy::Error),
     Command(cmd::Error),
     Compose(compose::Error),
     Disk(disk::Error),
@@ -299,6 +300,7 @@ sources! {
     Consul(crate::outside::consul::Error),
     Engine(crate::outside::engine::Error),
     Plugin(crate::outside::plugin::Error),
+    Caddy(crate::outside::caddy::Error),
     Command(crate::outside::cmd::Error),
     Compose(crate::outside::compose::Error),
     Disk(crate::outside::disk::Error),
@@ -313,6 +315,7 @@ impl fmt::Display for Error {
             Error::Consul(source) => source.fmt(f),
             Error::Engine(source) => source.fmt(f),
             Error::Plugin(source) => source.fmt(f),
+            Error::Caddy(source) => source.fmt(f),
             Error::Command(source) => source.fmt(f),
             Error::Compose(source) => source.fmt(f),
             Error::Disk(source) => source.fmt(f),

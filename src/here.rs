@@ -8,6 +8,7 @@ use log::info;
 
 use crate::error::{Error, Fault};
 use crate::model::names::{AppName, DeployId, Host, NodeName, OrderId, Project, Snapshot};
+use crate::outside::caddy::Caddy;
 use crate::outside::compose::{self, Checkout, Of, Tool};
 use crate::outside::compose_file::Compose;
 use crate::outside::consul::{self, Consul};
@@ -251,6 +252,11 @@ impl Here {
     /// Where the plugin has it.
     pub fn snapshot(&self, snapshot: &Snapshot) -> PathBuf {
         self.settings.snapshots.join(&**snapshot)
+    }
+
+    /// `None`: the operator has proxies of his own.
+    pub fn caddy(&self) -> Option<Caddy> {
+        self.settings.routes.admin.as_ref().map(|_| Caddy::new(&self.world))
     }
 
     pub fn engine(&self) -> Engine<'_> {

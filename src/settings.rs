@@ -147,6 +147,8 @@ impl Ports {
 pub struct Routes {
     /// `CADDY_VERSION`
     pub caddy: Version,
+    /// `HANDLER_CADDY_ADMIN`: the admin socket of this node's Caddy, which says what a CADDYFILE means; without it nobody vouches for that.
+    pub admin: Option<PathBuf>,
     /// `HANDLER_TCP_PORTS`: those that haproxy's container publishes besides 80 and 443, if that is known.
     pub ports: Option<Ports>,
     /// `HANDLER_NETWORK`: in which the proxies are, if that is known.
@@ -286,6 +288,7 @@ impl Settings {
             agent: Address::from_env()?,
             routes: Routes {
                 caddy,
+                admin: text("HANDLER_CADDY_ADMIN")?.map(PathBuf::from).filter(|_| caddy == Version::Two),
                 ports,
                 network: text("HANDLER_NETWORK")?,
                 upstreams: text("HANDLER_UPSTREAMS")?.iter().flat_map(|list| list.split([',', ' '])).map(String::from).collect(),

@@ -37,6 +37,8 @@ pub enum Service {
     Plugin,
     /// Docker's engine.
     Engine,
+    /// Its admin socket.
+    Caddy,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -29,6 +29,7 @@ pub struct RealNet {
     address: Address,
     plugin: Option<PathBuf>,
     engine: PathBuf,
+    caddy: Option<PathBuf>,
     /// Made when they are first asked.
     sockets: RefCell<BTreeMap<PathBuf, Agent>>,
 }
@@ -42,14 +43,14 @@ impl RealNet {
             address,
             plugin: settings.plugin_socket.clone(),
             engine: settings.engine_socket.clone(),
+            caddy: settings.routes.admin.clone(),
             sockets: RefCell::default(),
         }
     }
 
     fn plugin_socket(&self) -> Result<PathBuf, Unanswered> {
         match &self.plugin {
-            Some(socket) if socket.exists() => Ok(socket.clone()),
-            Some(socket) => Err(Unanswered::NoSocket { place: socket.display().to_string() }),
+            Some(socket) => there(socket.clone()),
             None => find_socket(Path::new(PLUGINS)).ok_or_else(|| Unanswered::NoSocket { place: format!("btrfs.sock under {PLUGINS}") }),
         }
     }
@@ -59,10 +60,14 @@ impl RealNet {
         let socket = match to {
             Service::Consul => return Ok((&self.address.base, self.consul.clone())),
             Service::Plugin => self.plugin_socket()?,
-            Service::Engine if self.engine.exists() => self.engine.clone(),
-            Service::Engine => return Err(Unanswered::NoSocket { place: self.engine.display().to_string() }),
+            Service::Engine => there(self.engine.clone())?,
+            Service::Caddy => there(self.caddy.clone().unwrap_or_default())?,
         };
-        let base = if to == Service::Plugin { "http://plugin" } else { "http://engine" };
+        let base = match to {
+            Service::Plugin => "http://plugin",
+            Service::Caddy => "http://caddy",
+            _ => "http://engine",
+        };
         Ok((base, self.sockets.borrow_mut().entry(socket).or_insert_with_key(|socket| agent(None, Some(socket.clone()))).clone()))
     }
 }
@@ -75,8 +80,10 @@ impl Net for RealNet {
         if let (Service::Consul, Some(token)) = (to, &self.address.token) {
             built = built.header("X-Consul-Token", token);
         }
-        if to == Service::Engine {
-            built = built.header("Content-Type", "application/json");
+        match to {
+            Service::Engine => built = built.header("Content-Type", "application/json"),
+            Service::Caddy => built = built.header("Content-Type", "text/caddyfile"),
+            Service::Consul | Service::Plugin => {}
         }
         let sent = if request.method == "GET" {
             let request_ = built.body(()).map_err(|error| failed(&error))?;
@@ -90,6 +97,13 @@ impl Net for RealNet {
         // A body that ends early is an error.
         let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(|error| failed(&error))?;
         Ok(Answer { status: response.status().as_u16(), index, body })
+    }
+}
+
+fn there(socket: PathBuf) -> Result<PathBuf, Unanswered> {
+    match socket.exists() {
+        true => Ok(socket),
+        false => Err(Unanswered::NoSocket { place: socket.display().to_string() }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Everything that touches the world.
 
+pub mod caddy;
 pub mod clock;
 pub mod cmd;
 pub mod compose;

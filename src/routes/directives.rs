@@ -132,6 +132,10 @@ pub enum Problem {
         name: String,
     },
     Certificate,
+    /// Caddy and this handler do not take a text for the same address.
+    Address {
+        understood: String,
+    },
     /// Of the proxy itself, or of other sites.
     Proxys {
         name: String,
@@ -179,6 +183,9 @@ impl fmt::Display for Problem {
                     f,
                     "tls: `internal`, or an address for the certificate authority; a certificate that you have is for the operator to place"
                 )
+            }
+            Problem::Address { understood } => {
+                write!(f, "its addresses are not what they seem: Caddy and the handler do not agree on {understood}; write them plainly")
             }
             Problem::Proxys { name } => write!(f, "{name}: is the proxy's own, which serves other applications, too"),
             Problem::NotKnownIn { name, directive } => write!(f, "{name:?} cannot be used in {directive} here"),

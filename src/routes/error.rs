@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::bind::Bind;
 use super::caddyfile::Position;
-use super::{checks, haproxy, sites};
+use super::{checks, directives, haproxy, sites};
 
 #[derive(Debug)]
 pub enum Error {
@@ -19,6 +19,8 @@ pub enum Error {
         first: Place,
         second: Place,
     },
+    /// Caddy has understood the sites, and they are not to be served.
+    Understood(Box<directives::Problem>),
     /// Several services together make no sense.
     Together(Box<haproxy::Error>),
     /// A port of it.
@@ -86,6 +88,7 @@ impl fmt::Display for Error {
         match self {
             Error::Variable { service, problem } => write!(f, "service {service}: {problem}"),
             Error::Twice { address, first, second } => write!(f, "CADDYFILE: the address {address} is used twice: {first}; {second}"),
+            Error::Understood(source) => write!(f, "CADDYFILE: {source}"),
             Error::Together(source) => write!(f, "HAPROXY: {source}"),
             Error::NotOpen { what, open } => write!(
                 f,

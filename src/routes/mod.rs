@@ -4,7 +4,7 @@
 //! - [`read`](fn@read): all variables of all services → [`Routes`]. [`sites`], [`haproxy`] and [`checks`] have a variable each.
 //! - [`caddyfile`] is the grammar; [`directives`] knows the words of both Caddys. [`caddy2`] completes sites, with [`upgrade`] for those in
 //!   the words of Caddy 1; [`caddy1`] writes for Caddy 1 itself.
-//! - [`reach`]: what a site may reach.
+//! - [`reach`]: what a site may reach. [`judge`](mod@judge): whether what Caddy has understood may be served.
 //! - [`words`]: what may be written into haproxy's configuration.
 //! - [`claims`]: the comparison with the other applications' records.
 
@@ -18,6 +18,7 @@ pub mod claims;
 pub mod directives;
 pub mod error;
 pub mod haproxy;
+pub mod judge;
 pub mod reach;
 pub mod read;
 #[cfg(test)]
@@ -28,4 +29,5 @@ pub mod words;
 
 pub use claims::{conflicts, outdated};
 pub use error::Error;
+pub use judge::understood;
 pub use read::{Routes, read};

@@ -189,7 +189,19 @@ impl<'a> Reach<'a> {
         if is_own || self.listed.iter().any(|listed| listed == rest || fits && listed == host) {
             return Ok(vec![word]);
         }
-        refused(word.at, Problem::Outside { text: word.text.clone(), own: self.own.iter().map(|(name, _)| name.to_string()).collect() })
+        refused(word.at, self.outside(&word.text))
+    }
+
+    pub fn outside(&self, text: &str) -> Problem {
+        Problem::Outside { text: text.into(), own: self.own.iter().map(|(name, _)| name.to_string()).collect() }
+    }
+
+    /// Whether it may be led to, as Caddy has it: `host:port`.
+    pub fn has(&self, dial: &str) -> bool {
+        let Some((host, port)) = dial.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()) else { return false };
+        let own = || self.own.iter().any(|(_, containers)| containers.iter().any(|container| container == host));
+        let listed = |listed: &String| listed == dial || listed == host || listed.rsplit_once(':') == Some((host, port));
+        own() || self.listed.iter().any(listed)
     }
 }
 

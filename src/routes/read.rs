@@ -208,7 +208,7 @@ pub(super) mod tests {
     }
 
     pub fn set(caddy: Version) -> settings::Routes {
-        settings::Routes { caddy, ports: None, network: None, upstreams: Vec::new() }
+        settings::Routes { caddy, admin: None, ports: None, network: None, upstreams: Vec::new() }
     }
 
     /// Service, variable, value.

@@ -1,6 +1,7 @@
 //! Before anything stops: clone, check, pull, build.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use log::{info, warn};
 
@@ -13,9 +14,13 @@ use crate::error::{Error, Fault};
 use crate::model::names::Volume;
 use crate::model::order::Request;
 use crate::model::roles::Role;
-use crate::outside::compose_file;
 use crate::outside::doors::Write;
+use crate::outside::{caddy, compose_file};
+use crate::routes;
 use crate::service;
+
+/// A Caddy that does not answer.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub fn clone(run: &mut Run) -> Result<Output, Stop> {
     remove_checkout(run, None)?;
@@ -48,6 +53,7 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     if let Request::Deploy(deploy) = &run.order.request {
         let master = deploy.master.to_string();
         others::check(run, &master, &found)?;
+        understand(run)?;
     }
     let (volumes, held) = (run.loaded()?.compose.volumes.clone(), run.old_volumes());
     look_at_drivers(&run.here.settings.driver, &volumes, &held)?;
@@ -79,6 +85,29 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         run.choice()?.notes.iter().for_each(|note| info!("to be taken over: {note}"));
     }
     Ok(Output::Checked(checked))
+}
+
+/// What the sites mean is what Caddy has understood: it reads them before anything is touched.
+fn understand(run: &mut Run) -> Done {
+    let text = run.loaded()?.routes.caddyfile.clone();
+    if text.is_empty() || run.brings_nothing_new() {
+        return Ok(());
+    }
+    let Some(caddy) = run.here.caddy() else {
+        info!("nobody vouches for what the routes mean: HANDLER_CADDY_ADMIN names no Caddy that has read them");
+        return Ok(());
+    };
+    // It may be starting.
+    let (clock, patience) = (&run.here.world.clock, run.here.settings.timeouts.proxy);
+    let begun = clock.uptime();
+    let understood = loop {
+        match caddy.adapt(&text) {
+            Err(caddy::Error::Unanswered(_)) if clock.uptime().saturating_sub(begun) < patience => clock.sleep(AGAIN),
+            adapted => break adapted?,
+        }
+    };
+    let listed = run.here.settings.routes.upstreams.clone();
+    Ok(routes::understood(&understood, &text, &run.loaded()?.compose.services, &listed)?)
 }
 
 /// Whether each volume is taken for what it is.

@@ -189,7 +189,7 @@ impl Run {
     }
 
     /// What is deployed already does not fall by rules that are newer than it: it may have to be taken over at night.
-    fn brings_nothing_new(&self) -> bool {
+    pub fn brings_nothing_new(&self) -> bool {
         matches!(self.order.request, Request::Migrate(_))
             || self.old().is_some_and(|old| old.commit.is_some() && old.commit == self.cloned())
     }

@@ -827,6 +827,12 @@ impl App {
         self.git(&["commit", "-q", "--allow-empty", "-m", file]);
     }
 
+    /// The next commit has `new` for `old` in its compose file.
+    pub fn replace(&self, old: &str, new: &str) {
+        let file = "docker-compose.yml";
+        self.add(file, &fs::read_to_string(self.folder.join(file)).unwrap().replacen(old, new, 1));
+    }
+
     pub fn repo(&self) -> String {
         format!("file:///repos/{}", self.folder.file_name().unwrap_or_default().to_string_lossy())
     }

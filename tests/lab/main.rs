@@ -381,12 +381,20 @@ fn a_reload_of_consul_does_nothing_twice() {
 #[test]
 fn routes_on_every_node() {
     let lab = Lab::take("routes_on_every_node");
-    lab.set(&[("HANDLER_HOLD", "1")]);
+    lab.set(&[("HANDLER_HOLD", "1"), ("HANDLER_TIMEOUT_PROXY", "3")]);
     lab.proxies();
     let mut app = lab.app("app", 8080);
     app.domain = Some("shop.example.com");
     app.commit("1", Variant::Good);
     lab.deploy(&app, 1, Some(2)).done();
+    lab.expect_routes(&app, 1, "1");
+    // What Caddy does not understand is refused before anything is touched, and so is all that it cannot be asked about.
+    app.replace("reverse_proxy", "encode lzw\n            reverse_proxy");
+    lab.deploy(&app, 1, Some(2)).failed("Caddy does not understand “encode lzw”");
+    app.commit("1", Variant::Good);
+    lab.node(1).sh("docker stop -t 2 caddy");
+    lab.deploy(&app, 1, Some(2)).failed("Caddy on this node does not answer");
+    lab.node(1).sh("docker start caddy");
     lab.expect_routes(&app, 1, "1");
     // What a client says of itself is not believed, by the application's own node nor by another one.
     let told = "X-Forwarded-Host: evil.example.com\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 10.9.9.9\r\nX-Real-IP: 10.9.9.9\r\n\

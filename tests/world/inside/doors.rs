@@ -276,6 +276,7 @@ impl Net for Door {
             Service::Consul => Call::Consul(&asked),
             Service::Plugin => Call::Plugin(&asked),
             Service::Engine => Call::Engine(&asked),
+            Service::Caddy => return Err(Unanswered::NoSocket { place: place() }),
         };
         match self.call(call, request.timeout, None) {
             Heard::Reply(Reply::Http(response)) => Ok(Answer { status: response.status, index: response.index, body: response.body }),

@@ -1,0 +1,114 @@
+//! Caddy on this node, over its admin socket: how it reads a Caddyfile.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::doors::{Request, Service, Unanswered, World};
+
+/// It answers within milliseconds.
+const QUICK: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub enum Error {
+    Unanswered(Unanswered),
+    /// It cannot read the text: where, and what.
+    Refused {
+        says: String,
+        /// The line in question.
+        line: Option<String>,
+    },
+    Unexpected {
+        status: u16,
+        body: String,
+    },
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Unanswered(why) => {
+                write!(
+                    f,
+                    "Caddy on this node does not answer: {why}; without it nobody can say what a CADDYFILE means (HANDLER_CADDY_ADMIN)"
+                )
+            }
+            Error::Refused { says, line: Some(line) } => write!(f, "CADDYFILE: Caddy does not understand “{line}”: {says}"),
+            Error::Refused { says, line: None } => write!(f, "CADDYFILE: Caddy does not understand it: {says}"),
+            Error::Unexpected { status, body } => write!(f, "Caddy on this node: unexpected answer: status {status}: {body}"),
+        }
+    }
+}
+
+pub struct Caddy {
+    world: World,
+}
+
+impl Caddy {
+    pub fn new(world: &World) -> Caddy {
+        Caddy { world: world.clone() }
+    }
+
+    /// What the text means, as Caddy's own configuration in JSON. Nothing is loaded.
+    pub fn adapt(&self, text: &str) -> Result<Value, Error> {
+        let request = Request { method: "POST", path: "/adapt", body: text.as_bytes(), timeout: QUICK };
+        let answer = self.world.net.send(Service::Caddy, request).map_err(Error::Unanswered)?;
+        adapted(answer.status, &answer.body, text)
+    }
+}
+
+#[derive(Deserialize)]
+struct Adapted {
+    result: Option<Value>,
+    error: Option<String>,
+}
+
+fn adapted(status: u16, body: &[u8], text: &str) -> Result<Value, Error> {
+    match serde_json::from_slice(body) {
+        Ok(Adapted { result: Some(result), .. }) if status == 200 => Ok(result),
+        Ok(Adapted { error: Some(error), .. }) => {
+            // `…: Caddyfile:3: unrecognized directive: foo`, `…: wrong argument count, at Caddyfile:3`
+            let says = error.trim_start_matches("adapting config using caddyfile adapter: ");
+            let number =
+                says.split_once("Caddyfile:").map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+            let line = number.and_then(|number| text.lines().nth(number.parse::<usize>().ok()?.checked_sub(1)?));
+            let says = match says.strip_prefix("Caddyfile:").and_then(|rest| rest.split_once(": ")) {
+                Some((_, says)) => says,
+                None => says.split(", at Caddyfile:").next().unwrap_or_default(),
+            };
+            Err(Error::Refused { says: says.into(), line: line.map(|line| line.trim().into()) })
+        }
+        _ => Err(Error::Unexpected { status, body: String::from_utf8_lossy(body).into_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let text = "http://a {\n    respond x\n    foo {\n}\n";
+        let said = |status, body: &str| adapted(status, body.as_bytes(), text).map_err(|error| error.to_string());
+        assert_eq!(said(200, r#"{"warnings":[],"result":{"apps":{}}}"#).unwrap(), serde_json::json!({"apps": {}}));
+        for (body, message) in [
+            (
+                r#"{"error":"adapting config using caddyfile adapter: Caddyfile:3: unrecognized directive: foo"}"#,
+                "CADDYFILE: Caddy does not understand “foo {”: unrecognized directive: foo",
+            ),
+            (
+                r#"{"error":"adapting config using caddyfile adapter: parsing caddyfile tokens for 'respond': wrong argument count, at Caddyfile:2"}"#,
+                "CADDYFILE: Caddy does not understand “respond x”: parsing caddyfile tokens for 'respond': wrong argument count",
+            ),
+            (r#"{"error":"nothing"}"#, "CADDYFILE: Caddy does not understand it: nothing"),
+            (r#"{"error":"at Caddyfile:99"}"#, "CADDYFILE: Caddy does not understand it: at Caddyfile:99"),
+            ("<html>", "Caddy on this node: unexpected answer: status 400: <html>"),
+        ] {
+            assert_eq!(said(400, body).unwrap_err(), message);
+        }
+    }
+}
