@@ -24,7 +24,7 @@ pub fn make_room(here: &Here) -> Result<(), Error> {
     };
     here.world.reserve_file(&path, used + ROOM)?;
     // What somebody was killed over is settled before this node can become a master, whose snapshots are replicas.
-    open(here)?.keys().try_for_each(|volume| settle(here, volume))
+    open(here)?.iter().try_for_each(|(volume, _)| settle(here, volume))
 }
 
 /// To be called before what the snapshot keeps is gone. `aside`: what it is, where it is set aside.
@@ -52,7 +52,7 @@ pub fn take(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<Snapsho
 
 /// What was intended and not remembered is looked for, and remembered.
 fn settle(here: &Here, volume: &Volume) -> Result<(), Error> {
-    let Some(intended) = open(here)?.remove(volume) else { return Ok(()) };
+    let Some((_, intended)) = open(here)?.into_iter().find(|(intended, _)| intended == volume) else { return Ok(()) };
     for snapshot in intended.found(here, volume)? {
         remember(here, &snapshot, Some(&intended.what))?;
     }
@@ -95,14 +95,16 @@ fn lines(here: &Here, path: &Path) -> Result<Vec<(String, String)>, Error> {
 }
 
 /// What was intended and is not remembered.
-fn open(here: &Here) -> Result<BTreeMap<Volume, Intended>, Error> {
+fn open(here: &Here) -> Result<Vec<(Volume, Intended)>, Error> {
     let [path, _] = here.paths.own_snapshots();
-    let mut open = BTreeMap::new();
+    let mut open: Vec<(Volume, Intended)> = Vec::new();
     for (name, what) in lines(here, &path)? {
-        let of = |name: &str| Volume::try_from(name.split_once('@').map_or("", |(volume, _)| volume)).ok();
-        match name.strip_prefix(AFTER) {
-            Some(after) => drop(of(after).map(|volume| open.insert(volume, Intended { after: after.into(), what }))),
-            None => drop(of(name.strip_prefix(SETTLED).unwrap_or(&name)).and_then(|volume| open.remove(&volume))),
+        let after = name.strip_prefix(AFTER);
+        let of = after.or(name.strip_prefix(SETTLED)).unwrap_or(&name);
+        let Ok(volume) = Volume::try_from(of.split_once('@').map_or("", |(volume, _)| volume)) else { continue };
+        open.retain(|(intended, _)| *intended != volume);
+        if let Some(after) = after {
+            open.push((volume, Intended { after: after.into(), what }));
         }
     }
     Ok(open)

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::doors::{Request, Service, Unanswered, World};
@@ -61,16 +60,11 @@ impl Caddy {
     }
 }
 
-#[derive(Deserialize)]
-struct Adapted {
-    result: Option<Value>,
-    error: Option<String>,
-}
-
 fn adapted(status: u16, body: &[u8], text: &str) -> Result<Value, Error> {
-    match serde_json::from_slice(body) {
-        Ok(Adapted { result: Some(result), .. }) if status == 200 => Ok(result),
-        Ok(Adapted { error: Some(error), .. }) => {
+    let mut said: Value = serde_json::from_slice(body).unwrap_or_default();
+    match said["error"].as_str() {
+        None if status == 200 && said["result"].is_object() => Ok(said["result"].take()),
+        Some(error) => {
             // `…: Caddyfile:3: unrecognized directive: foo`, `…: wrong argument count, at Caddyfile:3`
             let says = error.trim_start_matches("adapting config using caddyfile adapter: ");
             let number =
@@ -82,7 +76,7 @@ fn adapted(status: u16, body: &[u8], text: &str) -> Result<Value, Error> {
             };
             Err(Error::Refused { says: says.into(), line: line.map(|line| line.trim().into()) })
         }
-        _ => Err(Error::Unexpected { status, body: String::from_utf8_lossy(body).into_owned() }),
+        None => Err(Error::Unexpected { status, body: String::from_utf8_lossy(body).into_owned() }),
     }
 }
 

@@ -6,8 +6,6 @@
 //! - it leads to the application's own containers, and to what the operator lists;
 //! - it reads nothing of the proxy's disk and environment, opens no port, and changes nothing of what Caddy does for others.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value};
 
 use super::address::{Scheme, SiteAddress, site_addresses};
@@ -16,209 +14,65 @@ use super::error::Error;
 use super::reach::Reach;
 use crate::outside::compose_file::Service;
 
-/// What may stand somewhere.
-enum Kind {
-    /// Texts, numbers, lists and maps of these.
-    Any,
-    /// An object that has only these members.
-    Only(Members),
-    /// A list of such objects.
-    List(Members),
-    /// One of these texts.
-    OneOf(&'static [&'static str]),
-    /// Where its containers are.
-    Upstreams,
-    /// By the member `handler`.
-    Handlers,
-    /// Sets of matchers.
-    Matchers,
+/// What may stand where, as Caddy 2.11 has it: a line for each kind of object, with its name and those of its members. `*`: whatever it has.
+/// A member's value is of whatever texts, numbers, lists and maps; or, behind `=`, an object of that kind, with `[` a list of such objects,
+/// with `?` one of these texts. `upstreams`, `handlers` and `matchers` have functions of their own. A handler's line begins with `@`.
+const KNOWN: &str = "\
+CADDYFILE apps=apps logging
+apps http tls=tls-app
+tls-app automation=automation
+automation policies=[policy
+policy subjects issuers=[tls
+tls module=?internal|acme email ca=?https://acme.zerossl.com/v2/DV90
+site listen routes errors=errors logs automatic_https=automatic-https tls_connection_policies=[connection
+errors routes
+automatic-https skip
+connection match=sni protocol_min protocol_max cipher_suites curves alpn
+sni sni
+hosts match handle=handlers terminal
+address host path
+route group match=matchers handle=handlers terminal
+routes routes=[route
+response match=answer status_code routes=[route
+answer status_code headers
+@subroute routes=[route errors=routes
+@vars *
+@intercept handle_response=[response
+@copy_response status_code
+@copy_response_headers include exclude
+@encode encodings=encodings prefer minimum_length match=answer
+encodings gzip zstd
+@headers request response
+@rewrite method uri strip_path_prefix strip_path_suffix uri_substring path_regexp query
+@static_response status_code headers body close abort
+@error error status_code
+@authentication providers=providers
+providers http_basic
+@request_body max_size read_timeout write_timeout set
+@map source destinations mappings defaults
+@log_append key value early
+@push resources headers
+@reverse_proxy upstreams=upstreams transport=transport headers rewrite flush_interval request_buffers response_buffers stream_timeout \
+stream_close_delay trusted_proxies handle_response=[response load_balancing=balancing health_checks=health
+upstream dial max_requests
+balancing selection_policy retries try_duration try_interval retry_match=matchers
+health passive active=active-health
+active-health path uri port headers method body follow_redirects interval timeout passes fails max_size expect_status expect_body
+transport protocol=?http|fastcgi dial_timeout dial_fallback_delay response_header_timeout expect_continue_timeout read_timeout write_timeout \
+read_buffer_size write_buffer_size max_response_header_size versions keep_alive max_conns_per_host compression tls=transport-tls root split_path \
+env capture_stderr resolve_root_symlink
+transport-tls insecure_skip_verify server_name handshake_timeout renegotiation except_ports curves
+matcher path path_regexp host header header_regexp method query protocol remote_ip client_ip expression=expression not=matchers vars vars_regexp
+";
+
+/// What is known of a member of such an object.
+fn known(kind: &str, member: &str) -> Option<&'static str> {
+    let mut members = KNOWN.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?.split(' ');
+    members.find_map(|word| match word.split_once('=').unwrap_or((word, "")) {
+        (name, of) if name == member || name == "*" => Some(of),
+        _ => None,
+    })
 }
-
-use Kind::*;
-
-type Members = &'static [(&'static str, Kind)];
-
-const ROUTES: Members = &[("group", Any), ("match", Matchers), ("handle", Handlers), ("terminal", Any)];
-/// For answers of a certain kind.
-const RESPONSES: Members = &[("match", Only(&[("status_code", Any), ("headers", Any)])), ("status_code", Any), ("routes", List(ROUTES))];
-
-const HANDLERS: &[(&str, Members)] = &[
-    ("subroute", &[("routes", List(ROUTES)), ("errors", Only(&[("routes", List(ROUTES))]))]),
-    ("reverse_proxy", PROXY),
-    ("intercept", &[("handle_response", List(RESPONSES))]),
-    ("copy_response", &[("status_code", Any)]),
-    ("copy_response_headers", &[("include", Any), ("exclude", Any)]),
-    (
-        "encode",
-        &[
-            ("encodings", Only(&[("gzip", Any), ("zstd", Any)])),
-            ("prefer", Any),
-            ("minimum_length", Any),
-            ("match", Only(&[("status_code", Any), ("headers", Any)])),
-        ],
-    ),
-    ("headers", &[("request", Any), ("response", Any)]),
-    (
-        "rewrite",
-        &[
-            ("method", Any),
-            ("uri", Any),
-            ("strip_path_prefix", Any),
-            ("strip_path_suffix", Any),
-            ("uri_substring", Any),
-            ("path_regexp", Any),
-            ("query", Any),
-        ],
-    ),
-    ("static_response", &[("status_code", Any), ("headers", Any), ("body", Any), ("close", Any), ("abort", Any)]),
-    ("error", &[("error", Any), ("status_code", Any)]),
-    ("authentication", &[("providers", Only(&[("http_basic", Any)]))]),
-    ("request_body", &[("max_size", Any), ("read_timeout", Any), ("write_timeout", Any), ("set", Any)]),
-    ("map", &[("source", Any), ("destinations", Any), ("mappings", Any), ("defaults", Any)]),
-    ("log_append", &[("key", Any), ("value", Any), ("early", Any)]),
-    ("push", &[("resources", Any), ("headers", Any)]),
-];
-
-const PROXY: Members = &[
-    ("upstreams", Upstreams),
-    ("transport", Only(TRANSPORT)),
-    ("headers", Any),
-    ("rewrite", Any),
-    ("flush_interval", Any),
-    ("request_buffers", Any),
-    ("response_buffers", Any),
-    ("stream_timeout", Any),
-    ("stream_close_delay", Any),
-    ("trusted_proxies", Any),
-    ("handle_response", List(RESPONSES)),
-    (
-        "load_balancing",
-        Only(&[("selection_policy", Any), ("retries", Any), ("try_duration", Any), ("try_interval", Any), ("retry_match", Matchers)]),
-    ),
-    (
-        "health_checks",
-        Only(&[
-            ("passive", Any),
-            (
-                "active",
-                // not `upstream`
-                Only(&[
-                    ("path", Any),
-                    ("uri", Any),
-                    ("port", Any),
-                    ("headers", Any),
-                    ("method", Any),
-                    ("body", Any),
-                    ("follow_redirects", Any),
-                    ("interval", Any),
-                    ("timeout", Any),
-                    ("passes", Any),
-                    ("fails", Any),
-                    ("max_size", Any),
-                    ("expect_status", Any),
-                    ("expect_body", Any),
-                ]),
-            ),
-        ]),
-    ),
-];
-
-const TRANSPORT: Members = &[
-    ("protocol", OneOf(&["http", "fastcgi"])),
-    ("dial_timeout", Any),
-    ("dial_fallback_delay", Any),
-    ("response_header_timeout", Any),
-    ("expect_continue_timeout", Any),
-    ("read_timeout", Any),
-    ("write_timeout", Any),
-    ("read_buffer_size", Any),
-    ("write_buffer_size", Any),
-    ("max_response_header_size", Any),
-    ("versions", Any),
-    ("keep_alive", Any),
-    ("max_conns_per_host", Any),
-    ("compression", Any),
-    (
-        "tls",
-        Only(&[
-            ("insecure_skip_verify", Any),
-            ("server_name", Any),
-            ("handshake_timeout", Any),
-            ("renegotiation", Any),
-            ("except_ports", Any),
-            ("curves", Any),
-        ]),
-    ),
-    // fastcgi
-    ("root", Any),
-    ("split_path", Any),
-    ("env", Any),
-    ("capture_stderr", Any),
-    ("resolve_root_symlink", Any),
-];
-
-/// Not `file`.
-const MATCHERS: [&str; 14] = [
-    "path",
-    "path_regexp",
-    "host",
-    "header",
-    "header_regexp",
-    "method",
-    "query",
-    "protocol",
-    "remote_ip",
-    "client_ip",
-    "expression",
-    "not",
-    "vars",
-    "vars_regexp",
-];
-
-const APPS: Members = &[
-    ("http", Any),
-    (
-        "tls",
-        Only(&[(
-            "automation",
-            Only(&[(
-                "policies",
-                List(&[
-                    ("subjects", Any),
-                    (
-                        "issuers",
-                        List(&[
-                            ("module", OneOf(&["internal", "acme"])),
-                            ("email", Any),
-                            // the second that Caddy asks by itself
-                            ("ca", OneOf(&["https://acme.zerossl.com/v2/DV90"])),
-                        ]),
-                    ),
-                ]),
-            )]),
-        )]),
-    ),
-];
-
-/// Those of a site stand below its hosts: `routes` and `errors` are looked at apart.
-const SERVER: Members = &[
-    ("listen", Any),
-    ("routes", Any),
-    ("errors", Only(&[("routes", Any)])),
-    ("logs", Any),
-    ("automatic_https", Only(&[("skip", Any)])),
-    (
-        "tls_connection_policies",
-        List(&[
-            ("match", Only(&[("sni", Any)])),
-            ("protocol_min", Any),
-            ("protocol_max", Any),
-            ("cipher_suites", Any),
-            ("curves", Any),
-            ("alpn", Any),
-        ]),
-    ),
-];
 
 /// The same of an application's sites as its record will have them. `listed`: what they may lead to outside.
 pub fn understood(adapted: &Value, caddyfile: &str, services: &[Service], listed: &[String]) -> Result<(), Error> {
@@ -231,10 +85,10 @@ pub fn judge(adapted: &Value, addresses: &[SiteAddress], reach: &Reach) -> Resul
     texts(adapted)?;
     let judge = Judge { reach };
     // Where its log goes is written by us.
-    judge.only(adapted, &[("apps", Only(APPS)), ("logging", Any)], "a CADDYFILE")?;
-    let mut found = BTreeSet::new();
+    judge.object(adapted, "CADDYFILE")?;
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
     for (_, server) in members(&adapted["apps"]["http"]["servers"]) {
-        judge.only(server, SERVER, "a site")?;
+        judge.object(server, "site")?;
         let listen = list(&server["listen"]).iter().map(|at| at.as_str().and_then(|at| at.strip_prefix(':')?.parse::<u16>().ok()));
         let Ok([port]) = <[u16; 1]>::try_from(listen.collect::<Option<Vec<u16>>>().unwrap_or_default()) else {
             return Err(Problem::Proxys { name: "bind".into() });
@@ -242,15 +96,12 @@ pub fn judge(adapted: &Value, addresses: &[SiteAddress], reach: &Reach) -> Resul
         // `http://` on another port than 80 is so skipped.
         let plain: Vec<&Value> = list(&server["automatic_https"]["skip"]).iter().collect();
         let plain = |host: &str| port == 80 || plain.iter().any(|it| **it == host);
-        judge.sites(&server["routes"], &mut |host, path| found.insert(place(plain(host), port, host, path)))?;
-        let mut errors = BTreeSet::new();
-        judge.sites(&server["errors"]["routes"], &mut |host, path| errors.insert(place(plain(host), port, host, path)))?;
-        if let Some(place) = errors.difference(&found).next() {
-            return Err(Problem::Address { understood: place.clone() });
-        }
+        judge.sites(&server["routes"], &mut |host, path| found.push(place(plain(host), port, host, path)))?;
+        judge.sites(&server["errors"]["routes"], &mut |host, path| errors.push(place(plain(host), port, host, path)))?;
     }
-    let expected: BTreeSet<String> = addresses.iter().map(written).collect();
-    match found.symmetric_difference(&expected).next() {
+    let expected: Vec<String> = addresses.iter().map(written).collect();
+    let more = found.iter().chain(&errors).find(|place| !expected.contains(place));
+    match more.or_else(|| expected.iter().find(|place| !found.contains(place))) {
         Some(place) => Err(Problem::Address { understood: place.clone() }),
         None => Ok(()),
     }
@@ -273,15 +124,15 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     /// Routes that begin with hosts.
-    fn sites(&self, routes: &Value, found: &mut impl FnMut(&str, &str) -> bool) -> Result<(), Problem> {
+    fn sites(&self, routes: &Value, found: &mut dyn FnMut(&str, &str)) -> Result<(), Problem> {
         for route in list(routes) {
-            self.only(route, &[("match", Any), ("handle", Handlers), ("terminal", Any)], "a site")?;
+            self.object(route, "hosts")?;
             let sets = list(&route["match"]);
             if sets.is_empty() {
                 return Err(Problem::Address { understood: "every host".into() });
             }
             for set in sets {
-                self.only(set, &[("host", Any), ("path", Any)], "a site's address")?;
+                self.object(set, "address")?;
                 let hosts: Vec<&str> = list(&set["host"]).iter().filter_map(Value::as_str).collect();
                 if hosts.is_empty() {
                     return Err(Problem::Address { understood: "every host".into() });
@@ -300,60 +151,45 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn only(&self, value: &Value, known: Members, of: &'static str) -> Result<(), Problem> {
-        for (name, value) in members(value) {
-            match known.iter().find(|(known, _)| known == name) {
-                Some((_, kind)) => self.is(value, kind, name, of)?,
-                None => return Err(unknown(name, of)),
-            }
-        }
-        Ok(())
+    fn object(&self, value: &Value, kind: &'static str) -> Result<(), Problem> {
+        members(value).try_for_each(|(name, value)| match known(kind, name) {
+            Some(of) => self.member(value, name, of, kind),
+            None => Err(unknown(name, kind)),
+        })
     }
 
-    fn is(&self, value: &Value, kind: &Kind, name: &str, of: &'static str) -> Result<(), Problem> {
-        match kind {
-            Any => Ok(()),
-            Only(known) => self.only(value, known, of),
-            List(known) => list(value).iter().try_for_each(|value| self.only(value, known, of)),
-            OneOf(texts) if value.as_str().is_some_and(|text| texts.contains(&text)) => Ok(()),
-            OneOf(_) => Err(unknown(value.as_str().unwrap_or(name), of)),
-            Upstreams => list(value).iter().try_for_each(|upstream| {
-                self.only(upstream, &[("dial", Any), ("max_requests", Any)], "reverse_proxy")?;
+    fn member(&self, value: &Value, name: &str, of: &'static str, kind: &'static str) -> Result<(), Problem> {
+        let each = |kind| list(value).iter().try_for_each(|value| self.object(value, kind));
+        match of {
+            "" => Ok(()),
+            "handlers" => list(value).iter().try_for_each(|handler| self.handler(handler)),
+            "matchers" => each("matcher"),
+            "expression" => expression(value),
+            "upstreams" => list(value).iter().try_for_each(|upstream| {
+                self.object(upstream, "upstream")?;
                 let dial = upstream["dial"].as_str().unwrap_or_default();
                 if self.reach.has(dial) { Ok(()) } else { Err(self.reach.outside(dial)) }
             }),
-            Handlers => list(value).iter().try_for_each(|handler| self.handler(handler)),
-            Matchers => list(value).iter().try_for_each(matchers),
+            of => match (of.strip_prefix('['), of.strip_prefix('?')) {
+                (Some(of), _) => each(of),
+                (_, Some(texts)) => match value.as_str() {
+                    Some(text) if texts.split('|').any(|known| known == text) => Ok(()),
+                    text => Err(unknown(text.unwrap_or(name), kind)),
+                },
+                _ => self.object(value, of),
+            },
         }
     }
 
     fn handler(&self, handler: &Value) -> Result<(), Problem> {
         let name = handler["handler"].as_str().unwrap_or_default();
-        if name == "vars" {
-            return Ok(());
-        }
-        let Some((name, known)) = HANDLERS.iter().find(|(known, _)| *known == name) else { return Err(unknown(name, "a site")) };
-        members(handler).filter(|(member, _)| *member != "handler").try_for_each(|(member, value)| {
-            match known.iter().find(|(known, _)| known == member) {
-                Some((_, kind)) => self.is(value, kind, member, name),
-                None => Err(unknown(member, name)),
-            }
+        let kind = KNOWN.lines().filter_map(|line| line.split(' ').next()).find(|kind| kind.strip_prefix('@') == Some(name));
+        let Some(kind) = kind else { return Err(unknown(name, "site")) };
+        members(handler).filter(|(member, _)| *member != "handler").try_for_each(|(name, value)| match known(kind, name) {
+            Some(of) => self.member(value, name, of, kind),
+            None => Err(unknown(name, kind)),
         })
     }
-}
-
-fn matchers(set: &Value) -> Result<(), Problem> {
-    for (name, value) in members(set) {
-        if !MATCHERS.contains(&&**name) {
-            return Err(unknown(name, "a matcher"));
-        }
-        match &**name {
-            "not" => list(value).iter().try_for_each(matchers)?,
-            "expression" => expression(value)?,
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Its function `file` looks at the disk.
@@ -378,13 +214,13 @@ fn texts(value: &Value) -> Result<(), Problem> {
     }
 }
 
-fn unknown(name: &str, of: &'static str) -> Problem {
+fn unknown(name: &str, kind: &'static str) -> Problem {
     let name = name.to_string();
     match &*name {
         "file_server" | "templates" | "file" | "fs" => Problem::OwnDisk { name },
         "certificates" | "certificate_selection" | "client_authentication" => Problem::Certificate,
         "acme_server" | "metrics" | "tracing" | "invoke" | "upstream" => Problem::Proxys { name },
-        _ => Problem::NotKnownIn { name, directive: of },
+        _ => Problem::NotKnownIn { name, directive: kind.trim_start_matches('@') },
     }
 }
 
