@@ -280,7 +280,8 @@ impl Habits {
             on,
             does,
             doors: *random.pick(&[20, 100, 400, 1500]),
-            skew: *random.pick(&[2, 2, 2, 60, 1000]),
+            // Two that are apart by more than two intervals of the sets call a replica too old, and rightly.
+            skew: *random.pick(&[2, 2, 2, 60, 850]),
             busy: *random.pick(&[10, 20, 40]),
         }
     }
