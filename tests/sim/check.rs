@@ -237,6 +237,7 @@ fn what_a_killed_start_has_left_is_ended_before_anything_else() {
     sim.settle();
     let serving = sim.lock().serving(PROJECT);
     assert!(serving.len() == 2 && serving.iter().all(|line| line.starts_with("node2")), "{serving:?}");
+    assert_eq!(sim.violations(), [""; 0]);
 }
 
 /// A run that has given up without a leader is begun again by the check that finds one.

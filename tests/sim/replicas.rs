@@ -168,18 +168,55 @@ fn what_is_hollow_is_no_replica_and_no_parent() {
 /// What nobody has confirmed may be all that there is of a dead master.
 #[test]
 fn nothing_of_a_dead_master_goes() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    sim.start("node1", Start::Sets);
-    sim.run_until_rest();
-    sim.power_off("node1");
-    reboot(&sim, "node2");
-    let before = (snapshots(&sim, "node2"), replica(&sim, "node2"));
+    for killed in [false, true] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        if killed {
+            sim.on("node1", "Snapshot.Send", Act::KillAfter);
+        }
+        sim.start("node1", Start::Sets);
+        sim.run_until_rest();
+        sim.power_off("node1");
+        reboot(&sim, "node2");
+        let before = (snapshots(&sim, "node2"), replica(&sim, "node2"));
+        // It can be hollow, and is all that there is.
+        assert!(!before.0.is_empty() && (before.1["next"].is_object() || !killed), "{before:?}");
+        tick(&sim);
+        assert_eq!((snapshots(&sim, "node2"), replica(&sim, "node2")), before, "killed {killed}");
+        reboot(&sim, "node1");
+        tick(&sim);
+        after(&sim, 5 * MINUTE);
+        holds(&sim, "node2", "orders of monday");
+    }
+}
+
+/// What is kept is less than what lies between two sets: the confirmed one stays until another one is.
+#[test]
+fn the_confirmed_set_stays_whatever_the_rule_says() {
+    let sim: Sim = shop(&NODES);
+    let label = "labels: {com.github.mlfmonde.cluster.keep: 5m}, driver: 'anybox/buttervolume:latest'";
+    let text = crate::world::shop::compose("").replace("driver: 'anybox/buttervolume:latest'", label);
+    sim.lock().commit(URL, "master", &[("docker-compose.yml", &text)]);
+    sim.deliver_all(&[deploy("one", "node1", Some("node2"))]);
+    sim.lock().write("node1", DATA, "orders of monday");
     tick(&sim);
-    assert_eq!((snapshots(&sim, "node2"), replica(&sim, "node2")), before);
-    reboot(&sim, "node1");
-    tick(&sim);
-    after(&sim, 5 * MINUTE);
+    let confirmed = last(&sim, "node2");
+    assert_eq!(replica(&sim, "node2")["keep"], "5m");
+    // Nor does a mark hold it, when somebody has removed that.
+    sim.lock().plugin("node1").snapshots.retain(|name, _| name.matches('@').count() == 1);
+    sim.on("node1", "Snapshot.Send", Act::KillBefore);
+    sim.pass(16 * MINUTE);
+    for _ in 0..3 {
+        sim.start("node1", Start::Sets);
+        sim.run_until_rest();
+    }
+    assert!(sim.no_faults() && replica(&sim, "node2")["next"].is_object(), "{:#}", replica(&sim, "node2"));
+    assert_eq!(last(&sim, "node2"), confirmed);
+    for node in ["node1", "node2"] {
+        assert!(snapshots(&sim, node).contains(&confirmed), "{node}: {confirmed} of {:?}", snapshots(&sim, node));
+    }
+    (0..3).for_each(|_| after(&sim, HOUR));
     holds(&sim, "node2", "orders of monday");
+    assert!(!snapshots(&sim, "node2").contains(&confirmed));
 }
 
 #[test]
