@@ -16,8 +16,8 @@ pub enum Error {
     /// It cannot read the text: where, and what.
     Refused {
         says: String,
-        /// The line in question.
-        line: Option<String>,
+        /// Its number in the text as it is written out, and its first word: the rest may be a password.
+        line: Option<(usize, String)>,
     },
     Unexpected {
         status: u16,
@@ -36,7 +36,9 @@ impl fmt::Display for Error {
                     "Caddy on this node does not answer: {why}; without it nobody can say what a CADDYFILE means (HANDLER_CADDY_ADMIN)"
                 )
             }
-            Error::Refused { says, line: Some(line) } => write!(f, "CADDYFILE: Caddy does not understand “{line}”: {says}"),
+            Error::Refused { says, line: Some((number, word)) } => {
+                write!(f, "CADDYFILE: Caddy does not understand “{word} …”, line {number} of the sites as they are written out: {says}")
+            }
             Error::Refused { says, line: None } => write!(f, "CADDYFILE: Caddy does not understand it: {says}"),
             Error::Unexpected { status, body } => write!(f, "Caddy on this node: unexpected answer: status {status}: {body}"),
         }
@@ -69,12 +71,15 @@ fn adapted(status: u16, body: &[u8], text: &str) -> Result<Value, Error> {
             let says = error.trim_start_matches("adapting config using caddyfile adapter: ");
             let number =
                 says.split_once("Caddyfile:").map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
-            let line = number.and_then(|number| text.lines().nth(number.parse::<usize>().ok()?.checked_sub(1)?));
+            let line = number.and_then(|number| {
+                let number = number.parse::<usize>().ok()?;
+                Some((number, text.lines().nth(number.checked_sub(1)?)?.split_whitespace().next()?.to_string()))
+            });
             let says = match says.strip_prefix("Caddyfile:").and_then(|rest| rest.split_once(": ")) {
                 Some((_, says)) => says,
                 None => says.split(", at Caddyfile:").next().unwrap_or_default(),
             };
-            Err(Error::Refused { says: says.into(), line: line.map(|line| line.trim().into()) })
+            Err(Error::Refused { says: says.into(), line })
         }
         None => Err(Error::Unexpected { status, body: String::from_utf8_lossy(body).into_owned() }),
     }
@@ -92,11 +97,12 @@ mod tests {
         for (body, message) in [
             (
                 r#"{"error":"adapting config using caddyfile adapter: Caddyfile:3: unrecognized directive: foo"}"#,
-                "CADDYFILE: Caddy does not understand “foo {”: unrecognized directive: foo",
+                "CADDYFILE: Caddy does not understand “foo …”, line 3 of the sites as they are written out: unrecognized directive: foo",
             ),
             (
                 r#"{"error":"adapting config using caddyfile adapter: parsing caddyfile tokens for 'respond': wrong argument count, at Caddyfile:2"}"#,
-                "CADDYFILE: Caddy does not understand “respond x”: parsing caddyfile tokens for 'respond': wrong argument count",
+                "CADDYFILE: Caddy does not understand “respond …”, line 2 of the sites as they are written out: parsing caddyfile tokens for \
+                 'respond': wrong argument count",
             ),
             (r#"{"error":"nothing"}"#, "CADDYFILE: Caddy does not understand it: nothing"),
             (r#"{"error":"at Caddyfile:99"}"#, "CADDYFILE: Caddy does not understand it: at Caddyfile:99"),

@@ -390,7 +390,7 @@ fn routes_on_every_node() {
     lab.expect_routes(&app, 1, "1");
     // What Caddy does not understand is refused before anything is touched, and so is all that it cannot be asked about.
     app.replace("reverse_proxy", "encode lzw\n            reverse_proxy");
-    lab.deploy(&app, 1, Some(2)).failed("Caddy does not understand “encode lzw”");
+    lab.deploy(&app, 1, Some(2)).failed("Caddy does not understand “encode …”");
     app.commit("1", Variant::Good);
     lab.node(1).sh("docker stop -t 2 caddy");
     lab.deploy(&app, 1, Some(2)).failed("Caddy on this node does not answer");
