@@ -8,14 +8,16 @@ use serde::Serialize;
 use crate::data::{own, sets, told};
 use crate::error::Error;
 use crate::here::Here;
+use crate::model::keys;
 use crate::model::members::{self, Member};
 use crate::model::names::AppName;
 use crate::model::order::{Order, State};
 use crate::model::text::redacted;
 use crate::model::time;
-use crate::node::local::{self, LocalRole};
+use crate::node::local::{self, Local, LocalRole};
 use crate::node::probe;
 use crate::node::reconcile::{Idle, Seen};
+use crate::orders;
 use crate::outside::plugin;
 use crate::routes;
 use crate::steps::journal::GIVEN_UP;
@@ -93,6 +95,7 @@ pub fn find(here: &Here, seen: Result<&Seen, &Error>, sets: Result<&sets::Seen, 
             Ok(sets) => {
                 of_replicas(here, sets, &mut found);
                 of_routes(here, sets, &mut found);
+                of_records(here, sets, &mut found);
             }
             Err(why) => found.wrong.push(of_node(why)),
         }
@@ -131,6 +134,25 @@ fn of_routes(here: &Here, seen: &sets::Seen, found: &mut Findings) {
             found.notes.push(of(&known.name, &format!("served as its record stands, but a new version of it would be refused: {why}")));
         }
     }
+}
+
+/// What this node is the master of, and nobody knows of any more: the proxies lead by the record.
+fn of_records(here: &Here, seen: &sets::Seen, found: &mut Findings) {
+    // A folder that cannot be read is told of by itself.
+    for name in here.apps().unwrap_or_default().iter().filter(|name| seen.apps.iter().all(|known| known.name != **name)) {
+        if !matches!(local::of(here, name), Ok(Some(Local { role: LocalRole::Master, .. }))) {
+            continue;
+        }
+        match is_forgotten(here, name) {
+            Ok(false) => {}
+            Ok(true) => found.wrong.push(of(name, "its record is gone, and no order has destroyed it: deploy it again to keep it")),
+            Err(why) => found.wrong.push(of(name, &why.to_string())),
+        }
+    }
+}
+
+fn is_forgotten(here: &Here, name: &AppName) -> Result<bool, Error> {
+    Ok(here.consul.get(&keys::app(name))?.is_none() && !orders::was_destroyed(&here.consul, name)?)
 }
 
 /// Whether another node, which lives, serves it.

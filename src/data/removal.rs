@@ -19,8 +19,7 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
     if !plugin.exists(volume)? {
         return Ok(());
     }
-    if let Some(other) = recorded_by_another(here, name, volume)? {
-        warn!("the volume {volume} is {other}'s by its record: it stays");
+    if is_anothers(here, name, volume)? {
         return Ok(());
     }
     if let Some(container) = engine.containers_on(volume)?.pop() {
@@ -34,10 +33,14 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
     Ok(engine.remove_volume(volume)?)
 }
 
-/// Two that gave a volume one name at the same time: only one of them has come to a record.
-fn recorded_by_another(here: &Here, name: &AppName, volume: &Volume) -> Result<Option<AppName>, Error> {
+/// Two that gave a volume one name at the same time: only one of them has come to a record, and the undo of the other leaves it as it is.
+pub fn is_anothers(here: &Here, name: &AppName, volume: &Volume) -> Result<bool, Error> {
     let mut others = others::read(here, name)?.into_iter();
-    Ok(others.find(|(_, record)| record.volumes.iter().any(|it| **it == **volume)).map(|(other, _)| other))
+    let owner = others.find(|(_, record)| record.volumes.iter().any(|it| **it == **volume));
+    if let Some((other, _)) = &owner {
+        warn!("the volume {volume} is {other}'s by its record: it stays as it is");
+    }
+    Ok(owner.is_some())
 }
 
 /// The ordinary volumes of a project that leaves this node: disposable ones go, the others are named and kept.

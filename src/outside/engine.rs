@@ -218,6 +218,10 @@ impl Engine<'_> {
 
     /// All containers of the project, running or not, but those of `compose run`.
     pub fn containers(&self, project: &Project) -> Result<Vec<Container>, Error> {
+        Ok(self.with_oneoffs(project)?.into_iter().filter(|container| !container.oneoff).collect())
+    }
+
+    fn with_oneoffs(&self, project: &Project) -> Result<Vec<Container>, Error> {
         let path = format!("/containers/json?all=1&filters={}", project_filter(project));
         let mut containers = Vec::new();
         for listed in self.list(&path)? {
@@ -226,7 +230,6 @@ impl Engine<'_> {
             let Some(value) = self.read(&path)? else { continue };
             containers.push(Container::of(&value).ok_or_else(|| unexpected(&path, value.to_string().as_bytes()))?);
         }
-        containers.retain(|container| !container.oneoff);
         Ok(containers)
     }
 
@@ -241,7 +244,7 @@ impl Engine<'_> {
     }
 
     fn each(&self, project: &Project, act: impl Fn(&str) -> Result<(), Error>) -> Result<(), Error> {
-        self.containers(project)?.iter().try_for_each(|container| act(&container.id))
+        self.with_oneoffs(project)?.iter().try_for_each(|container| act(&container.id))
     }
 
     /// Stops the project's containers, and keeps them from coming back with the engine.
@@ -256,7 +259,7 @@ impl Engine<'_> {
     }
 
     pub fn start(&self, project: &Project, deadline: Duration) -> Result<(), Error> {
-        self.each(project, |id| self.start_one(id, deadline))
+        self.containers(project)?.iter().try_for_each(|container| self.start_one(&container.id, deadline))
     }
 
     pub fn start_one(&self, id: &str, deadline: Duration) -> Result<(), Error> {

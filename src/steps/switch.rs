@@ -201,7 +201,11 @@ pub fn down(run: &mut Run, kept: Option<Output>) -> Done {
         None => run.here.engine().remove(&run.project, timeouts.stop)?,
     }
     if let Some(Output::Taken(kept)) = kept {
-        kept.iter().try_for_each(|(volume, snapshot)| restoring::restore(&run.here, snapshot, volume, &failed))?;
+        for (volume, snapshot) in &kept {
+            if !removal::is_anothers(&run.here, &run.name, volume)? {
+                restoring::restore(&run.here, snapshot, volume, &failed)?;
+            }
+        }
     }
     // What is whose among the volumes cannot be told then: they stay.
     let Some((_, data)) = loaded else { return Ok(()) };

@@ -9,6 +9,7 @@ mod world;
 mod attack;
 mod attack2;
 mod attack3;
+mod attack4;
 mod basics;
 mod beside;
 mod chaos;

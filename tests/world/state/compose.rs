@@ -355,6 +355,7 @@ impl State {
             start: start.clone(),
             started,
             looks: 0,
+            oneoff: false,
         });
         if start == "refused" {
             return Err("driver failed programming external connectivity: port is already allocated".to_owned());

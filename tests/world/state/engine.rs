@@ -29,6 +29,8 @@ pub struct Container {
     pub started: String,
     /// How often it was inspected since its start: time, for what happens later.
     pub looks: u32,
+    /// One of `docker-compose run`'s.
+    pub oneoff: bool,
 }
 
 /// A volume that was made through docker.
@@ -164,7 +166,8 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
             };
             let found = s.engine(node).containers.iter().filter(|c| all || c.running).filter(fits);
             let one = |c: &Container| {
-                let labels = json!({PROJECT: c.project, "com.docker.compose.service": c.service});
+                let oneoff = if c.oneoff { "True" } else { "False" };
+                let labels = json!({PROJECT: c.project, "com.docker.compose.service": c.service, "com.docker.compose.oneoff": oneoff});
                 json!({"Id": c.id, "Names": [format!("/{}", c.name)], "State": c.status().0, "Labels": labels})
             };
             json(found.map(one).collect())
@@ -263,7 +266,7 @@ impl Container {
         }
         let labels = json!({
             PROJECT: self.project, "com.docker.compose.service": self.service, "com.docker.compose.container-number": "1",
-            "com.docker.compose.project.working_dir": self.dir, "com.docker.compose.oneoff": "False",
+            "com.docker.compose.project.working_dir": self.dir, "com.docker.compose.oneoff": if self.oneoff { "True" } else { "False" },
         });
         json!({
             "Id": self.id, "Name": format!("/{}", self.name), "Image": self.image, "State": state,
