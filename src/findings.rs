@@ -14,7 +14,7 @@ use crate::model::names::AppName;
 use crate::model::order::{Order, State};
 use crate::model::text::redacted;
 use crate::model::time;
-use crate::node::local::{self, Local, LocalRole};
+use crate::node::local::{self, LocalRole};
 use crate::node::probe;
 use crate::node::reconcile::{Idle, Seen};
 use crate::orders;
@@ -79,7 +79,7 @@ pub fn find(here: &Here, seen: Result<&Seen, &Error>, sets: Result<&sets::Seen, 
     // Its own files are there without Consul, too.
     let mut own = Findings::default();
     let needs_plugin = match here.apps() {
-        Ok(names) => names.iter().filter(|name| of_folder(here, name, &mut own)).count() > 0,
+        Ok(names) => names.iter().filter(|name| of_folder(here, name, sets.ok(), &mut own)).count() > 0,
         Err(why) => {
             own.wrong.push(of_node(why));
             true
@@ -95,7 +95,6 @@ pub fn find(here: &Here, seen: Result<&Seen, &Error>, sets: Result<&sets::Seen, 
             Ok(sets) => {
                 of_replicas(here, sets, &mut found);
                 of_routes(here, sets, &mut found);
-                of_records(here, sets, &mut found);
             }
             Err(why) => found.wrong.push(of_node(why)),
         }
@@ -136,21 +135,7 @@ fn of_routes(here: &Here, seen: &sets::Seen, found: &mut Findings) {
     }
 }
 
-/// What this node is the master of, and nobody knows of any more: the proxies lead by the record.
-fn of_records(here: &Here, seen: &sets::Seen, found: &mut Findings) {
-    // A folder that cannot be read is told of by itself.
-    for name in here.apps().unwrap_or_default().iter().filter(|name| seen.apps.iter().all(|known| known.name != **name)) {
-        if !matches!(local::of(here, name), Ok(Some(Local { role: LocalRole::Master, .. }))) {
-            continue;
-        }
-        match is_forgotten(here, name) {
-            Ok(false) => {}
-            Ok(true) => found.wrong.push(of(name, "its record is gone, and no order has destroyed it: deploy it again to keep it")),
-            Err(why) => found.wrong.push(of(name, &why.to_string())),
-        }
-    }
-}
-
+/// Of what this node is the master of: the proxies lead by the record.
 fn is_forgotten(here: &Here, name: &AppName) -> Result<bool, Error> {
     Ok(here.consul.get(&keys::app(name))?.is_none() && !orders::was_destroyed(&here.consul, name)?)
 }
@@ -218,8 +203,8 @@ fn last_words(log: &str) -> String {
     text.chars().skip(skipped).collect()
 }
 
-/// What this node's own files say of an application; whether it has data here.
-fn of_folder(here: &Here, name: &AppName, found: &mut Findings) -> bool {
+/// What this node's own files say of an application; whether it has data here. `sets`: the applications that have a record, if that is known.
+fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut Findings) -> bool {
     let folder = here.paths.app(name);
     let files = here.world.list_folder(&folder).unwrap_or_else(|why| {
         found.wrong.push(of(name, &why.to_string()));
@@ -244,6 +229,13 @@ fn of_folder(here: &Here, name: &AppName, found: &mut Findings) -> bool {
             if local.role == LocalRole::Fenced {
                 let volumes: Vec<&str> = local.volumes.iter().map(|volume| &**volume).collect();
                 found.wrong.push(of(name, &format!("fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", "))));
+            }
+            if local.role == LocalRole::Master && sets.is_some_and(|sets| sets.apps.iter().all(|known| known.name != *name)) {
+                match is_forgotten(here, name) {
+                    Ok(false) => {}
+                    Ok(true) => found.wrong.push(of(name, "its record is gone, and no order has destroyed it: deploy it again to keep it")),
+                    Err(why) => found.wrong.push(of(name, &why.to_string())),
+                }
             }
             !local.volumes.is_empty()
         }

@@ -24,7 +24,7 @@ pub fn make_room(here: &Here) -> Result<(), Error> {
     };
     here.world.reserve_file(&path, used + ROOM)?;
     // What somebody was killed over is settled before this node can become a master, whose snapshots are replicas.
-    open(here)?.iter().try_for_each(|(volume, _)| settle(here, volume))
+    open(&lines(here, &path)?).iter().try_for_each(|(volume, intended)| intended.settle(here, volume))
 }
 
 /// To be called before what the snapshot keeps is gone. `aside`: what it is, where it is set aside.
@@ -37,7 +37,10 @@ pub fn remember(here: &Here, snapshot: &str, aside: Option<&str>) -> Result<(), 
 /// To be called before a snapshot is taken whose name is not known yet: who is killed before it is remembered has left the newest that there
 /// was, so that it is found as one that came later.
 pub fn intend(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
-    settle(here, volume)?;
+    let [path, _] = here.paths.own_snapshots();
+    if let Some((_, intended)) = open(&lines(here, &path)?).iter().find(|(intended, _)| intended == volume) {
+        intended.settle(here, volume)?;
+    }
     let newest = here.plugin().snapshots(volume)?.pop();
     remember(here, &format!("{AFTER}{}", newest.map_or_else(|| format!("{volume}@"), |newest| newest.to_string())), aside)
 }
@@ -48,15 +51,6 @@ pub fn take(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<Snapsho
     let snapshot = here.plugin().snapshot(volume)?;
     remember(here, &snapshot, aside)?;
     Ok(snapshot)
-}
-
-/// What was intended and not remembered is looked for, and remembered.
-fn settle(here: &Here, volume: &Volume) -> Result<(), Error> {
-    let Some((_, intended)) = open(here)?.into_iter().find(|(intended, _)| intended == volume) else { return Ok(()) };
-    for snapshot in intended.found(here, volume)? {
-        remember(here, &snapshot, Some(&intended.what))?;
-    }
-    remember(here, &format!("{SETTLED}{volume}@"), None)
 }
 
 /// Begins the line of what is intended: after this snapshot.
@@ -70,6 +64,14 @@ struct Intended {
 }
 
 impl Intended {
+    /// What was not remembered is looked for, and remembered.
+    fn settle(&self, here: &Here, volume: &Volume) -> Result<(), Error> {
+        for snapshot in self.found(here, volume)? {
+            remember(here, &snapshot, Some(&self.what))?;
+        }
+        remember(here, &format!("{SETTLED}{volume}@"), None)
+    }
+
     /// The snapshots that it may have become: those that were not received. What cannot be looked at may all be.
     fn found(&self, here: &Here, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
         let mut found = here.plugin().snapshots(volume)?;
@@ -95,25 +97,26 @@ fn lines(here: &Here, path: &Path) -> Result<Vec<(String, String)>, Error> {
 }
 
 /// What was intended and is not remembered.
-fn open(here: &Here) -> Result<Vec<(Volume, Intended)>, Error> {
-    let [path, _] = here.paths.own_snapshots();
+fn open(lines: &[(String, String)]) -> Vec<(Volume, Intended)> {
     let mut open: Vec<(Volume, Intended)> = Vec::new();
-    for (name, what) in lines(here, &path)? {
+    for (name, what) in lines {
         let after = name.strip_prefix(AFTER);
-        let of = after.or(name.strip_prefix(SETTLED)).unwrap_or(&name);
+        let of = after.or(name.strip_prefix(SETTLED)).unwrap_or(name);
         let Ok(volume) = Volume::try_from(of.split_once('@').map_or("", |(volume, _)| volume)) else { continue };
         open.retain(|(intended, _)| *intended != volume);
         if let Some(after) = after {
-            open.push((volume, Intended { after: after.into(), what }));
+            open.push((volume, Intended { after: after.into(), what: what.clone() }));
         }
     }
-    Ok(open)
+    open
 }
 
 /// What is set aside here, and what it is: those that are still there.
 pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
     let [path, _] = here.paths.own_snapshots();
-    let known = lines(here, &path)?.into_iter().filter(|(_, what)| !what.is_empty());
+    let lines = lines(here, &path)?;
+    let intended = open(&lines);
+    let known = lines.into_iter().filter(|(_, what)| !what.is_empty());
     let mut aside: BTreeMap<Snapshot, String> = known.filter_map(|(name, what)| Some((Snapshot::try_from(&*name).ok()?, what))).collect();
     let volumes: BTreeSet<Volume> = aside.keys().map(Snapshot::volume).collect();
     let mut there = BTreeSet::new();
@@ -121,7 +124,7 @@ pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
         there.extend(here.plugin().snapshots(volume)?);
     }
     aside.retain(|snapshot, _| there.contains(snapshot));
-    for (volume, intended) in open(here)? {
+    for (volume, intended) in intended {
         aside.extend(intended.found(here, &volume)?.into_iter().map(|snapshot| (snapshot, intended.what.clone())));
     }
     Ok(aside)
@@ -131,10 +134,11 @@ pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
 pub fn all(here: &Here) -> Result<BTreeSet<String>, Error> {
     let mut own = BTreeSet::new();
     for path in here.paths.own_snapshots() {
-        own.extend(lines(here, &path)?.into_iter().map(|(name, _)| name));
-    }
-    for (volume, intended) in open(here)? {
-        own.extend(intended.found(here, &volume)?.iter().map(Snapshot::to_string));
+        let lines = lines(here, &path)?;
+        for (volume, intended) in open(&lines) {
+            own.extend(intended.found(here, &volume)?.iter().map(Snapshot::to_string));
+        }
+        own.extend(lines.into_iter().map(|(name, _)| name));
     }
     Ok(own)
 }

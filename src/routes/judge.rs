@@ -67,6 +67,9 @@ matcher path path_regexp host header header_regexp method query protocol remote_
 
 /// What is known of a member of such an object.
 fn known(kind: &str, member: &str) -> Option<&'static str> {
+    if member == "handler" && kind.starts_with('@') {
+        return Some("");
+    }
     let mut members = KNOWN.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?.split(' ');
     members.find_map(|word| match word.split_once('=').unwrap_or((word, "")) {
         (name, of) if name == member || name == "*" => Some(of),
@@ -185,10 +188,7 @@ impl Judge<'_> {
         let name = handler["handler"].as_str().unwrap_or_default();
         let kind = KNOWN.lines().filter_map(|line| line.split(' ').next()).find(|kind| kind.strip_prefix('@') == Some(name));
         let Some(kind) = kind else { return Err(unknown(name, "site")) };
-        members(handler).filter(|(member, _)| *member != "handler").try_for_each(|(name, value)| match known(kind, name) {
-            Some(of) => self.member(value, name, of, kind),
-            None => Err(unknown(name, kind)),
-        })
+        self.object(handler, kind)
     }
 }
 

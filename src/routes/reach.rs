@@ -198,10 +198,9 @@ impl<'a> Reach<'a> {
 
     /// Whether it may be led to, as Caddy has it: `host:port`.
     pub fn has(&self, dial: &str) -> bool {
-        let Some((host, port)) = dial.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()) else { return false };
-        let own = || self.own.iter().any(|(_, containers)| containers.iter().any(|container| container == host));
-        let listed = |listed: &String| listed == dial || listed == host || listed.rsplit_once(':') == Some((host, port));
-        own() || self.listed.iter().any(listed)
+        let Some((host, _)) = dial.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()) else { return false };
+        let own = self.own.iter().any(|(_, containers)| containers.iter().any(|container| container == host));
+        own || self.listed.iter().any(|listed| listed == dial || listed == host)
     }
 }
 
