@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::beside::{HOUR, until};
+use crate::others::run;
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, deploy, deployed, push, push_files};
 use crate::world::state::plugin::Subvolume;
 use crate::world::state::{Reach, State};
-use crate::world::{Act, Cluster, Run, event};
+use crate::world::{Act, Cluster, event};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -49,13 +50,6 @@ fn own(sim: &Sim, node: &str) -> String {
     text.map_or(String::new(), |text| String::from_utf8(text).unwrap())
 }
 
-fn said(sim: &Sim, node: &str, start: Start) -> Run {
-    sim.ended();
-    sim.start(node, start);
-    sim.run_until_rest();
-    sim.ended().remove(0)
-}
-
 fn snapshots(sim: &Sim, node: &str) -> Vec<String> {
     sim.lock().nodes[node].plugin.snapshots.keys().filter(|name| name.starts_with(&format!("{DATA}@"))).cloned().collect()
 }
@@ -73,11 +67,11 @@ fn a_takeover_starts_from_the_newest_confirmed_set_that_any_node_has() {
         after(&sim, 24 * HOUR);
     }
     assert!(held(&sim, "node3", &last(&sim, "node3")).unwrap().contains("thursday"));
-    let status = said(&sim, "node3", Start::Status);
+    let status = run(&sim, "node3", Start::Status);
     status.says("replica on node3: confirmed, ");
     sim.power_off("node2");
     let payload = json!({"repo": URL, "branch": "master", "master": "node1"});
-    let plan = said(&sim, "node1", Start::Plan("deploy", payload));
+    let plan = run(&sim, "node1", Start::Plan("deploy", payload));
     assert!(!plan.stderr.contains(&last(&sim, "node3")), "the plan does not warn either: {plan}");
     sim.deliver_all(&[deploy("over", "node1", None)]);
     let over = sim.lock().ended("over");
@@ -218,7 +212,7 @@ fn what_a_move_with_an_update_hands_over_is_not_of_the_new_version() {
     sim.settle();
     assert!(data(&sim, "node2").contains("new-format"));
     after(&sim, 10 * MINUTE);
-    let status = said(&sim, "node3", Start::Status);
+    let status = run(&sim, "node3", Start::Status);
     let tells = status.stderr.contains("replica on node1: confirmed");
     sim.power_off("node2");
     sim.deliver_all(&[deploy("over", "node1", Some("node3"))]);
@@ -377,7 +371,7 @@ fn status_names_it(killed: bool) {
     let kept: Vec<String> =
         snapshots(&sim, "node1").into_iter().filter(|name| held(&sim, "node1", name).unwrap().contains("client")).collect();
     assert!(!kept.is_empty());
-    let status = said(&sim, "node1", Start::Status);
+    let status = run(&sim, "node1", Start::Status);
     assert!(kept.iter().any(|name| status.stderr.contains(name)), "killed {killed}: {kept:?} in {status}");
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::beside::until;
+use crate::others::run;
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, migrate, push, shop, with_copy};
 use crate::world::state::Reach;
 use crate::world::state::engine::Container;
-use crate::world::{Act, Cluster, Effect, Run, State, event, id};
+use crate::world::{Act, Cluster, Effect, State, event, id};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const EXTRA: &str = "shopmastere4371_extra";
@@ -20,13 +21,6 @@ const STAGING: &str = "shopstaginge4371";
 
 fn data(sim: &Sim, node: &str, volume: &str) -> String {
     sim.lock().volume(node, volume).unwrap_or_default().replace('|', "")
-}
-
-fn said(sim: &Sim, node: &str, start: Start) -> Run {
-    sim.ended();
-    sim.start(node, start);
-    sim.run_until_rest();
-    sim.ended().into_iter().find(|run| run.node == node).unwrap()
 }
 
 /// Whether a volume or a snapshot of this node has exactly this.
@@ -151,7 +145,7 @@ fn a_move_that_fails_leaves_what_was_there_before_as_it_was() {
 fn the_deploy_that_is_to_keep_what_has_lost_its_record_does_not_end_it() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     sim.lock().store.remove(&format!("app/{APP}"));
-    let run = said(&sim, "node1", Start::Work(APP.to_owned()));
+    let run = run(&sim, "node1", Start::Work(APP.to_owned()));
     run.says("deploy it again to keep it");
     assert_eq!(sim.lock().serving(PROJECT).len(), 2);
     push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
@@ -246,7 +240,7 @@ fn a_move_whose_new_master_is_no_member_any_more_ends() {
     sim.try_settle().ok();
     checks(&sim, 12);
     let order = sim.lock().kv(&format!("order/{}", id("move"))).unwrap_or_default();
-    let status = said(&sim, "node1", Start::Status);
+    let status = run(&sim, "node1", Start::Status);
     sim.deliver_all(&[deploy("next", "node1", Some("node2"))]);
     checks(&sim, 3);
     let ended = ["move", "next"].map(|word| sim.lock().ended(word)["state"].clone());
@@ -262,7 +256,7 @@ fn status_says_that_a_record_is_gone() {
     sim.lock().store.remove(&format!("app/{APP}"));
     sim.try_settle().ok();
     assert_eq!(sim.lock().serving(PROJECT).len(), 2);
-    let (status, check) = (said(&sim, "node1", Start::Status), said(&sim, "node1", Start::Check));
+    let (status, check) = (run(&sim, "node1", Start::Status), run(&sim, "node1", Start::Check));
     assert!(status.status == Some(1) && check.status == Some(1), "{status}{check}");
 }
 
@@ -285,7 +279,7 @@ fn what_a_given_up_order_has_put_in_maintenance_does_not_stay_so() {
     checks(&sim, 4);
     let maintenance = sim.lock().keys("maintenance/");
     let serving = sim.lock().serving(PROJECT);
-    let status = said(&sim, "node1", Start::Status);
+    let status = run(&sim, "node1", Start::Status);
     let told = status.stderr.lines().any(|line| line.contains("wrong: ") && line.contains("no container of it is here"));
     assert!(maintenance.is_empty() && (serving.len() == 2 || told), "{maintenance:?} is of an order that has ended; {serving:?} {status}");
 }

@@ -21,7 +21,7 @@ fn ended(sim: &Sim, word: &str) -> (String, String) {
     (text("state"), text("reason"))
 }
 
-fn run(sim: &Sim, node: &str, start: Start) -> Run {
+pub fn run(sim: &Sim, node: &str, start: Start) -> Run {
     sim.ended();
     sim.start(node, start);
     sim.run_until_rest();
