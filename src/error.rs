@@ -71,6 +71,9 @@ pub enum Fault {
     NotOpen {
         id: String,
     },
+    OldEvent {
+        waited: String,
+    },
     NotFailed {
         id: String,
         node: String,
@@ -98,6 +101,15 @@ pub enum Fault {
     },
     NoTarget {
         app: AppName,
+    },
+    RecordGone {
+        app: AppName,
+        master: NodeName,
+    },
+    /// A migrate.
+    NothingToCopy {
+        source: Vec<Volume>,
+        target: Vec<Volume>,
     },
     NoSource {
         app: AppName,
@@ -376,6 +388,28 @@ impl fmt::Display for Fault {
             }
             Fault::NothingToDestroy { app } => write!(f, "nothing to destroy: no application {app} is deployed"),
             Fault::NobodyAlive { app } => write!(f, "no node is alive to destroy {app}"),
+            Fault::RecordGone { app, master } => {
+                write!(
+                    f,
+                    "the record of {app} is gone, and by its last order {master} runs it: deploy it there, which keeps what is there; then move it"
+                )
+            }
+            Fault::OldEvent { waited } => {
+                write!(
+                    f,
+                    "the event has waited here for {waited}, and the order may be over long ago: it is not ordered; order it again if need be"
+                )
+            }
+            Fault::NothingToCopy { source, target } => {
+                let names = |volumes: &[Volume]| volumes.iter().map(|volume| &**volume).collect::<Vec<_>>().join(", ");
+                write!(
+                    f,
+                    "nothing would be copied: none of the source's data volumes ({}) has a counterpart in the target ({}); those correspond that \
+                     have the same key below volumes: in both compose files, and no name: of their own",
+                    names(source),
+                    names(target)
+                )
+            }
             Fault::NoTarget { app } => write!(f, "target: no application {app} is deployed; deploy it first"),
             Fault::NoSource { app } => write!(f, "nothing to copy from: no application {app} is deployed"),
             Fault::DeadMaster { node, app } => {

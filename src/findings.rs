@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::data::{own, sets, told};
 use crate::error::Error;
-use crate::here::Here;
+use crate::here::{GIVEN_UP, Here};
 use crate::model::keys;
 use crate::model::members::{self, Member};
 use crate::model::names::AppName;
@@ -20,7 +20,6 @@ use crate::node::reconcile::{Idle, Seen};
 use crate::orders;
 use crate::outside::plugin;
 use crate::routes;
-use crate::steps::journal::GIVEN_UP;
 use crate::worker;
 
 /// An order that no node has taken up for so long is named: the watches start handlers within a second.
@@ -233,7 +232,10 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
             if local.role == LocalRole::Master && sets.is_some_and(|sets| sets.apps.iter().all(|known| known.name != *name)) {
                 match is_forgotten(here, name) {
                     Ok(false) => {}
-                    Ok(true) => found.wrong.push(of(name, "its record is gone, and no order has destroyed it: deploy it again to keep it")),
+                    Ok(true) => found.wrong.push(of(
+                        name,
+                        "its record is gone, and no order has destroyed it: deploy it again, with this node as its master, to keep it",
+                    )),
                     Err(why) => found.wrong.push(of(name, &why.to_string())),
                 }
             }

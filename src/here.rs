@@ -57,6 +57,11 @@ impl Paths {
         self.app(name).join("journal")
     }
 
+    /// The journal of an order whose undo a person has taken over.
+    pub fn given_up(&self, name: &AppName, order: &str) -> PathBuf {
+        self.app(name).join(format!("{order}.{GIVEN_UP}"))
+    }
+
     /// What this node runs or keeps of an application.
     pub fn state(&self, name: &AppName) -> PathBuf {
         self.app(name).join("state.json")
@@ -184,6 +189,9 @@ impl Paths {
     }
 }
 
+/// What the name of a journal ends with whose undo a person has taken over.
+pub const GIVEN_UP: &str = "given-up";
+
 #[derive(Clone)]
 pub struct Here {
     pub settings: Settings,
@@ -256,7 +264,7 @@ impl Here {
 
     /// `None`: the operator has proxies of his own.
     pub fn caddy(&self) -> Option<Caddy> {
-        self.settings.routes.admin.as_ref().map(|_| Caddy::new(&self.world))
+        self.settings.routes.admin.as_ref().map(|_| Caddy::new(&self.world, self.settings.timeouts.proxy))
     }
 
     pub fn engine(&self) -> Engine<'_> {

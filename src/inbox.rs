@@ -1,14 +1,16 @@
 //! Events and requests become orders in Consul, each once, whichever node hears of it first.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use log::{error, info};
 
-use crate::error::{Error, text_of};
+use crate::error::{Error, Fault, text_of};
 use crate::here::Here;
 use crate::logger;
 use crate::model::event::{self, Asked, Event};
 use crate::model::json;
+use crate::model::time::{Time, age};
 use crate::orders;
 use crate::outside::disk;
 use crate::outside::doors::Write;
@@ -19,6 +21,8 @@ const SEEN: usize = 1000;
 const LINE: u64 = 37;
 /// Of one event as a file.
 const MOST: u64 = 1 << 20;
+/// Of one that waits: what the history may have forgotten is not ordered again.
+const OLDEST: Duration = Duration::from_secs(24 * 3600);
 
 /// What came of a list of events.
 #[derive(Debug, Default, PartialEq)]
@@ -36,7 +40,8 @@ pub fn take(here: &Here, events: Vec<Result<Event, event::Error>>) -> Result<Tak
     new.retain(|event| !seen.contains(&*event.id));
     for event in events {
         match event {
-            Ok(event) if seen.insert(event.id.to_string()) && !new.contains(&event) => {
+            Ok(mut event) if seen.insert(event.id.to_string()) && new.iter().all(|waits| waits.id != event.id) => {
+                event.since = Some(here.world.clock.now().rfc3339());
                 // Consul gives an event once; from here on it is not lost with this run.
                 keep(here, &event, false)?;
                 new.push(event);
@@ -52,11 +57,13 @@ pub fn take(here: &Here, events: Vec<Result<Event, event::Error>>) -> Result<Tak
     for event in new {
         let _order = logger::order(&event.id);
         let asked = event.asked().map_err(|source| Error::Request { event: event.name.clone(), source });
+        let waited = event.since.as_deref().and_then(Time::parse).map_or(Duration::ZERO, |since| here.world.clock.now().since(since));
         let told = asked.and_then(|asked| match asked {
             Asked::Order(id) => {
                 info!("told of the order {id}");
                 Ok(())
             }
+            Asked::Request(_) if waited > OLDEST => Err(Fault::OldEvent { waited: age(waited) }.into()),
             Asked::Request(request) => orders::create(here, event.id.clone(), request).map(drop),
         });
         match told {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use log::{error, info};
 
 use crate::error::Error;
-use crate::here::Here;
+use crate::here::{GIVEN_UP, Here};
 use crate::model::json;
 use crate::model::names::{AppName, OrderId};
 use crate::node::local::{self, Local};
@@ -32,9 +32,9 @@ pub fn take_over(here: &Here) -> Result<usize, Error> {
         let names = journal::apps_of(world, &from);
         let to = match (OrderId::try_from(id), names.first(), end) {
             (Ok(_), Some(name), "") => here.paths.journal(name),
-            (Ok(_), Some(name), journal::GIVEN_UP) => here.paths.app(name).join(&file),
+            (Ok(_), Some(name), GIVEN_UP) => here.paths.app(name).join(&file),
             // Was not finished before anything began.
-            (Ok(_), _, end) if end != journal::GIVEN_UP && !end.is_empty() => {
+            (Ok(_), _, end) if end != GIVEN_UP && !end.is_empty() => {
                 world.remove_file(&from)?;
                 continue;
             }

@@ -1,5 +1,7 @@
 //! Orders in Consul: created once, read, changed by check-and-set, finished, kept in the history.
 
+use std::time::Duration;
+
 use log::{error, info, warn};
 
 use crate::error::{Error, Fault, in_consul, text_of};
@@ -8,6 +10,7 @@ use crate::model::keys;
 use crate::model::members;
 use crate::model::names::{AppName, NodeName, OrderId, Project};
 use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
+use crate::model::time::Time;
 use crate::outside::consul::{Consul, Entry, Op};
 use crate::{about, credentials};
 
@@ -101,8 +104,8 @@ pub fn waits(consul: &Consul, order: &Order) -> Result<bool, Error> {
 
 /// By their projects: two whose names differ have the same containers and volumes where those are the same.
 pub fn shares_app(a: &Order, b: &Order) -> bool {
-    let projects: Vec<Project> = a.apps().iter().map(AppName::project).collect();
-    b.apps().iter().any(|app| projects.contains(&app.project()))
+    let projects: Vec<Project> = a.keeps().iter().map(AppName::project).collect();
+    b.keeps().iter().any(|app| projects.contains(&app.project()))
 }
 
 pub fn open_one(consul: &Consul, id: &OrderId) -> Result<Order, Error> {
@@ -122,16 +125,16 @@ pub fn read(consul: &Consul, name: &AppName, id: &OrderId) -> Result<(Order, Opt
 }
 
 /// Moves the order into the history as done, together with `changes`, or not at all; whether it held.
-pub fn finish(consul: &Consul, order: &Order, index: u64, changes: &[Op]) -> Result<bool, Error> {
+pub fn finish(here: &Here, order: &Order, index: u64, changes: &[Op]) -> Result<bool, Error> {
     let (key, history, text) = (order.key(), order.history_key(), text(order)?);
     let maintenance = keys::maintenance(&order.name);
     // Alone, a delete-cas holds for a key that is gone, too.
     let mut operations = vec![Op::CheckIndex(&key, index)];
     operations.extend(changes.iter().copied());
     operations.extend([Op::Delete(&maintenance), Op::Delete(&key), Op::Set(&history, &text)]);
-    let held = consul.transaction(&operations)?;
+    let held = here.consul.transaction(&operations)?;
     if held {
-        prune(consul, &order.name);
+        prune(here, &order.name);
     }
     Ok(held)
 }
@@ -178,6 +181,14 @@ pub fn undone_late(here: &Here, name: &AppName, id: &OrderId, node: &NodeName) -
     }
 }
 
+/// Says again what a node is in the middle of, where somebody has removed the order's key: as failed, or nobody would hear when it is undone.
+pub fn say_again(here: &Here, order: &Order) -> Result<(), Error> {
+    let order = Order { state: State::Failed, ..order.clone() };
+    let (key, history, text) = (order.key(), order.history_key(), text(&order)?);
+    here.consul.transaction(&[Op::CheckAbsent(&history), Op::Cas(&key, &text, 0)])?;
+    Ok(())
+}
+
 /// A person gives up the undo on a node: its journal is set aside there, nothing of it is undone or removed.
 pub fn give_up(here: &Here, id: &OrderId, node: &NodeName) -> Result<Failing, Error> {
     change(here, id, |order| {
@@ -205,7 +216,7 @@ fn change(here: &Here, id: &OrderId, change: impl Fn(&mut Order)) -> Result<Fail
             let (history, text, brought) = (order.history_key(), text(&order)?, keys::brought(&order.name, id));
             let index = Op::CheckIndex(&key, entry.modify_index);
             if here.consul.transaction(&[index, Op::Delete(&key), Op::Delete(&brought), Op::Set(&history, &text)])? {
-                prune(&here.consul, &order.name);
+                prune(here, &order.name);
                 return Ok(Failing::Archived);
             }
         } else if order == before || here.consul.cas(&key, &text(&order)?, entry.modify_index)?.is_some() {
@@ -222,16 +233,25 @@ fn pending(order: &Order) -> Vec<NodeName> {
 
 /// Whether the last order of the application that came to its end was a destroy: that alone tells what a record that is gone means.
 pub fn was_destroyed(consul: &Consul, name: &AppName) -> Result<bool, Error> {
-    let mut entries = consul.list(&keys::histories(name))?;
-    entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
-    let last = entries.iter().filter_map(|entry| parse(entry).ok()).find(|order| order.state == State::Done);
-    Ok(last.is_some_and(|order| matches!(order.request, Request::Destroy(_))))
+    Ok(last_done(consul, name)?.is_some_and(|order| matches!(order.request, Request::Destroy(_))))
 }
 
-/// Keeps the newest 50 orders of an application, and up to ten more, so that not every order has all of them read. The history is for
-/// people: that it is too long is no failure.
-fn prune(consul: &Consul, name: &AppName) {
+/// The last deploy or destroy of the application that was done.
+pub fn last_done(consul: &Consul, name: &AppName) -> Result<Option<Order>, Error> {
+    let mut entries = consul.list(&keys::histories(name))?;
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
+    Ok(entries
+        .iter()
+        .filter_map(|entry| parse(entry).ok())
+        .find(|order| order.state == State::Done && !matches!(order.request, Request::Migrate(_))))
+}
+
+/// Keeps the newest 50 orders of an application, and up to ten more, so that not every order has all of them read; and those of two days: an
+/// event that waits in an inbox, for one at most, is not ordered again. The history is for people: that it is too long is no failure.
+fn prune(here: &Here, name: &AppName) {
     const KEPT: usize = 50;
+    const AGE: Duration = Duration::from_secs(48 * 3600);
+    let (consul, now) = (&here.consul, here.world.clock.now());
     let prefix = keys::histories(name);
     let pruned = consul.count(&prefix).and_then(|(count, _)| {
         let mut entries = if count > KEPT + 10 { consul.list(&prefix)? } else { Vec::new() };
@@ -239,7 +259,9 @@ fn prune(consul: &Consul, name: &AppName) {
         // What became of the application last is asked for: see was_destroyed.
         let is_done = |entry: &&Entry| parse(entry).is_ok_and(|order| order.state == State::Done);
         let done = entries.iter().find(is_done).map(|entry| entry.key.clone());
-        let old = entries.iter().skip(KEPT).filter(|entry| done.as_ref() != Some(&entry.key));
+        let ended = |entry: &Entry| parse(entry).ok().and_then(|order| Time::parse(&order.finished?));
+        let is_old = |entry: &&Entry| done.as_ref() != Some(&entry.key) && ended(entry).is_none_or(|ended| now.since(ended) > AGE);
+        let old = entries.iter().skip(KEPT).filter(is_old);
         old.into_iter().try_for_each(|entry| consul.delete(&entry.key))
     });
     if let Err(error) = pruned {

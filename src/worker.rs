@@ -13,10 +13,11 @@ use crate::error::{Error, Fault, in_consul};
 use crate::here::Here;
 use crate::logger;
 use crate::model::members::{self, Member};
-use crate::model::names::{AppName, Host, NodeName, Project};
+use crate::model::names::{App, AppName, Host, NodeName, Project};
 use crate::model::order::{Order, Request, Slave, State, UNDERSTANDS};
 use crate::model::record::Record;
 use crate::model::{json, keys};
+use crate::node::local::{self, LocalRole};
 use crate::node::reconcile;
 use crate::older;
 use crate::orders::{self, Failing, Open};
@@ -177,7 +178,7 @@ impl Left {
         }
         for other in here.apps()?.iter().filter(|other| *other != name) {
             match open(other) {
-                Ok(Some(journal)) if journal.header.order.apps().contains(name) => return Ok(Left::Journal(Box::new(journal))),
+                Ok(Some(journal)) if journal.apps().contains(name) => return Ok(Left::Journal(Box::new(journal))),
                 Err(why) if journal::apps_of(&here.world, &here.paths.journal(other)).contains(name) => return Ok(Left::Unreadable(why)),
                 _ => {}
             }
@@ -213,7 +214,7 @@ impl Worker<'_> {
         let mut fenced = self.fence(locked);
         match Left::of(self.here, self.name)? {
             Left::Journal(journal) => {
-                let apps: BTreeSet<AppName> = journal.header.order.apps().into_iter().collect();
+                let apps: BTreeSet<AppName> = journal.apps().into_iter().collect();
                 if !apps.is_subset(locked) {
                     return Ok(Then::Needs(&apps | locked));
                 }
@@ -414,6 +415,8 @@ fn untaken(here: &Here, order: &Order) -> Result<Duration, Error> {
 pub struct Records {
     pub record: Option<(Record, u64)>,
     pub source: Option<Record>,
+    /// See [`Facts::lost`].
+    lost: Option<NodeName>,
 }
 
 impl Records {
@@ -423,12 +426,36 @@ impl Records {
             Ok(Some((in_consul(&entry, "a record")?, entry.modify_index)))
         };
         let source = order.request.source_app().map(|app| get(&app.name())).transpose()?.flatten();
-        Ok(Records { record: get(&order.name)?, source: source.map(|(record, _)| record) })
+        let mut records = Records { record: get(&order.name)?, source: source.map(|(record, _)| record), lost: None };
+        if records.record.is_none()
+            && let Request::Deploy(deploy) = &order.request
+        {
+            let last = orders::last_done(&here.consul, &order.name)?;
+            match last.as_ref().map(|last| &last.request) {
+                Some(Request::Deploy(last)) => records.lost = Some(last.master.clone()),
+                Some(_) => return Ok(records),
+                None => {}
+            }
+            if deploy.master == *here.me()? {
+                records.record = remembered(here, order)?.map(|record| (record, 0));
+            }
+        }
+        Ok(records)
     }
 
     pub fn facts<'a>(&'a self, members: &'a [Member]) -> Facts<'a> {
-        Facts { members, record: self.record.as_ref().map(|(record, _)| record), source_record: self.source.as_ref() }
+        let record = self.record.as_ref().map(|(record, _)| record);
+        Facts { members, record, source_record: self.source.as_ref(), lost: self.lost.as_ref() }
     }
+}
+
+/// What stands in for a record that is gone: what runs here goes on if what is deployed over it fails.
+fn remembered(here: &Here, order: &Order) -> Result<Option<Record>, Error> {
+    let local = local::of(here, &order.name)?.filter(|local| local.role == LocalRole::Master);
+    let Some(local) = local else { return Ok(None) };
+    warn!("{}: its record is gone; this node goes by what it remembers of it", order.name);
+    let App { repo, branch } = order.request.app();
+    Ok(Some(Record::remembered(repo, branch, here.me()?.clone(), local.deploy_id, local.volumes)))
 }
 
 /// Whether the order can become this node's once the earlier ones of its applications are finished. In doubt yes: a node that
@@ -460,9 +487,9 @@ pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) ->
         return Ok(None); // it goes when all is undone
     }
     if let Some(owner) = order.owner.as_deref().filter(|owner| !alive(owner)) {
-        // A source that lives knows better: it may have to start the application again. A migrate's has nothing to start.
-        let hands_over = matches!(order.request, Request::Deploy(_));
-        let nobody = !hands_over || order.source.as_deref().is_none_or(|source| !alive(source));
+        // A source that lives and has begun knows better: it may have to start the application again. A migrate's has nothing to start.
+        let knows = |source: &&str| alive(source) && order.progress.contains_key(*source);
+        let nobody = !matches!(order.request, Request::Deploy(_)) || order.source.as_deref().filter(knows).is_none();
         return Ok(nobody.then(|| format!("{owner} has died while it carried it out")));
     }
     if order.owner.is_some() || waited <= here.settings.timeouts.order {
@@ -482,7 +509,7 @@ fn too_old(here: &Here, order: &Order, members: &[Member]) -> Result<Option<Faul
     let records = match Records::of(here, order) {
         Err(why) if !why.is_out_of_reach() => {
             error!("{why}"); // nobody can take it, and it fails by that
-            Records { record: None, source: None }
+            Records { record: None, source: None, lost: None }
         }
         records => records?,
     };

@@ -24,6 +24,9 @@ pub struct Event {
     /// Base64; null when the event was fired without one.
     #[serde(default)]
     pub payload: Option<String>,
+    /// Since when it waits in an inbox; Consul says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
 }
 
 /// What an event asks for.

@@ -518,6 +518,11 @@ impl Order {
         let source = self.request.source_app().map(|app| app.name());
         std::iter::once(self.name.clone()).chain(source).collect()
     }
+
+    /// Those that it keeps from later orders: a migrate that has failed has nothing to undo in its source.
+    pub fn keeps(&self) -> Vec<AppName> {
+        if self.state == State::Failed { vec![self.name.clone()] } else { self.apps() }
+    }
 }
 
 #[cfg(test)]

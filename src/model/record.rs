@@ -50,6 +50,29 @@ pub struct Record {
 }
 
 impl Record {
+    /// No more than a node knows by itself of what it runs.
+    pub fn remembered(repo_url: RepoUrl, branch: Branch, master: NodeName, deploy_id: DeployId, volumes: Vec<Volume>) -> Record {
+        Record {
+            haproxy: Map::new(),
+            caddyfile: String::new(),
+            repo_url,
+            branch,
+            deploy_id,
+            previous_deploy_id: None,
+            deploy_date: String::new(),
+            domains: Vec::new(),
+            urls: String::new(),
+            ip: String::new(),
+            master,
+            slave: None,
+            ct: BTreeMap::new(),
+            volumes,
+            commit: None,
+            data_id: None,
+            unknown: Unknown::new(),
+        }
+    }
+
     /// Its `deploy_date`, as other times are written: `2026-11-22T17:59:22.841943`.
     pub fn deployed(&self) -> String {
         let at = |from: usize, to: usize| self.deploy_date.get(from..to).unwrap_or_default();

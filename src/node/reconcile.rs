@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use log::{error, info, warn};
+use serde_json::Value;
 
 use super::local::{self, Local, LocalRole};
 use super::start::{self, Down, Starts};
@@ -19,6 +20,7 @@ use crate::model::record::Record;
 use crate::model::roles::{Role, Roles};
 use crate::model::{json, keys};
 use crate::orders::{self, Open};
+use crate::outside::consul::{Entry, Op};
 use crate::outside::engine::{self, Listed};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub struct Seen {
     pub containers: Result<Vec<Listed>, engine::Error>,
     /// The applications of which something should run here and does not.
     pub idle: BTreeMap<AppName, Idle>,
+    /// Those of this node whose maintenance is of an order that has ended.
+    pub closed: BTreeSet<AppName>,
 }
 
 pub struct Idle {
@@ -128,12 +132,22 @@ fn records(here: &Here) -> Result<Records, Error> {
 }
 
 pub fn look(here: &Here) -> Result<Seen, Error> {
+    let maintenances = here.consul.list(keys::MAINTENANCES)?;
     let Records { all: records, mine, unreadable } = records(here)?;
     let (orders, no_orders) = orders::listed(&here.consul)?;
     // Where nothing is known of this node's applications, it need not have an engine.
     let nothing = records.is_empty() && here.apps()?.is_empty();
     let containers = if nothing { Ok(Vec::new()) } else { here.engine().listed() };
-    let mut seen = Seen { records, orders, unreadable: (unreadable, no_orders), containers, idle: BTreeMap::new() };
+    let (idles, closed) = (BTreeMap::new(), BTreeSet::new());
+    let mut seen = Seen { records, orders, unreadable: (unreadable, no_orders), containers, idle: idles, closed };
+    let ordered: BTreeSet<&str> = seen.orders.iter().map(|open| &*open.order.id).collect();
+    for entry in &maintenances {
+        let name = AppName::try_from(entry.key.trim_start_matches(keys::MAINTENANCES)).ok();
+        let mine = name.filter(|name| seen.records.get(name).is_some_and(|roles| here.me().is_ok_and(|me| roles.master == *me)));
+        if let Some(name) = mine.filter(|name| left_by(here, name, entry).is_some_and(|id| !ordered.contains(&*id))) {
+            seen.closed.insert(name);
+        }
+    }
     for (name, record) in mine {
         match json::read::<Record>(&record) {
             Ok(record) => drop(idle(here, &seen, &name, &record)?.map(|idle| seen.idle.insert(name, idle))),
@@ -154,14 +168,36 @@ fn idle(here: &Here, seen: &Seen, name: &AppName, record: &Record) -> Result<Opt
     if down.as_ref().is_ok_and(Vec::is_empty) {
         return Ok(None);
     }
-    let maintenance = here.consul.get(&keys::maintenance(name))?.is_some();
+    let maintenance = !seen.closed.contains(name) && here.consul.get(&keys::maintenance(name))?.is_some();
     Ok(Some(Idle { down, starts: Starts::of(here, name, &record.deploy_id), maintenance }))
+}
+
+/// The order that a maintenance is of, unless its journal is here: that of an undo which a person was given goes when he is done.
+fn left_by(here: &Here, name: &AppName, entry: &Entry) -> Option<OrderId> {
+    let value = json::read::<Value>(&entry.value).ok()?;
+    let id = OrderId::try_from(value["order"].as_str()?).ok()?;
+    let mut files = [here.paths.journal(name), here.paths.given_up(name, &id)].into_iter();
+    files.all(|file| here.world.look_at(&file).is_ok_and(|found| found.is_none())).then_some(id)
+}
+
+/// Ends it. Under the application's lock, without a journal of it.
+fn open_again(here: &Here, name: &AppName) -> Result<(), Error> {
+    let key = keys::maintenance(name);
+    let Some(entry) = here.consul.get(&key)? else { return Ok(()) };
+    if let Some(id) = left_by(here, name, &entry)
+        && here.consul.get(&keys::order(&id))?.is_none()
+    {
+        info!("{name}: its maintenance was of an order that has ended, and ends");
+        here.consul.transaction(&[Op::DeleteCas(&key, entry.modify_index)])?;
+    }
+    Ok(())
 }
 
 /// The applications about which this node has something to do.
 pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
     let known = here.apps()?;
     let mut due: BTreeSet<AppName> = seen.idle.iter().filter(|(_, idle)| idle.is_due()).map(|(name, _)| name.clone()).collect();
+    due.extend(seen.closed.iter().cloned());
     if seen.records.is_empty() && known.is_empty() {
         return Ok(due);
     }
@@ -267,7 +303,9 @@ fn may_act(here: &Here, name: &AppName, record: Option<&Record>) -> Result<bool,
     if record.is_some() || orders::was_destroyed(&here.consul, name)? {
         return Ok(true);
     }
-    warn!("{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again to keep it");
+    warn!(
+        "{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again, with this node as its master, to keep it"
+    );
     Ok(false)
 }
 
@@ -291,7 +329,7 @@ pub fn reconcile(here: &Here, name: &AppName) -> Result<(), Error> {
         carry_out(here, name, local.as_ref(), record.as_ref(), &tasks)?;
     }
     let started = match &record {
-        Some(record) if runs_here(here, name, record)? => start::start(here, name, record),
+        Some(record) if runs_here(here, name, record)? => open_again(here, name).and_then(|()| start::start(here, name, record)),
         _ => Ok(()),
     };
     remove_unused_checkouts(here, name, roles.as_ref()).and(started)

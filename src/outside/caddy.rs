@@ -9,6 +9,8 @@ use super::doors::{Request, Service, Unanswered, World};
 
 /// It answers within milliseconds.
 const QUICK: Duration = Duration::from_secs(30);
+/// Until it is asked again where it may be starting.
+const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub enum Error {
@@ -47,18 +49,26 @@ impl fmt::Display for Error {
 
 pub struct Caddy {
     world: World,
+    /// With one that is starting.
+    patience: Duration,
 }
 
 impl Caddy {
-    pub fn new(world: &World) -> Caddy {
-        Caddy { world: world.clone() }
+    pub fn new(world: &World, patience: Duration) -> Caddy {
+        Caddy { world: world.clone(), patience }
     }
 
     /// What the text means, as Caddy's own configuration in JSON. Nothing is loaded.
     pub fn adapt(&self, text: &str) -> Result<Value, Error> {
-        let request = Request { method: "POST", path: "/adapt", body: text.as_bytes(), timeout: QUICK };
-        let answer = self.world.net.send(Service::Caddy, request).map_err(Error::Unanswered)?;
-        adapted(answer.status, &answer.body, text)
+        let begun = self.world.clock.uptime();
+        loop {
+            let request = Request { method: "POST", path: "/adapt", body: text.as_bytes(), timeout: QUICK };
+            match self.world.net.send(Service::Caddy, request) {
+                Ok(answer) => return adapted(answer.status, &answer.body, text),
+                Err(_) if self.world.clock.uptime().saturating_sub(begun) < self.patience => self.world.clock.sleep(AGAIN),
+                Err(why) => return Err(Error::Unanswered(why)),
+            }
+        }
     }
 }
 

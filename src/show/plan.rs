@@ -20,6 +20,11 @@ pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
     if let Request::Deploy(deploy) = &order.request {
         lines.extend(plan::slave(deploy, &facts).1);
     }
+    if facts.record.is_none()
+        && let Some(master) = facts.lost.filter(|master| **master == owner)
+    {
+        lines.push(format!("its record is gone: {master} switches from what it remembers to have deployed"));
+    }
     for member in &members {
         let Ok(name) = NodeName::try_from(member.name.clone()) else { continue };
         let plan = plan::plan(order, &facts, &name)?;

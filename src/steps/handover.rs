@@ -150,7 +150,19 @@ pub fn snapshot_source(run: &mut Run) -> Result<Output, Stop> {
         let key = volume.strip_prefix(&source_prefix);
         key.is_some_and(|key| target.volumes.iter().any(|own| **own == *format!("{}{key}", run.project.prefix())))
     };
-    let both: Vec<Volume> = source.volumes.iter().filter(|volume| has_counterpart(volume)).cloned().collect();
+    let (both, others): (Vec<Volume>, Vec<Volume>) = source.volumes.iter().cloned().partition(has_counterpart);
+    if both.is_empty() && !others.is_empty() {
+        return Err(Fault::NothingToCopy { source: others, target: target.volumes }.into());
+    }
+    if !others.is_empty() {
+        let names: Vec<&str> = others.iter().map(|volume| &**volume).collect();
+        let note = format!("not copied, since {} has no volume of that key: {}", run.name, names.join(", "));
+        run.update(|order| {
+            if !order.notes.contains(&note) {
+                order.notes.push(note.clone());
+            }
+        })?;
+    }
     let snapshots = run.snapshot_all(&both)?;
     if run.journal.header.part == Part::Owner {
         return Ok(Output::Copied(snapshots));

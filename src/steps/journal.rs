@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::output::{Checked, Cloned, Output, Restored, Snapshots};
 use crate::error::{Error, Fault, text_of};
+use crate::here::GIVEN_UP;
 use crate::model::json;
 use crate::model::names::{AppName, Host, Volume};
 use crate::model::order::{Order, Origin, Unknown};
@@ -22,8 +23,6 @@ const FORMAT: u32 = 2;
 const MOST: u64 = 64 << 20;
 /// Bytes that are taken for it when it is made: some ten times what an application with seventy volumes needs.
 const ROOM: u64 = 1 << 19;
-/// What the name of one ends with whose undo a person has taken over.
-pub const GIVEN_UP: &str = "given-up";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
@@ -278,6 +277,11 @@ impl Journal {
 
     pub fn output_of(&self, at: usize) -> Option<&Output> {
         self.outputs.get(&at)
+    }
+
+    /// The applications that it is about: a migrate that is being undone does nothing to its source.
+    pub fn apps(&self) -> Vec<AppName> {
+        if self.undoing.is_some() || self.any_undone() { vec![self.header.order.name.clone()] } else { self.header.order.apps() }
     }
 
     /// What the present step has left before it was killed, or before another try.

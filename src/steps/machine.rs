@@ -105,7 +105,11 @@ impl Run {
                 self.go(up)
             }
             Verdict::Await => self.go(commit),
-            Verdict::Undo => self.undo_all(facts.fate),
+            Verdict::Undo if facts.fate == Fate::Unknown => match self.say_again() {
+                Ok(()) => self.decide(),
+                Err(why) => Run::left(&why),
+            },
+            Verdict::Undo => self.undo_all(),
             Verdict::Drop => {
                 warn!(
                     "somebody has gone on since: what this run had begun is neither finished nor undone; the record decides what runs here"
@@ -165,6 +169,19 @@ impl Run {
             healthy,
             handed_over: self.sent().is_some_and(|sent| sent == self.order.snapshots),
         })
+    }
+
+    /// Its key was removed, by hand perhaps; the other node may be at it still.
+    fn say_again(&mut self) -> Result<(), Error> {
+        let me = self.here.me()?.to_string();
+        let first = self.steps().first().map(|first| self.progress(0, *first));
+        let mut order = self.order.clone();
+        order.progress.extend(first.filter(|_| !order.progress.contains_key(&me)).map(|first| (me, first)));
+        order.reason.get_or_insert_with(|| "its key vanished from Consul while it was carried out".into());
+        warn!(
+            "the order is neither open nor in the history: it is said again, as failed, so that each node that has begun undoes its part"
+        );
+        orders::say_again(&self.here, &order)
     }
 
     /// What a deploy has started, registered and scheduled here, where another node is the master now: once the journal is gone nobody knows
@@ -307,13 +324,14 @@ impl Run {
 
     /// Undoes the steps up to the one that has begun, the last first, each once. What comes after the switch is undone even where something
     /// fails, the switch itself only as far as it goes. The checkout goes last, and only when nothing needs it any more.
-    fn undo_all(mut self, fate: Fate) -> Outcome {
+    fn undo_all(mut self) -> Outcome {
         let steps = self.steps();
         let mut reason = self.journal.undoing.clone();
-        if fate != Fate::Open {
-            reason = reason.or(self.order.reason.clone()).or(Some("the order is neither open nor in the history".into()));
+        let failed = self.order.state == State::Failed;
+        if failed {
+            reason = reason.or(self.order.reason.clone()).or(Some("for an unknown reason".into()));
         }
-        if self.owner_may_have_it_up(fate) {
+        if self.owner_may_have_it_up() {
             info!("the order has failed, and {} has not said yet that it has stopped what it had started: waiting for that", self.owner());
             return Outcome::Left;
         }
@@ -321,7 +339,7 @@ impl Run {
         // Whether something of the new version may still be up here.
         let up = steps.iter().position(|step| *step == Step::Up).unwrap_or(0);
         let owner = self.journal.header.part == Part::Owner;
-        let mut told = fate != Fate::Open && (!owner || self.order.down);
+        let mut told = failed && (!owner || self.order.down);
         for (at, step) in steps.iter().enumerate().take(self.journal.furthest + 1).rev() {
             if at < up
                 && let Some(reason) = reason.as_deref().filter(|_| !std::mem::replace(&mut told, true))
@@ -369,12 +387,11 @@ impl Run {
 
     /// A source that has sent its data starts nothing again while the new version may be up: until its owner says that it is down, has undone
     /// its part, is dead, or a person has given it up.
-    fn owner_may_have_it_up(&self, fate: Fate) -> bool {
+    fn owner_may_have_it_up(&self) -> bool {
         let Order { state, owner, down, undone, pending, given_up, .. } = &self.order;
         let (Some(owner), Some(sent)) = (owner, self.sent()) else { return false };
         // With other snapshots the owner has never heard of these. In the history all is undone, but by those who seemed dead.
-        let told =
-            self.journal.header.part == Part::Owner || sent != self.order.snapshots || *state != State::Failed || fate != Fate::Failed;
+        let told = self.journal.header.part == Part::Owner || sent != self.order.snapshots || *state != State::Failed;
         if told || *down || undone.contains(owner) || given_up.contains(owner) || (self.archived && !pending.contains(owner)) {
             return false;
         }

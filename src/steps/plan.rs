@@ -20,6 +20,8 @@ pub struct Facts<'a> {
     pub record: Option<&'a Record>,
     /// Of the application whose data a migrate copies.
     pub source_record: Option<&'a Record>,
+    /// Where the record of what a deploy changes is gone, and no order has destroyed it: who has it by its last order.
+    pub lost: Option<&'a NodeName>,
 }
 
 impl Facts<'_> {
@@ -53,7 +55,11 @@ pub fn owner(order: &Order, facts: &Facts) -> Result<NodeName, Fault> {
                 let members = facts.members.iter().map(|member| member.name.clone()).collect();
                 return Err(Fault::NoMember { member, name: name.to_string(), members });
             }
-            Ok(deploy.master.clone())
+            // Elsewhere it would begin without its data.
+            match facts.lost.filter(|lost| facts.record.is_none() && **lost != deploy.master && facts.alive(lost)) {
+                Some(master) => Err(Fault::RecordGone { app: app.clone(), master: master.clone() }),
+                None => Ok(deploy.master.clone()),
+            }
         }
         Request::Destroy(_) => {
             let record = facts.record.ok_or_else(|| Fault::NothingToDestroy { app: app.clone() })?;
@@ -321,7 +327,7 @@ mod tests {
             let (master, slave) = roles(new);
             let payload = serde_json::json!({"repo": REPO, "branch": "b", "master": master, "slave": slave});
             let record = (!old.is_empty()).then(|| record(REPO, roles(old).0, roles(old).1));
-            let facts = Facts { members: &members(alive), record: record.as_ref(), source_record: None };
+            let facts = Facts { members: &members(alive), record: record.as_ref(), source_record: None, lost: None };
             assert_eq!(of(&order("deploy", &payload.to_string()), &facts, "n"), expected, "{old} -> {new} with {alive}");
         }
     }
@@ -337,7 +343,7 @@ mod tests {
             (None, "clone check pull build up await-healthy register schedule commit settle |"),
         ] {
             let record = old.map(|master| record(REPO, master, None));
-            assert_eq!(of(&order, &Facts { members: &members, record: record.as_ref(), source_record: None }, "n"), expected);
+            assert_eq!(of(&order, &Facts { members: &members, record: record.as_ref(), source_record: None, lost: None }, "n"), expected);
         }
     }
 
@@ -346,7 +352,7 @@ mod tests {
         let mut order = order("deploy", r#"{"repo": "/srv/shop", "branch": "b", "master": "n"}"#);
         order.state = State::Sent;
         let record = record(REPO, "a", None);
-        let facts = Facts { members: &members("n a-"), record: Some(&record), source_record: None };
+        let facts = Facts { members: &members("n a-"), record: Some(&record), source_record: None, lost: None };
         assert!(plan(&order, &facts, &node("n")).unwrap().steps.contains(&Step::Restore));
     }
 
@@ -356,7 +362,7 @@ mod tests {
         let record = record(REPO, "a", Some("b"));
         let all = |alive: &str| {
             let members = members(alive);
-            let facts = Facts { members: &members, record: Some(&record), source_record: None };
+            let facts = Facts { members: &members, record: Some(&record), source_record: None, lost: None };
             ["a", "b", "c"].map(|name| of(&order, &facts, name))
         };
         let master = "maintenance stop snapshot commit-destroy deregister unschedule remove |";
@@ -372,7 +378,7 @@ mod tests {
         let members = members("a b c");
         let all = |update: bool, from: &str, to: &str| {
             let (source, target) = (record(REPO, from, None), record(COPY, to, Some("c")));
-            let facts = Facts { members: &members, record: Some(&target), source_record: Some(&source) };
+            let facts = Facts { members: &members, record: Some(&target), source_record: Some(&source), lost: None };
             ["a", "b", "c"].map(|name| of(&order("migrate", &payload(update)), &facts, name))
         };
         let switch = "maintenance stop snapshot restore-source post-migrate";
@@ -408,7 +414,7 @@ mod tests {
                 format!("a, the master of {shop_name}, is not alive; deploy {shop_name} to another node first"),
             ),
         ] {
-            let facts = Facts { members: &members("n a-"), record, source_record };
+            let facts = Facts { members: &members("n a-"), record, source_record, lost: None };
             assert_eq!(plan(&order(event, payload), &facts, &node("n")).unwrap_err().to_string(), expected);
         }
     }

@@ -1,7 +1,6 @@
 //! Before anything stops: clone, check, pull, build.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use log::{info, warn};
 
@@ -14,13 +13,10 @@ use crate::error::{Error, Fault};
 use crate::model::names::Volume;
 use crate::model::order::Request;
 use crate::model::roles::Role;
+use crate::outside::compose_file;
 use crate::outside::doors::Write;
-use crate::outside::{caddy, compose_file};
 use crate::routes;
 use crate::service;
-
-/// A Caddy that does not answer.
-const AGAIN: Duration = Duration::from_secs(1);
 
 pub fn clone(run: &mut Run) -> Result<Output, Stop> {
     remove_checkout(run, None)?;
@@ -97,15 +93,7 @@ fn understand(run: &mut Run) -> Done {
         info!("nobody vouches for what the routes mean: HANDLER_CADDY_ADMIN names no Caddy that has read them");
         return Ok(());
     };
-    // It may be starting.
-    let (clock, patience) = (&run.here.world.clock, run.here.settings.timeouts.proxy);
-    let begun = clock.uptime();
-    let understood = loop {
-        match caddy.adapt(&text) {
-            Err(caddy::Error::Unanswered(_)) if clock.uptime().saturating_sub(begun) < patience => clock.sleep(AGAIN),
-            adapted => break adapted?,
-        }
-    };
+    let understood = caddy.adapt(&text)?;
     let listed = run.here.settings.routes.upstreams.clone();
     Ok(routes::understood(&understood, &text, &run.loaded()?.compose.services, &listed)?)
 }

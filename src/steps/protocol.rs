@@ -46,7 +46,7 @@ impl Run {
             order.state = State::Done;
             order.finished = Some(self.here.world.clock.now().rfc3339());
             finished(&mut order);
-            if orders::finish(&self.here.consul, &order, self.index, changes)? {
+            if orders::finish(&self.here, &order, self.index, changes)? {
                 self.order = order;
                 return Ok(());
             }

@@ -14,7 +14,6 @@ use crate::data::{removal, replicas, restoring};
 use crate::error::{Error, Fault};
 use crate::model::keys;
 use crate::model::replica::Seen;
-use crate::model::roles::Role;
 use crate::outside::compose::Recreate;
 
 pub fn maintenance_on(run: &mut Run) -> Result<Output, Stop> {
@@ -64,7 +63,10 @@ pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
 }
 
 pub fn snapshot(run: &mut Run) -> Result<Output, Stop> {
-    Ok(Output::Taken(run.snapshot_all(&run.old_volumes())?))
+    // What only an earlier version had and this one has again is its data, too.
+    let mut volumes = run.old_volumes();
+    volumes.extend(run.checked()?.existing.into_iter().filter(|volume| !run.old_volumes().contains(volume)));
+    Ok(Output::Taken(run.snapshot_all(&volumes)?))
 }
 
 /// Only where something may have changed the volumes since.
@@ -159,7 +161,9 @@ pub fn post_migrate(run: &mut Run) -> Result<Output, Stop> {
 
 pub fn update_script(run: &mut Run) -> Result<Output, Stop> {
     let app = run.app.clone();
-    script(run, "update.sh", &["-r", &app.repo.bare(), "-b", &app.branch])
+    let before = keep_what_was_here(run)?;
+    script(run, "update.sh", &["-r", &app.repo.bare(), "-b", &app.branch])?;
+    Ok(before)
 }
 
 pub fn up(run: &mut Run) -> Result<Output, Stop> {
@@ -189,9 +193,20 @@ fn keep_what_was_here(run: &mut Run) -> Result<Output, Stop> {
     Ok(Output::Taken(kept))
 }
 
+/// What was here before the application, as it was.
+pub fn restore_kept(run: &mut Run, kept: Option<Output>) -> Done {
+    let Some(Output::Taken(kept)) = kept else { return Ok(()) };
+    for (volume, snapshot) in &kept {
+        if !removal::is_anothers(&run.here, &run.name, volume)? {
+            restoring::restore(&run.here, snapshot, volume, &run.failed())?;
+        }
+    }
+    Ok(())
+}
+
 /// With the volumes that this order has made, and no others.
 pub fn down(run: &mut Run, kept: Option<Output>) -> Done {
-    let (master, checked) = (run.old_role()? == Role::Master, run.checked()?);
+    let checked = run.checked()?;
     let loaded = run.readable()?.map(|loaded| (loaded.checkout.clone(), loaded.compose.data_volumes()));
     let timeouts = &run.here.settings.timeouts;
     let failed = run.failed();
@@ -200,23 +215,15 @@ pub fn down(run: &mut Run, kept: Option<Output>) -> Done {
         Some((checkout, _)) => checkout.down(&run.here.world, timeouts)?,
         None => run.here.engine().remove(&run.project, timeouts.stop)?,
     }
-    if let Some(Output::Taken(kept)) = kept {
-        for (volume, snapshot) in &kept {
-            if !removal::is_anothers(&run.here, &run.name, volume)? {
-                restoring::restore(&run.here, snapshot, volume, &failed)?;
-            }
-        }
-    }
+    restore_kept(run, kept)?;
     // What is whose among the volumes cannot be told then: they stay.
     let Some((_, data)) = loaded else { return Ok(()) };
-    if !master {
-        let made = data.iter().filter(|volume| !checked.existing.contains(*volume));
-        made.into_iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, Some(&failed)))?;
-        if let Some(before) = checked.ordinary {
-            removal::remove_made(&run.here, &run.project, &data, &before)?;
-        }
+    let made = data.iter().filter(|volume| !checked.existing.contains(*volume));
+    made.into_iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, Some(&failed)))?;
+    match checked.ordinary {
+        Some(before) => Ok(removal::remove_made(&run.here, &run.project, &data, &before)?),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 pub fn await_healthy(run: &mut Run) -> Result<Output, Stop> {

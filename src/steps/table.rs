@@ -113,7 +113,7 @@ steps! {
     PostMigrate, "post-migrate", "run post_migrate.sh",
         [Writes], switch::post_migrate, Nothing;            // the same
     Update, "update", "run update.sh",
-        [Writes], switch::update_script, Nothing;           // the same
+        [Writes], switch::update_script, By(switch::restore_kept);
     Up, "up", "start the application",
         [Writes Gate], switch::up, By(switch::down);
     AwaitHealthy, "await-healthy", "wait until every container is healthy",

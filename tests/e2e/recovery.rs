@@ -244,7 +244,7 @@ fn a_finish_whose_answer_is_lost_is_finished() {
 }
 
 #[test]
-fn the_history_keeps_the_newest_fifty() {
+fn the_history_keeps_the_newest_fifty_and_those_of_two_days() {
     let w = deployed(&["node1"], "node1", None);
     for i in 0..60 {
         w.lock().store.set(&format!("history/{APP}/old-{i:02}"), b"{}");
@@ -252,9 +252,10 @@ fn the_history_keeps_the_newest_fifty() {
     w.lock().store.set("history/other_master.00000/old", b"{}");
     w.deliver("node1", &[deploy("second", "node1", None)]).exits(0);
     let kept = w.keys(&format!("history/{APP}/"));
-    assert_eq!(kept.len(), 50);
+    assert_eq!(kept.len(), 51);
     assert!(kept.contains(&format!("history/{APP}/{}", id("second"))));
-    assert!(kept.contains(&format!("history/{APP}/old-59")) && !kept.contains(&format!("history/{APP}/{}", id("first"))));
+    assert!(kept.contains(&format!("history/{APP}/old-11")) && !kept.contains(&format!("history/{APP}/old-10")));
+    assert!(kept.contains(&format!("history/{APP}/{}", id("first"))), "it is of today");
     assert_eq!(w.keys("history/other").len(), 1);
 }
 

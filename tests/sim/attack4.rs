@@ -83,7 +83,6 @@ fn an_undo_puts_nothing_back_over_a_volume_that_another_application_has() {
 
 /// A version without a volume, then one with it again, whose update.sh changes it and which does not come up.
 #[test]
-#[ignore = "not cured yet"]
 fn a_deploy_that_fails_leaves_a_volume_as_it_was_that_only_an_earlier_version_had() {
     for updates in [false, true] {
         let sim: Sim = deployed(&NODES, "node1", Some("node2"));
@@ -108,7 +107,6 @@ fn a_deploy_that_fails_leaves_a_volume_as_it_was_that_only_an_earlier_version_ha
 
 /// A version with a new volume writes to it, and does not come up; the next one, which is well, gets what that has left.
 #[test]
-#[ignore = "not cured yet"]
 fn a_new_volume_of_a_version_that_failed_is_not_the_next_ones() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     commit(&sim, &with_extra("x-standin: {start: unhealthy, writes: ',WRONG'}"));
@@ -123,7 +121,6 @@ fn a_new_volume_of_a_version_that_failed_is_not_the_next_ones() {
 
 /// A move with update.sh, to a node on which a volume is that the old version does not have: brought along for the new one.
 #[test]
-#[ignore = "not cured yet"]
 fn a_move_that_fails_leaves_what_was_there_before_as_it_was() {
     for update in [false, true] {
         let sim: Sim = deployed(&NODES, "node1", Some("node2"));
@@ -141,12 +138,11 @@ fn a_move_that_fails_leaves_what_was_there_before_as_it_was() {
 
 /// The record vanishes: nothing is touched, and the log says to deploy it again. That fails.
 #[test]
-#[ignore = "not cured yet"]
 fn the_deploy_that_is_to_keep_what_has_lost_its_record_does_not_end_it() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     sim.lock().store.remove(&format!("app/{APP}"));
     let run = run(&sim, "node1", Start::Work(APP.to_owned()));
-    run.says("deploy it again to keep it");
+    run.says("deploy it again, with this node as its master, to keep it");
     assert_eq!(sim.lock().serving(PROJECT).len(), 2);
     push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
     sim.deliver_all(&[deploy("again", "node1", Some("node2"))]);
@@ -158,11 +154,25 @@ fn the_deploy_that_is_to_keep_what_has_lost_its_record_does_not_end_it() {
     assert!(serving.len() == 2 && held == "orders of monday", "“{held}” {serving:?}");
 }
 
+/// It is deployed elsewhere meanwhile: without its data it would begin anew there.
+#[test]
+fn what_has_lost_its_record_is_deployed_where_it_is() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    sim.lock().store.remove(&format!("app/{APP}"));
+    let runs = sim.deliver_all(&[deploy("away", "node3", None)]);
+    sim.settle();
+    let away = sim.lock().ended("away");
+    assert!(away["reason"].as_str().unwrap().contains("by its last order node1 runs it"), "{away:#}");
+    assert!(runs.iter().all(|run| !run.stderr.contains("git clone")) && sim.lock().serving(PROJECT).len() == 2);
+    all_well(&sim.deliver_all(&[deploy("here", "node1", Some("node2")), deploy("then", "node3", None)]));
+    sim.settle();
+    assert_eq!(data(&sim, "node3", DATA), "orders of monday");
+}
+
 // ---- two at once
 
 /// Somebody removes the key of an order that takes too long, while its new master waits for the health of what it has started.
 #[test]
-#[ignore = "not cured yet"]
 fn an_order_whose_key_vanishes_does_not_have_two_nodes_run_it() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     push(&sim, "");
@@ -180,14 +190,12 @@ fn an_order_whose_key_vanishes_does_not_have_two_nodes_run_it() {
 
 /// A test instance gets the shop's data, and its undo cannot end. The shop, whose part was a snapshot, cannot be deployed.
 #[test]
-#[ignore = "not cured yet"]
 fn the_undo_of_a_migrate_that_cannot_end_is_not_in_the_way_of_its_source() {
     after_a_migrate_whose_undo_cannot_end(false);
 }
 
 /// Nor taken over.
 #[test]
-#[ignore = "not cured yet"]
 fn the_undo_of_a_migrate_that_cannot_end_is_not_in_the_way_of_a_takeover_of_its_source() {
     after_a_migrate_whose_undo_cannot_end(true);
 }
@@ -220,7 +228,6 @@ fn after_a_migrate_whose_undo_cannot_end(dies: bool) {
 /// A new master takes a move, and dies for good; the old one has lost its power at the same time, and comes back. The dead one is taken out of the
 /// cluster.
 #[test]
-#[ignore = "not cured yet"]
 fn a_move_whose_new_master_is_no_member_any_more_ends() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     push(&sim, "");
@@ -262,7 +269,6 @@ fn status_says_that_a_record_is_gone() {
 
 /// An undo cannot put the data back, and is given up. A person does it by hand, starts the application, and removes the journal as is said.
 #[test]
-#[ignore = "not cured yet"]
 fn what_a_given_up_order_has_put_in_maintenance_does_not_stay_so() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
@@ -273,6 +279,9 @@ fn what_a_given_up_order_has_put_in_maintenance_does_not_stay_so() {
     sim.no_faults();
     sim.settle();
     assert_eq!(sim.lock().ended("bad")["state"], "failed");
+    checks(&sim, 2);
+    assert_eq!(sim.lock().keys("maintenance/").len(), 1, "a person is at it");
+    assert_eq!(sim.lock().serving(PROJECT).len(), 0);
     let given_up = format!("/deploy/.handler/apps/{APP}/{}.given-up", id("bad"));
     sim.disk("node1", |disk| disk.remove(Path::new(&given_up)).unwrap());
     sim.lock().plugin("node1").volumes.insert(DATA.to_owned(), "orders of monday".to_owned());
@@ -286,7 +295,6 @@ fn what_a_given_up_order_has_put_in_maintenance_does_not_stay_so() {
 
 /// Both applications give their data volume a name of its own.
 #[test]
-#[ignore = "not cured yet"]
 fn a_migrate_that_copies_nothing_says_so() {
     let sim: Sim = shop(&NODES);
     let named = |name: &str| compose("").replace("anybox/buttervolume:latest'", &format!("anybox/buttervolume:latest', name: {name}"));
@@ -336,7 +344,6 @@ fn what_compose_run_has_started_is_fenced_too_and_once() {
 /// Without a leader node2 cannot take an event in, keeps it, and loses its power. The order is done, the application moves on, and is deployed
 /// so often that the history has forgotten it. node2 is back.
 #[test]
-#[ignore = "not cured yet"]
 fn an_event_that_waits_in_an_inbox_is_not_ordered_again_when_the_history_has_forgotten_it() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     let old = deploy("old", "node1", Some("node2"));
@@ -354,6 +361,9 @@ fn an_event_that_waits_in_an_inbox_is_not_ordered_again_when_the_history_has_for
     for n in 0..66 {
         sim.deliver_all(&[deploy(&format!("{n}"), "node3", Some("node1"))]);
     }
+    assert_eq!(sim.lock().ended("old")["state"], "done", "not while an event may wait for it");
+    sim.pass(49 * 60 * MINUTE);
+    sim.deliver_all(&[deploy("last", "node3", Some("node1"))]);
     assert!(sim.lock().ended("old").is_null());
     sim.power_on("node2");
     sim.start("node2", Start::Events(Vec::new()));

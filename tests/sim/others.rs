@@ -22,10 +22,15 @@ fn ended(sim: &Sim, word: &str) -> (String, String) {
 }
 
 pub fn run(sim: &Sim, node: &str, start: Start) -> Run {
+    // A worker that it starts may end before it.
+    let verb = match start {
+        Start::Check => "handler check",
+        _ => "",
+    };
     sim.ended();
     sim.start(node, start);
     sim.run_until_rest();
-    sim.ended().into_iter().find(|run| run.node == node).unwrap()
+    sim.ended().into_iter().find(|run| run.node == node && run.what.contains(verb)).unwrap()
 }
 
 /// The shop on node1, and a second application that is refused for this reason, on whatever node, before anything is touched.
