@@ -232,6 +232,8 @@ fn what_a_killed_start_has_left_is_ended_before_anything_else() {
     sim.on("node1", " up -d", Act::Orphan(Duration::from_secs(120)));
     check(&sim, "node1");
     assert!(sim.no_faults());
+    // It would be at its end between the stop here and the start there.
+    sim.on("node2", "Snapshot.Restore", Act::Slow(Duration::from_secs(300)));
     all_well(&sim.deliver_all(&[deploy("second", "node2", Some("node1"))]));
     sim.pass(Duration::from_secs(300));
     sim.settle();

@@ -142,6 +142,7 @@ fn what_was_destroyed_does_not_stop_the_application_that_has_its_project_now() {
     all_well(&sim.deliver_all(&[other_branch("one", "deploy")]));
     all_well(&sim.deliver_all(&[other_branch("end", "destroy")]));
     sim.settle();
+    sim.lock().log.clear();
     // Nor while it is being deployed.
     sim.on("node1", "up -d", Act::Slow(Duration::from_secs(60)));
     sim.start("node1", Start::Events(vec![deploy("two", "node1", Some("node2"))]));
@@ -152,6 +153,9 @@ fn what_was_destroyed_does_not_stop_the_application_that_has_its_project_now() {
     all_well(&sim.deliver_all(&[]));
     sim.settle();
     assert_eq!(sim.lock().serving(PROJECT).len(), 2);
+    // What was stopped would be started again by itself.
+    let stopped = sim.lock().log.iter().any(|e| e.line.starts_with("engine stop"));
+    assert!(!stopped);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use handler::outside::doors::Write;
 use serde_json::{Value, json};
 
+use crate::beside::until;
 use crate::world::inside::{Disk, Sim, Start};
 use crate::world::shop::{
     APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, destroy, migrate, push, push_files, shop, with_copy,
@@ -379,6 +380,37 @@ fn a_source_that_reboots_starts_nothing_by_itself() {
     }
 }
 
+/// The old master's handler is killed after it has sent: it waits on, and starts nothing beside the new version.
+#[test]
+fn a_source_that_was_killed_after_it_had_sent_waits_on() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    sim.on("node2", "agent/service/register", Act::Slow(Duration::from_secs(60)));
+    NODES.iter().for_each(|node| sim.start(node, Start::Events(vec![deploy("second", "node2", Some("node1"))])));
+    until(&sim, "the start on node2", || sim.lock().serving(PROJECT).iter().any(|line| line.starts_with("node2")));
+    sim.kill("node1");
+    sim.start("node1", Start::Events(Vec::new()));
+    sim.run_until_rest();
+    sim.settle();
+    assert_ended(&sim, "second", "done", "");
+    assert_rest(&sim, "node2");
+    assert_eq!(sim.violations(), [""; 0]);
+}
+
+/// The power fails in the middle of the first deploy of which a node hears: the journal is not lost with the folder that was made for it.
+#[test]
+fn a_journal_is_not_lost_with_a_new_folder() {
+    for at in ["git clone", " config", "pull", "build", "up -d", "agent/service/register"] {
+        let sim: Sim = shop(&["node1"]);
+        sim.on("node1", at, first(|s| s.die("node1")));
+        run(&sim, "node1", &[deploy("first", "node1", None)]);
+        assert!(sim.no_faults(), "{at}");
+        assert_eq!(journals(&sim, "node1"), [id("first")], "{at}");
+        sim.power_on("node1");
+        sim.settle();
+        assert_rest(&sim, "node1");
+    }
+}
+
 /// Killed right after the commit, and what Consul knew of the order is gone, or all of it: who cannot tell whether it was done removes nothing.
 #[test]
 fn an_order_that_nobody_remembers_takes_nothing_with_it() {
@@ -536,6 +568,28 @@ fn a_master_is_fenced_before_it_takes_back_what_another_has_taken_over() {
     assert_rest(&sim, "node2");
     assert!(kept(&sim, "node2", "tuesday"));
     assert_eq!(sim.violations(), [""; 0]);
+}
+
+/// The same, right after its worker has looked whether it is to be fenced.
+#[test]
+fn a_master_is_fenced_by_the_record_that_it_takes_an_order_on() {
+    let sim: Sim = deployed(&NODES, "node2", Some("node1"));
+    sim.lock().replicate("node2");
+    sim.lock().two_may_run = true;
+    sim.lock().node("node1").sees.insert("node2".to_owned(), 4);
+    sim.start("node1", Start::Events(vec![deploy("over", "node1", Some("node2"))]));
+    until(&sim, "the takeover", || !order(&sim, "over")["origin"].is_null());
+    sim.on("node1", "cas app/", first(|s| s.node("node1").sees.clear()));
+    sim.start("node3", Start::Events(vec![deploy("back", "node2", Some("node1"))]));
+    sim.on("node2", "engine GET containers", Act::Slow(Duration::from_secs(300)));
+    sim.start("node2", Start::Work(APP.to_owned()));
+    until(&sim, "the way back", || !order(&sim, "back")["owner"].is_null());
+    assert_serves(&sim, "node1");
+    sim.run_until_rest();
+    sim.settle();
+    assert_ended(&sim, "over", "done", "");
+    assert_ended(&sim, "back", "done", "");
+    assert_rest(&sim, "node2");
 }
 
 /// The master seems dead for a while in the middle of a move, at one step after the other: it stays a move, or fails.
