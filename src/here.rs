@@ -263,8 +263,8 @@ impl Here {
     }
 
     /// `None`: the operator has proxies of his own.
-    pub fn caddy(&self) -> Option<Caddy> {
-        self.settings.routes.admin.as_ref().map(|_| Caddy::new(&self.world, self.settings.timeouts.proxy))
+    pub fn caddy(&self, patience: Duration) -> Option<Caddy> {
+        self.settings.routes.admin.as_ref().map(|_| Caddy::new(&self.world, patience))
     }
 
     pub fn engine(&self) -> Engine<'_> {

@@ -45,8 +45,43 @@ pub struct Record {
     /// The order that the data comes from: a migrate's, else that of `deploy_id`. Absent where an older handler deployed.
     #[serde(default)]
     pub data_id: Option<DeployId>,
+    /// Absent where no Caddy has said what its sites mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<Understood>,
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// What Caddy has made of an application's sites, as far as it was judged: what the proxies are given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Understood {
+    /// The MD5 sum of the `caddyfile` that it was: an older handler may have written another one since.
+    of: String,
+    sites: Vec<Handled>,
+}
+
+/// One site, by handlers of Caddy's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handled {
+    pub handle: Value,
+    /// Of errors; null without any.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub errors: Value,
+}
+
+impl Understood {
+    pub fn new(caddyfile: &str, sites: Vec<Handled>) -> Understood {
+        Understood { of: sum(caddyfile), sites }
+    }
+
+    /// Those of this text, one after the other.
+    pub fn of(&self, caddyfile: &str) -> Option<&[Handled]> {
+        (self.of == sum(caddyfile)).then_some(&*self.sites)
+    }
+}
+
+fn sum(text: &str) -> String {
+    format!("{:x}", md5::compute(text))
 }
 
 impl Record {
@@ -69,6 +104,7 @@ impl Record {
             volumes,
             commit: None,
             data_id: None,
+            sites: None,
             unknown: Unknown::new(),
         }
     }

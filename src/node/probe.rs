@@ -71,7 +71,7 @@ pub fn probe(here: &Here) -> Result<Probed, Error> {
             .wrong
             .push(format!("{why}; with ACLs, give the agent's handler a token (CONSUL_HTTP_TOKEN) that may write keys and services"));
     }
-    if let Some(Err(why)) = here.caddy().map(|caddy| caddy.adapt("http://a.example.com {\n}\n")) {
+    if let Some(Err(why)) = here.caddy(here.settings.timeouts.proxy).map(|caddy| caddy.adapt("http://a.example.com {\n}\n")) {
         probed.wrong.push(format!(
             "{why}; does Caddy run with the CADDY_ADMIN of this handler's docker-compose.yml? Deploys with a CADDYFILE are refused"
         ));

@@ -9,6 +9,8 @@ use super::doors::{Request, Service, Unanswered, World};
 
 /// It answers within milliseconds.
 const QUICK: Duration = Duration::from_secs(30);
+/// Until it serves another configuration.
+const LONG: Duration = Duration::from_secs(120);
 /// Until it is asked again where it may be starting.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -20,6 +22,10 @@ pub enum Error {
         says: String,
         /// Its number in the text as it is written out, and its first word: the rest may be a password.
         line: Option<(usize, String)>,
+    },
+    /// It does not take a configuration.
+    NotLoaded {
+        says: String,
     },
     Unexpected {
         status: u16,
@@ -42,6 +48,7 @@ impl fmt::Display for Error {
                 write!(f, "CADDYFILE: Caddy does not understand “{word} …”, line {number} of the sites as they are written out: {says}")
             }
             Error::Refused { says, line: None } => write!(f, "CADDYFILE: Caddy does not understand it: {says}"),
+            Error::NotLoaded { says } => write!(f, "Caddy on this node does not take its configuration: {says}"),
             Error::Unexpected { status, body } => write!(f, "Caddy on this node: unexpected answer: status {status}: {body}"),
         }
     }
@@ -56,6 +63,18 @@ pub struct Caddy {
 impl Caddy {
     pub fn new(world: &World, patience: Duration) -> Caddy {
         Caddy { world: world.clone(), patience }
+    }
+
+    /// Has it serve this configuration from now on, in one step, or go on as it was.
+    pub fn load(&self, config: &str) -> Result<(), Error> {
+        let request = Request { method: "POST", path: "/load", body: config.as_bytes(), timeout: LONG };
+        let answer = self.world.net.send(Service::Caddy, request).map_err(Error::Unanswered)?;
+        let said: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        match said["error"].as_str() {
+            None if answer.status == 200 => Ok(()),
+            Some(says) => Err(Error::NotLoaded { says: says.into() }),
+            None => Err(Error::Unexpected { status: answer.status, body: String::from_utf8_lossy(&answer.body).into_owned() }),
+        }
     }
 
     /// What the text means, as Caddy's own configuration in JSON. Nothing is loaded.

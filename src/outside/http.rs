@@ -81,8 +81,8 @@ impl Net for RealNet {
             built = built.header("X-Consul-Token", token);
         }
         match to {
-            Service::Engine => built = built.header("Content-Type", "application/json"),
-            Service::Caddy => built = built.header("Content-Type", "text/caddyfile"),
+            Service::Caddy if request.path == "/adapt" => built = built.header("Content-Type", "text/caddyfile"),
+            Service::Engine | Service::Caddy => built = built.header("Content-Type", "application/json"),
             Service::Consul | Service::Plugin => {}
         }
         let sent = if request.method == "GET" {

@@ -41,6 +41,7 @@ struct Setup {
 impl Setup {
     fn of(here: &Here, settings: &settings::Proxies) -> Result<Setup, Error> {
         let version = here.settings.routes.caddy;
+        let own = here.caddy(Duration::ZERO);
         let folder = settings.folder.clone().unwrap_or_else(|| here.paths.proxies());
         here.world.create_shared_folder(&folder)?;
         let words = |own: &Option<Vec<String>>, default: &[&str]| match own {
@@ -49,14 +50,16 @@ impl Setup {
         };
         let caddy_check: &[&str] = match version {
             Version::One => &caddy1::CHECK,
+            Version::Two if own.is_some() => &["caddy", "validate", "--config", "{path}"],
             Version::Two => &["caddy", "validate", "--adapter", "caddyfile", "--config", "{path}"],
         };
         Ok(Setup {
-            frame: Frame::of(settings, version, here.settings.proxy_protocol)?,
+            frame: Frame::of(settings, &here.settings.routes, here.settings.proxy_protocol)?,
             hold: settings.hold,
             caddy: ProxyFile {
-                name: "Caddyfile",
+                name: if own.is_some() { "caddy.sites" } else { "Caddyfile" },
                 folder: folder.clone(),
+                caddy: own,
                 check: words(&settings.caddy_check, caddy_check),
                 reload: words(&settings.caddy_reload, &[]),
                 has: Routed::in_caddyfile,
@@ -65,6 +68,7 @@ impl Setup {
             haproxy: ProxyFile {
                 name: "haproxy.cfg",
                 folder,
+                caddy: None,
                 check: words(&settings.haproxy_check, &["haproxy", "-c", "-f", "{path}"]),
                 reload: words(&settings.haproxy_reload, &[]),
                 has: Routed::in_haproxy,

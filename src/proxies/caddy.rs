@@ -1,5 +1,8 @@
 //! `Caddyfile`: this node's sites. Pure: the same records give the same text.
 
+use std::collections::HashMap;
+
+use super::compose::Marks;
 use super::view::{NOTE, RETRY_AFTER, Routed, View, push_line};
 use crate::routes::address::site_addresses;
 use crate::routes::caddy1;
@@ -10,8 +13,19 @@ pub fn written(apps: &[&Routed], view: &View) -> String {
     let mut out = String::from(NOTE);
     push_line(&mut out, &view.frame.caddy_head);
     let mut page_written = false;
+    let judged: HashMap<&str, Vec<Site>> = apps.iter().filter_map(|app| Some((&*app.name, judged(app, view)?))).collect();
+    let marked = apps.iter().filter(|app| judged.contains_key(&*app.name)).flat_map(|app| &app.sites);
+    let mut marks = Marks::of(marked);
     for app in apps.iter().filter(|app| app.in_caddyfile()) {
         out.push_str(&format!("# {}\n", app.name));
+        if let Some(sites) = judged.get(&*app.name) {
+            let mut sites = sites.clone();
+            for (site, handled) in sites.iter_mut().zip(&app.sites) {
+                site.body.extend(marks.body(handled));
+            }
+            push_line(&mut out, &caddyfile::dump(&sites));
+            continue;
+        }
         if !view.in_maintenance(app) {
             push_line(&mut out, &app.caddyfile);
             continue;
@@ -22,7 +36,21 @@ pub fn written(apps: &[&Routed], view: &View) -> String {
         }
         push_line(&mut out, &maintenance_sites(&app.caddyfile, view.frame.caddy_version));
     }
-    out
+    out + &marks.last_line()
+}
+
+/// What of its sites is written out where Caddy is given what was judged: that they are there, and how they prove who they are.
+fn judged(app: &Routed, view: &View) -> Option<Vec<Site>> {
+    if !view.frame.composed || app.sites.is_empty() || view.in_maintenance(app) {
+        return None;
+    }
+    let mut sites = caddyfile::parse(&app.caddyfile).ok()?;
+    sites.iter_mut().for_each(own_lines);
+    (sites.len() == app.sites.len()).then_some(sites)
+}
+
+fn own_lines(site: &mut Site) {
+    site.body.retain(|line| matches!(line.name(), "tls" | "bind" | "log"));
 }
 
 /// What every site in maintenance imports.
@@ -47,7 +75,7 @@ fn maintenance_sites(text: &str, version: Version) -> String {
         vec![Site { addresses, body: Vec::new() }]
     });
     for site in &mut sites {
-        site.body.retain(|line| matches!(line.name(), "tls" | "bind" | "log"));
+        own_lines(site);
         match version {
             Version::One => site.body.extend(caddy1::unavailable(RETRY_AFTER)),
             Version::Two => site.body.push(Directive::new(&["import", "maintenance"], at)),

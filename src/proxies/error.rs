@@ -48,6 +48,12 @@ impl From<settings::Error> for Error {
     }
 }
 
+impl From<error::Error> for Error {
+    fn from(source: error::Error) -> Error {
+        Error::Other(source)
+    }
+}
+
 impl From<consul::Error> for Error {
     fn from(source: consul::Error) -> Error {
         Error::Other(source.into())

@@ -1,14 +1,17 @@
 //! One proxy's file: checked, replaced, and read again by its proxy.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
 
+use super::compose::composed;
 use super::error::Error;
 use super::view::{Routed, View};
 use crate::error;
 use crate::model::json;
+use crate::outside::caddy::{self, Caddy};
 use crate::outside::doors::World;
 use crate::outside::process::{self, Cmd};
 
@@ -20,6 +23,8 @@ const MOST: u64 = 1 << 20;
 pub struct ProxyFile {
     pub name: &'static str,
     pub folder: PathBuf,
+    /// Who makes its own configuration of the text, and takes it; otherwise that is the text.
+    pub caddy: Option<Caddy>,
     pub check: Vec<String>,
     pub reload: Vec<String>,
     pub has: fn(&Routed) -> bool,
@@ -29,6 +34,18 @@ pub struct ProxyFile {
 impl ProxyFile {
     pub fn path(&self) -> PathBuf {
         self.folder.join(self.name)
+    }
+
+    /// What the proxy itself reads: at its start, and where the file is only what that is made of.
+    fn own_name(&self) -> &'static str {
+        if self.caddy.is_some() { "caddy.json" } else { self.name }
+    }
+
+    fn own_text<'a>(&self, text: &'a str) -> Result<Cow<'a, str>, error::Error> {
+        match &self.caddy {
+            Some(caddy) => Ok(composed(text, |text| caddy.adapt(text))?.into()),
+            None => Ok(text.into()),
+        }
     }
 
     /// Exists while the proxy has not read its file again.
@@ -71,9 +88,15 @@ impl ProxyFile {
             info!("{} written for {} applications", path.display(), all.len() - bad.len());
         }
         if world.is_file(&unread) {
-            match self.reload.as_slice() {
-                [] => debug!("no command is set to have {} read again", self.name),
-                words => cmd(words, &path).run(world)?,
+            match (&self.caddy, self.reload.as_slice()) {
+                (Some(caddy), _) => {
+                    let own = self.own_text(&text)?;
+                    caddy.load(&own).map_err(error::Error::from)?;
+                    // For its next start, so only once it has taken it.
+                    world.replace_shared_file(&self.folder.join(self.own_name()), own.as_bytes(), true)?;
+                }
+                (None, []) => debug!("no command is set to have {} read again", self.name),
+                (None, words) => cmd(words, &path).run(world)?,
             }
             world.remove_file(&unread)?;
         }
@@ -97,6 +120,7 @@ impl ProxyFile {
         let mut check = |apps: &[&Routed]| self.check(world, &(self.written)(apps, view));
         let bad = match sift(all, &mut check) {
             Ok(bad) => bad,
+            Err(why @ error::Error::Caddy(caddy::Error::Unanswered(_))) => return Err(Error::Other(why)),
             Err(why) if world.is_file(&self.path()) => return Err(Error::CheckFails { file: self.name, why: Box::new(why) }),
             // a proxy that runs in a container may need the file to start at all
             Err(why) => {
@@ -123,8 +147,8 @@ impl ProxyFile {
             return Ok(());
         }
         // the proxy may look at the name
-        let path = self.folder.join(format!("check-{}", self.name));
-        world.replace_shared_file(&path, text.as_bytes(), false)?;
+        let path = self.folder.join(format!("check-{}", self.own_name()));
+        world.replace_shared_file(&path, self.own_text(text)?.as_bytes(), false)?;
         let checked = cmd(&self.check, &path).both(world);
         world.remove_file(&path)?;
         match checked {

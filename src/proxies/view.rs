@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 use crate::model::names::{Invalid, NodeName};
+use crate::model::record::Handled;
 use crate::routes::address::{SiteAddress, site_addresses};
 use crate::routes::claims::Recorded;
 use crate::routes::{haproxy, sites};
@@ -75,6 +76,8 @@ pub struct Routed {
     ip: String,
     /// What Caddy serves of it here: nothing on other nodes than its master.
     pub caddyfile: String,
+    /// What its sites do, one after the other, where that was judged.
+    pub sites: Vec<Handled>,
     /// Of its sites, wherever they are served.
     addresses: Vec<String>,
     pub haproxy: Map<String, Value>,
@@ -105,7 +108,7 @@ impl fmt::Display for Unservable {
 impl Routed {
     /// Of a record. `me` is this node.
     pub fn of(name: &str, record: &[u8], me: &str, caddy: Version) -> Result<Routed, Unservable> {
-        let Recorded { master, ip, caddyfile, haproxy, .. } = Recorded::parse(record).map_err(Unservable::Record)?;
+        let Recorded { master, ip, caddyfile, haproxy, sites, .. } = Recorded::parse(record).map_err(Unservable::Record)?;
         // It stands in comments only; Caddy would put a variable's value there, lines and all.
         if name.contains(|c: char| c.is_control() || c == '{') {
             return Err(Unservable::Name);
@@ -113,12 +116,13 @@ impl Routed {
         haproxy::recheck(&haproxy).map_err(Unservable::Haproxy)?;
         let master = NodeName::try_from(master).map_err(Unservable::Master)?;
         let addresses = site_addresses(&caddyfile).map(String::from).collect();
+        let sites = sites.as_ref().and_then(|sites| sites.of(&caddyfile)).unwrap_or_default().to_vec();
         let caddyfile = match caddy {
             _ if master != *me => String::new(),
             Version::One => caddyfile,
             Version::Two => sites::upgraded(caddyfile).map_err(Unservable::Sites)?,
         };
-        Ok(Routed { name: name.into(), master, ip, caddyfile, addresses, haproxy })
+        Ok(Routed { name: name.into(), master, ip, caddyfile, sites, addresses, haproxy })
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = SiteAddress<'_>> {
@@ -172,13 +176,16 @@ pub struct Frame {
     pub page: String,
     pub caddy: CaddyPlace,
     pub caddy_version: Version,
+    /// Whether Caddy is given its own configuration.
+    pub composed: bool,
     /// What stands in front of the files.
     pub caddy_head: String,
     pub haproxy_head: String,
 }
 
 impl Frame {
-    pub fn of(settings: &settings::Proxies, caddy_version: Version, proxy_protocol: bool) -> Result<Frame, settings::Error> {
+    pub fn of(settings: &settings::Proxies, routes: &settings::Routes, proxy_protocol: bool) -> Result<Frame, settings::Error> {
+        let caddy_version = routes.caddy;
         let place = settings.caddy.as_deref().unwrap_or("caddy");
         let caddy = CaddyPlace::parse(place).ok_or_else(|| settings::Error::Expected {
             name: "HANDLER_CADDY".into(),
@@ -195,6 +202,7 @@ impl Frame {
             page: or(&settings.page, PAGE),
             caddy,
             caddy_version,
+            composed: routes.admin.is_some(),
             caddy_head: or(&settings.caddy_head, caddy_head),
             haproxy_head: or(&settings.haproxy_head, HAPROXY_HEAD),
         })
@@ -278,10 +286,14 @@ pub(super) mod tests {
 
     use super::*;
 
+    fn routes() -> settings::Routes {
+        settings::Routes { caddy: Version::Two, admin: None, ports: None, network: None, upstreams: Vec::new() }
+    }
+
     /// Of node1, one of two, without heads.
     pub fn view() -> View {
         let members = [("node1", "10.0.0.1"), ("node2", "10.0.0.2")];
-        let frame = Frame::of(&settings::Proxies::default(), Version::Two, false).unwrap();
+        let frame = Frame::of(&settings::Proxies::default(), &routes(), false).unwrap();
         View {
             frame: Frame { caddy_head: String::new(), haproxy_head: String::new(), ..frame },
             me: NodeName::try_from("node1").unwrap(),
@@ -293,13 +305,13 @@ pub(super) mod tests {
 
     /// Whose proxies tell each other who the client is.
     pub fn told_view() -> View {
-        let frame = Frame::of(&settings::Proxies::default(), Version::Two, true).unwrap();
+        let frame = Frame::of(&settings::Proxies::default(), &routes(), true).unwrap();
         View { frame, clients: Clients { caddy: true, here: true, peers: ["node2".into()].into() }, ..view() }
     }
 
     /// With what stands in front of the files.
     pub fn whole_view() -> View {
-        View { frame: Frame::of(&settings::Proxies::default(), Version::Two, false).unwrap(), ..view() }
+        View { frame: Frame::of(&settings::Proxies::default(), &routes(), false).unwrap(), ..view() }
     }
 
     fn tried(name: &str, record: Value) -> Result<Routed, Unservable> {
@@ -366,7 +378,7 @@ pub(super) mod tests {
         }
         let settings = settings::Proxies { caddy: Some("a:80".into()), ..settings::Proxies::default() };
         assert_eq!(
-            Frame::of(&settings, Version::Two, false).unwrap_err().to_string(),
+            Frame::of(&settings, &routes(), false).unwrap_err().to_string(),
             "HANDLER_CADDY=\"a:80\": expected host or host:http-port:https-port"
         );
     }

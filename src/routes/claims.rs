@@ -13,7 +13,7 @@ use super::reach::Reach;
 use super::read::Routes;
 use super::sites;
 use crate::model::json;
-use crate::model::record::Record;
+use crate::model::record::{Record, Understood};
 use crate::settings::{self, Version};
 
 /// The part of another application's record that says what is its own: where it is reached, and its data volumes.
@@ -29,6 +29,8 @@ pub struct Recorded {
     pub haproxy: Map<String, Value>,
     #[serde(default)]
     pub volumes: Vec<String>,
+    #[serde(default)]
+    pub sites: Option<Understood>,
 }
 
 impl Recorded {

@@ -12,6 +12,7 @@ use super::address::{Scheme, SiteAddress, site_addresses};
 use super::directives::Problem;
 use super::error::Error;
 use super::reach::Reach;
+use crate::model::record::Handled;
 use crate::outside::compose_file::Service;
 
 /// What may stand where, as Caddy 2.11 has it: a line for each kind of object, with its name and those of its members. `*`: whatever it has.
@@ -77,10 +78,28 @@ fn known(kind: &str, member: &str) -> Option<&'static str> {
     })
 }
 
-/// The same of an application's sites as its record will have them. `listed`: what they may lead to outside.
-pub fn understood(adapted: &Value, caddyfile: &str, services: &[Service], listed: &[String]) -> Result<(), Error> {
-    let addresses: Vec<SiteAddress> = site_addresses(caddyfile).filter_map(|text| SiteAddress::parse(text).ok()).collect();
-    judge(adapted, &addresses, &Reach::of(services, listed)).map_err(|problem| Error::Understood(Box::new(problem)))
+/// What is to be served of `adapted`, which Caddy made of one site as its record will have it. `listed`: what it may lead to outside.
+pub fn understood(adapted: &Value, site: &str, services: &[Service], listed: &[String]) -> Result<Handled, Error> {
+    let addresses: Vec<SiteAddress> = site_addresses(site).filter_map(|text| SiteAddress::parse(text).ok()).collect();
+    let judged = judge(adapted, &addresses, &Reach::of(services, listed)).and_then(|()| handled(adapted));
+    judged.map_err(|problem| Error::Understood(Box::new(problem)))
+}
+
+/// The handlers of a site, which are the same for each of its addresses.
+pub fn handled(adapted: &Value) -> Result<Handled, Problem> {
+    let servers = || members(&adapted["apps"]["http"]["servers"]).map(|(_, server)| server);
+    let handlers = |mut routes: Vec<&Value>| {
+        routes.dedup_by(|a, b| a["handle"] == b["handle"]);
+        match routes.as_slice() {
+            [] => Ok(Value::Null),
+            [route] => Ok(route["handle"].clone()),
+            _ => Err(unknown("a site that means several things", "site")),
+        }
+    };
+    Ok(Handled {
+        handle: handlers(servers().flat_map(|server| list(&server["routes"])).collect())?,
+        errors: handlers(servers().flat_map(|server| list(&server["errors"]["routes"])).collect())?,
+    })
 }
 
 /// Whether `adapted`, which Caddy made of sites with these addresses, may be served.

@@ -15,8 +15,9 @@ use crate::settings;
 /// What the record and Consul's service say about routes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Routes {
-    /// All sites, written out.
+    /// All sites, written out; and each of them alone.
     pub caddyfile: String,
+    pub sites: Vec<String>,
     /// Merged `HAPROXY` maps.
     pub haproxy: Map<String, Value>,
     /// host[:port] of every site address with a scheme.
@@ -34,6 +35,7 @@ impl Routes {
     pub fn of_record(record: &Record) -> Routes {
         Routes {
             caddyfile: record.caddyfile.clone(),
+            sites: Vec::new(),
             haproxy: record.haproxy.clone(),
             domains: record.domains.clone(),
             urls: record.urls.clone(),
@@ -119,6 +121,7 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
     routes.checks = checks;
     routes.urls = addresses.join(", ");
     routes.caddyfile = caddyfile::dump(&sites);
+    routes.sites = sites.into_iter().map(|site| caddyfile::dump(&[site])).collect();
     Ok(routes)
 }
 

@@ -46,7 +46,7 @@ pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
     }
     lines.extend(read(here, order, &facts)?);
     let routed = facts.record.is_some_and(|record| !record.caddyfile.is_empty());
-    if routed && here.caddy().is_none() && matches!(order.request, Request::Deploy(_)) {
+    if routed && here.settings.routes.admin.is_none() && matches!(order.request, Request::Deploy(_)) {
         lines.push("routes: nobody vouches for what they mean, since HANDLER_CADDY_ADMIN names no Caddy that reads them".into());
     }
     Ok(lines.join("\n") + "\n")

@@ -156,6 +156,7 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
     let (app, id) = (run.app.clone(), (&run.order.id).into());
     let previous = run.old().map(|old| old.deploy_id.to_string());
     let unknown = run.old().map(|old| old.unknown.clone()).unwrap_or_default();
+    let sites = run.checked()?.sites.or(run.old().and_then(|old| old.sites.clone()));
     let loaded = run.loaded()?;
     let routes = loaded.routes.clone();
     let record = Record {
@@ -175,6 +176,7 @@ pub fn commit(run: &mut Run) -> Result<Output, Stop> {
         volumes: data,
         commit: Some(commit),
         data_id: Some((&run.order.id).into()),
+        sites,
         unknown,
     };
     let key = keys::app(&run.name);

@@ -205,6 +205,7 @@ impl Journal {
                     images: data.images.clone(),
                     replicas: replicas.clone(),
                     notes: data.notes.clone(),
+                    sites: None,
                 })),
                 "snapshot" if past => Some(Output::Taken(data.snapshots.clone())),
                 "send" => Some(Output::Sent(data.snapshots.clone())),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::model::names::{Snapshot, Volume};
+use crate::model::record::Understood;
 use crate::outside::engine::Restart;
 
 /// Volume → snapshot.
@@ -51,6 +52,9 @@ pub struct Checked {
     pub replicas: Snapshots,
     /// For the history: how old that is.
     pub notes: Vec<String>,
+    /// What Caddy has made of the sites of a new version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<Understood>,
 }
 
 /// Written down before the first of it is done.

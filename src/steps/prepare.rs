@@ -12,6 +12,7 @@ use crate::data::volumes;
 use crate::error::{Error, Fault};
 use crate::model::names::Volume;
 use crate::model::order::Request;
+use crate::model::record::Understood;
 use crate::model::roles::Role;
 use crate::outside::compose_file;
 use crate::outside::doors::Write;
@@ -49,8 +50,8 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     if let Request::Deploy(deploy) = &run.order.request {
         let master = deploy.master.to_string();
         others::check(run, &master, &found)?;
-        understand(run)?;
     }
+    let sites = understand(run)?;
     let (volumes, held) = (run.loaded()?.compose.volumes.clone(), run.old_volumes());
     look_at_drivers(&run.here.settings.driver, &volumes, &held)?;
     for line in volumes::protection(&volumes) {
@@ -71,7 +72,7 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     }
     let engine = run.here.engine();
     let ordinary = found.into_iter().filter(|volume| volume.project() == &*run.project).map(|volume| volume.name).collect();
-    let mut checked = Checked { existing, ordinary: Some(ordinary), ..Checked::default() };
+    let mut checked = Checked { existing, ordinary: Some(ordinary), sites, ..Checked::default() };
     if run.old_role()? == Role::Master {
         let named = engine.containers(&run.project)?.into_iter().filter(|container| !container.image_name.is_empty());
         checked.images = named.map(|container| (container.image_name, container.image)).collect();
@@ -84,18 +85,22 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
 }
 
 /// What the sites mean is what Caddy has understood: it reads them before anything is touched.
-fn understand(run: &mut Run) -> Done {
-    let text = run.loaded()?.routes.caddyfile.clone();
-    if text.is_empty() || run.brings_nothing_new() {
-        return Ok(());
+fn understand(run: &mut Run) -> Result<Option<Understood>, Error> {
+    let routes = run.loaded()?.routes.clone();
+    if routes.caddyfile.is_empty() || run.brings_nothing_new() {
+        return Ok(None);
     }
-    let Some(caddy) = run.here.caddy() else {
+    let Some(caddy) = run.here.caddy(run.here.settings.timeouts.proxy) else {
         info!("nobody vouches for what the routes mean: HANDLER_CADDY_ADMIN names no Caddy that has read them");
-        return Ok(());
+        return Ok(None);
     };
-    let understood = caddy.adapt(&text)?;
     let listed = run.here.settings.routes.upstreams.clone();
-    Ok(routes::understood(&understood, &text, &run.loaded()?.compose.services, &listed)?)
+    let services = &run.loaded()?.compose.services;
+    let mut sites = Vec::new();
+    for site in &routes.sites {
+        sites.push(routes::understood(&caddy.adapt(site)?, site, services, &listed)?);
+    }
+    Ok(Some(Understood::new(&routes.caddyfile, sites)))
 }
 
 /// Whether each volume is taken for what it is.

@@ -1,8 +1,11 @@
 //! `handler routes`: which files it leaves, how often the proxies read them, and who is left out.
 
 use std::fs;
-use std::path::PathBuf;
-use std::thread::sleep;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -183,4 +186,88 @@ fn a_burst_is_written_once() {
         run.join().unwrap().exits(0);
     }
     assert_eq!(c.reloads("node1"), "caddy\nhaproxy\n");
+}
+
+/// A Caddy that knows sites with one plain address and one `respond`, and takes every configuration that does not have `refused` in it.
+fn caddy(socket: &Path) -> Arc<Mutex<Vec<Value>>> {
+    let loaded = Arc::new(Mutex::new(Vec::new()));
+    let (listener, takes) = (UnixListener::bind(socket).unwrap(), loaded.clone());
+    thread::spawn(move || {
+        for stream in listener.incoming().map(Result::unwrap) {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut lines = Vec::new();
+            while lines.last().is_none_or(|line: &String| line != "\r\n") {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap() == 0 {
+                    break;
+                }
+                lines.push(line);
+            }
+            let len = lines.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+            let mut body = vec![0; len.unwrap_or(0)];
+            reader.read_exact(&mut body).unwrap();
+            let body = String::from_utf8(body).unwrap();
+            let (status, said) = match lines.first().map_or("", |line| line) {
+                line if line.starts_with("POST /adapt ") => ("200 OK", json!({"result": adapted(&body)})),
+                line if line.starts_with("POST /load ") && !body.contains("refused") => {
+                    takes.lock().unwrap().push(body.parse().unwrap());
+                    ("200 OK", Value::Null)
+                }
+                _ => ("400 Bad Request", json!({"error": "loading: no such thing"})),
+            };
+            let said = if said.is_null() { String::new() } else { said.to_string() };
+            write!(&stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{said}", said.len()).ok();
+        }
+    });
+    loaded
+}
+
+fn adapted(text: &str) -> Value {
+    let mut routes = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let Some(host) = line.strip_prefix("http://").and_then(|line| line.strip_suffix(" {")) else { continue };
+        let respond = text.lines().nth(at + 1).unwrap().trim().strip_prefix("respond ").unwrap();
+        routes.push(json!({"match": [{"host": [host]}], "handle": handlers(respond)}));
+    }
+    json!({"apps": {"http": {"servers": {"srv0": {"listen": [":80"], "routes": routes}}}}})
+}
+
+fn handlers(respond: &str) -> Value {
+    json!([{"handler": "subroute", "routes": [{"handle": [{"handler": "static_response", "body": respond}]}]}])
+}
+
+#[test]
+fn caddy_is_given_what_was_judged() {
+    let c = Proxies::new();
+    let socket = c.w.deploy_dir("node1").parent().unwrap().join("caddy.sock");
+    let run = || c.invoked("node1").env("HANDLER_CADDY_ADMIN", &socket.display().to_string()).run();
+    let app = |name: &str, says: &str| {
+        let text = format!("http://{name}.example.com {{\n    respond {says}\n}}");
+        let sites = json!({"of": format!("{:x}", md5::compute(&text)), "sites": [{"handle": handlers("judged")}]});
+        c.set(&format!("app/{name}"), json!({"master": "node1", "ip": "10.0.0.9", "caddyfile": text, "sites": sites}));
+    };
+    app("a", "a");
+    c.app("old", "node1", "http://old.example.com {\n    respond old\n}");
+    // Without Caddy the other proxy has its file all the same, and nothing is called read.
+    run().exits(1).says("Caddy on this node does not answer");
+    assert_eq!(c.reloads("node1"), "haproxy\n");
+    let loaded = caddy(&socket);
+    run().exits(0);
+    assert_eq!(c.reloads("node1"), "", "by its socket");
+    let expected = |sites: &[(&str, &str)]| {
+        let route = |(host, says): &(&str, &str)| json!({"match": [{"host": [format!("{host}.example.com")]}], "handle": handlers(says)});
+        json!({"apps": {"http": {"servers": {"srv0": {"listen": [":80"], "routes": sites.iter().map(route).collect::<Vec<_>>()}}}}})
+    };
+    let given = expected(&[("a", "judged"), ("old", "old")]);
+    assert_eq!(loaded.lock().unwrap().as_slice(), std::slice::from_ref(&given));
+    assert_eq!(c.file("node1", "caddy.json").parse::<Value>().unwrap(), given);
+    run().exits(0);
+    assert_eq!(loaded.lock().unwrap().len(), 1, "it has it");
+    // Whose part is refused is left out, and what Caddy does not take stays to be given.
+    c.app("bad", "node1", "http://bad.example.com {\n    respond refused\n}");
+    run().exits(1).says("bad is left out of caddy.sites");
+    assert_eq!(loaded.lock().unwrap().len(), 1, "the rest is what it has");
+    app("b", "b");
+    run().exits(1).says("1 applications are left out");
+    assert_eq!(loaded.lock().unwrap().last(), Some(&expected(&[("a", "judged"), ("old", "old"), ("b", "judged")])));
 }

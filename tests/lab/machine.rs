@@ -163,7 +163,7 @@ impl Machine {
     /// As an operator would ask the proxies themselves.
     fn files_are_accepted(&self) {
         self.sh("docker exec haproxy haproxy -c -f /proxies/haproxy.cfg");
-        self.sh("docker exec caddy caddy validate --adapter caddyfile --config /proxies/Caddyfile");
+        self.sh("docker exec caddy caddy validate --config /proxies/caddy.json");
     }
 }
 

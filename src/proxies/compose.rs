@@ -1,0 +1,181 @@
+//! From the text of `caddy.rs` to Caddy's own configuration: Caddy reads the addresses, which are ours, and what a site does is put in its place
+//! as it was judged. So no text of one application ever stands beside that of another.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Fault};
+use crate::model::record::Handled;
+use crate::outside::caddy;
+use crate::routes::caddyfile::{Directive, Position};
+
+/// Begins the text's last line, a comment: the sum that all marks begin with, and what stands for them.
+const MARKED: &str = "# marked ";
+
+/// What sites do, each with a mark in its place. The sum is over all of it, so that no text which was there before has a mark.
+pub struct Marks {
+    sum: String,
+    what: String,
+    next: usize,
+}
+
+impl Marks {
+    pub fn of<'a>(sites: impl Iterator<Item = &'a Handled>) -> Marks {
+        let what = sites.map(|site| json!([site.handle, site.errors])).collect::<Value>().to_string();
+        Marks { sum: format!("{:x}", md5::compute(&what)), what, next: 0 }
+    }
+
+    /// The body of the next site.
+    pub fn body(&mut self, site: &Handled) -> Vec<Directive> {
+        let at = Position::default();
+        let mark = Directive::new(&["respond", &format!("{}:{}", self.sum, self.next)], at);
+        self.next += 1;
+        let errors = Directive::new(&["handle_errors"], at).with(vec![mark.clone()]);
+        if site.errors.is_null() { vec![mark] } else { vec![mark, errors] }
+    }
+
+    pub fn last_line(&self) -> String {
+        if self.next == 0 { String::new() } else { format!("{MARKED}{} {}\n", self.sum, self.what) }
+    }
+}
+
+/// What Caddy is given for the text. `adapt`: how it reads one.
+pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Error>) -> Result<String, Error> {
+    let mut config = adapt(text)?;
+    let Some((sum, what)) = text.rsplit_once(MARKED).and_then(|(_, line)| line.trim_end().split_once(' ')) else {
+        return Ok(config.to_string());
+    };
+    let what: Vec<(Value, Value)> = serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
+    let mut placed = BTreeSet::new();
+    for (_, server) in config["apps"]["http"]["servers"].as_object_mut().into_iter().flatten() {
+        for (pointer, of_errors) in [("/routes", false), ("/errors/routes", true)] {
+            for route in server.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten() {
+                let Some(number) = marked(&route["handle"], sum) else { continue };
+                let (handle, errors) = what.get(number).ok_or(Fault::Impossible { what: "a mark of nothing" })?;
+                let Some(route) = route.as_object_mut() else { continue };
+                // A site that only handles errors has no others.
+                match if of_errors { errors } else { handle } {
+                    Value::Null => route.remove("handle"),
+                    what => route.insert("handle".into(), what.clone()),
+                };
+                placed.insert(number);
+            }
+        }
+    }
+    if placed.len() < what.len() {
+        return Err(Fault::Impossible { what: "a site that Caddy has not read as one" }.into());
+    }
+    Ok(config.to_string())
+}
+
+/// The number of the mark that these handlers are, however deep.
+fn marked(handle: &Value, sum: &str) -> Option<usize> {
+    let [handler] = handle.as_array()?.as_slice() else { return None };
+    match handler["body"].as_str() {
+        Some(body) => body.strip_prefix(sum)?.strip_prefix(':')?.parse().ok(),
+        None => match handler["routes"].as_array()?.as_slice() {
+            [route] => marked(&route["handle"], sum),
+            _ => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::super::caddy::written;
+    use super::super::view::tests::{app, whole_view};
+    use super::super::view::{Frame, View};
+    use super::*;
+    use crate::model::record::Understood;
+    use crate::outside::process::Capture;
+    use crate::routes::judge::handled;
+    use crate::routes::real;
+
+    fn view() -> View {
+        let view = whole_view();
+        View { frame: Frame { composed: true, ..view.frame.clone() }, ..view }
+    }
+
+    fn record(caddyfile: &str, sites: Vec<Handled>) -> Value {
+        json!({"master": "node1", "caddyfile": caddyfile, "sites": Understood::new(caddyfile, sites)})
+    }
+
+    fn respond(body: &str) -> Handled {
+        let handle = json!([{"handler": "subroute", "routes": [{"handle": [{"handler": "static_response", "body": body}]}]}]);
+        Handled { handle, errors: Value::Null }
+    }
+
+    /// What Caddy has made of each text: see `judge`.
+    fn vectors() -> impl Iterator<Item = (&'static str, &'static str, Value)> {
+        include_str!("../../tests/vectors/adapted.txt").split("=== ").skip(1).filter_map(|case| {
+            let (name, case) = case.split_once('\n').unwrap();
+            let (text, json) = case.split_once("\n---\n").unwrap();
+            (!name.contains(" = ")).then(|| (name, text, serde_json::from_str(json).unwrap()))
+        })
+    }
+
+    /// Host by host, as a Caddy of its author's alone would.
+    #[test]
+    fn a_site_is_served_as_its_author_wrote_it() {
+        for (name, text, adapted) in vectors() {
+            let apps = [app(name, record(text, vec![handled(&adapted).unwrap()]))];
+            let view = View { frame: Frame { caddy_head: String::new(), ..view().frame }, ..view() };
+            let text = written(&apps.iter().collect::<Vec<_>>(), &view);
+            assert!(text.matches("respond ").count() <= 2, "nothing of the author's words: {text}");
+            let Some(printed) = real::run(real::ADAPT, &text, Capture::Stdout) else { return };
+            let config: Value = composed(&text, |_| Ok(serde_json::from_str(&printed).unwrap())).unwrap().parse().unwrap();
+            assert_eq!(config["apps"], adapted["apps"], "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_one_stands_beside_another() {
+        let sites = "http://a.x {\n    tls internal\n    respond a\n}\nhttps://a.x {\n    respond b\n}";
+        let old = json!({"master": "node1", "caddyfile": "http://old.x {\n    respond old\n}"});
+        let apps = [app("new", record(sites, vec![respond("a"), respond("b")])), app("old", old)];
+        let mut view = view();
+        view.frame.caddy_head = String::new();
+        let all: Vec<_> = apps.iter().collect();
+        let text = written(&all, &view);
+        let sum = text.rsplit_once("# marked ").unwrap().1.split(' ').next().unwrap().to_string();
+        assert!(
+            text.contains(&format!("http://a.x {{\n    tls internal\n    respond {sum}:0\n}}\nhttps://a.x {{\n    respond {sum}:1\n}}\n")),
+            "{text}"
+        );
+        assert!(text.contains("# old\nhttp://old.x {\n    respond old\n}\n"), "{text}");
+        // An older handler has written another text beside it.
+        let stale =
+            json!({"master": "node1", "caddyfile": "http://a.x {\n    respond c\n}", "sites": record(sites, vec![respond("a")])["sites"]});
+        assert!(written(&[&app("new", stale)], &view).ends_with("http://a.x {\n    respond c\n}\n"));
+        // In maintenance, and where nobody can be given more than text.
+        view.maintenance = ["new".into()].into();
+        assert!(!written(&all, &view).contains("# marked"));
+        view.maintenance.clear();
+        view.frame.composed = false;
+        assert!(!written(&all, &view).contains("# marked"));
+    }
+
+    #[test]
+    fn each_site_is_found_again() {
+        let config = |servers: Value| json!({"apps": {"http": {"servers": servers}}});
+        let marks = Marks::of([respond("a"), respond("b")].iter());
+        let mark = |number: usize| json!([{"handler": "subroute", "routes": [{"handle": [{"handler": "static_response", "body": format!("{}:{number}", marks.sum)}]}]}]);
+        let route = |handle: Value| json!({"match": [{"host": ["x"]}], "handle": handle});
+        let text = format!("{MARKED}{} {}\n", marks.sum, marks.what);
+        let of = |servers: Value| composed(&text, |_| Ok(config(servers)));
+        let found: Value =
+            of(json!({"srv0": {"routes": [route(mark(1)), route(json!([]))]}, "srv1": {"routes": [route(mark(0)), route(mark(1))]}}))
+                .unwrap()
+                .parse()
+                .unwrap();
+        let expected = json!({"srv0": {"routes": [route(respond("b").handle), route(json!([]))]}, "srv1": {"routes": [route(respond("a").handle), route(respond("b").handle)]}});
+        assert_eq!(found, config(expected));
+        assert!(of(json!({"srv0": {"routes": [route(mark(1))]}})).is_err(), "one is missing");
+        assert!(of(json!({"srv0": {"routes": [route(mark(2))]}})).is_err(), "one too many");
+        let plain = config(Value::Object(Map::new()));
+        assert_eq!(composed("x", |_| Ok(plain.clone())).unwrap(), plain.to_string());
+    }
+}
