@@ -240,10 +240,12 @@ pub fn was_destroyed(consul: &Consul, name: &AppName) -> Result<bool, Error> {
 pub fn last_done(consul: &Consul, name: &AppName) -> Result<Option<Order>, Error> {
     let mut entries = consul.list(&keys::histories(name))?;
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
-    Ok(entries
-        .iter()
-        .filter_map(|entry| parse(entry).ok())
-        .find(|order| order.state == State::Done && !matches!(order.request, Request::Migrate(_))))
+    Ok(entries.iter().filter_map(|entry| parse(entry).ok()).find(placed))
+}
+
+/// Whether it says since when the application is where, or is no more.
+fn placed(order: &Order) -> bool {
+    order.state == State::Done && !matches!(order.request, Request::Migrate(_))
 }
 
 /// Keeps the newest 50 orders of an application, and up to ten more, so that not every order has all of them read; and those of two days: an
@@ -256,9 +258,8 @@ fn prune(here: &Here, name: &AppName) {
     let pruned = consul.count(&prefix).and_then(|(count, _)| {
         let mut entries = if count > KEPT + 10 { consul.list(&prefix)? } else { Vec::new() };
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
-        // What became of the application last is asked for: see was_destroyed.
-        let is_done = |entry: &&Entry| parse(entry).is_ok_and(|order| order.state == State::Done);
-        let done = entries.iter().find(is_done).map(|entry| entry.key.clone());
+        // What became of the application last is asked for: see last_done.
+        let done = entries.iter().find(|entry| parse(entry).is_ok_and(|order| placed(&order))).map(|entry| entry.key.clone());
         let ended = |entry: &Entry| parse(entry).ok().and_then(|order| Time::parse(&order.finished?));
         let is_old = |entry: &&Entry| done.as_ref() != Some(&entry.key) && ended(entry).is_none_or(|ended| now.since(ended) > AGE);
         let old = entries.iter().skip(KEPT).filter(is_old);

@@ -430,14 +430,17 @@ impl Records {
         if records.record.is_none()
             && let Request::Deploy(deploy) = &order.request
         {
-            let last = orders::last_done(&here.consul, &order.name)?;
+            let (last, mut slave) = (orders::last_done(&here.consul, &order.name)?, None);
             match last.as_ref().map(|last| &last.request) {
-                Some(Request::Deploy(last)) => records.lost = Some(last.master.clone()),
+                Some(Request::Deploy(last)) => {
+                    records.lost = Some(last.master.clone());
+                    slave = last.slave.named().cloned();
+                }
                 Some(_) => return Ok(records),
                 None => {}
             }
             if deploy.master == *here.me()? {
-                records.record = remembered(here, order)?.map(|record| (record, 0));
+                records.record = remembered(here, order)?.map(|record| (Record { slave, ..record }, 0));
             }
         }
         Ok(records)
@@ -488,7 +491,8 @@ pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) ->
     }
     if let Some(owner) = order.owner.as_deref().filter(|owner| !alive(owner)) {
         // A source that lives and has begun knows better: it may have to start the application again. A migrate's has nothing to start.
-        let knows = |source: &&str| alive(source) && order.progress.contains_key(*source);
+        let is_member = members.iter().any(|member| member.name == owner);
+        let knows = |source: &&str| is_member && alive(source) && order.progress.contains_key(*source);
         let nobody = !matches!(order.request, Request::Deploy(_)) || order.source.as_deref().filter(knows).is_none();
         return Ok(nobody.then(|| format!("{owner} has died while it carried it out")));
     }

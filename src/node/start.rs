@@ -143,7 +143,7 @@ pub fn boot(here: &Here) -> String {
 /// Whether an order is at work on the application, or on one of the same project, as far as this node is concerned: one that has failed is not,
 /// where this node's part is undone, or never was begun.
 pub fn is_at_work(order: &Order, name: &AppName, me: &NodeName) -> bool {
-    if order.apps().iter().all(|app| app.project() != name.project()) {
+    if order.keeps().iter().all(|app| app.project() != name.project()) {
         return false;
     }
     order.state != State::Failed || order.progress.contains_key(&**me) && !order.undone.contains(me)

@@ -173,10 +173,18 @@ impl Run {
 
     /// Its key was removed, by hand perhaps; the other node may be at it still.
     fn say_again(&mut self) -> Result<(), Error> {
-        let me = self.here.me()?.to_string();
-        let first = self.steps().first().map(|first| self.progress(0, *first));
         let mut order = self.order.clone();
-        order.progress.extend(first.filter(|_| !order.progress.contains_key(&me)).map(|first| (me, first)));
+        let mut begun = vec![self.here.me()?.clone()];
+        // The journal's is that of its first line.
+        if matches!(order.request, Request::Deploy(_)) {
+            order.snapshots = self.sent().or(self.received().ok()).unwrap_or(order.snapshots);
+            order.owner = order.owner.or(NodeName::try_from(self.owner()).ok());
+            begun.extend(order.owner.clone());
+        }
+        for node in begun {
+            let first = self.steps().first().map(|first| self.progress(0, *first));
+            order.progress.extend(first.filter(|_| !order.progress.contains_key(&*node)).map(|first| (node.to_string(), first)));
+        }
         order.reason.get_or_insert_with(|| "its key vanished from Consul while it was carried out".into());
         warn!(
             "the order is neither open nor in the history: it is said again, as failed, so that each node that has begun undoes its part"
@@ -330,6 +338,11 @@ impl Run {
         let failed = self.order.state == State::Failed;
         if failed {
             reason = reason.or(self.order.reason.clone()).or(Some("for an unknown reason".into()));
+        }
+        if let Some(reason) = reason.as_deref().filter(|_| self.journal.undoing.is_none())
+            && let Err(why) = self.journal.undo_for(&self.here.world, reason)
+        {
+            return Run::left(&why);
         }
         if self.owner_may_have_it_up() {
             info!("the order has failed, and {} has not said yet that it has stopped what it had started: waiting for that", self.owner());

@@ -71,11 +71,8 @@ pub fn snapshot(run: &mut Run) -> Result<Output, Stop> {
 
 /// Only where something may have changed the volumes since.
 pub fn restore_own(run: &mut Run, taken: Option<Output>) -> Done {
-    let Some(Output::Taken(taken)) = taken.filter(|_| run.journal.written) else { return Ok(()) };
-    for (volume, snapshot) in &taken {
-        restoring::restore(&run.here, snapshot, volume, &run.failed())?;
-    }
-    Ok(())
+    let written = run.journal.written;
+    restore_kept(run, taken.filter(|_| written))
 }
 
 /// That each snapshot is here is looked up before any volume is touched.
@@ -193,7 +190,7 @@ fn keep_what_was_here(run: &mut Run) -> Result<Output, Stop> {
     Ok(Output::Taken(kept))
 }
 
-/// What was here before the application, as it was.
+/// What was here before, as it was.
 pub fn restore_kept(run: &mut Run, kept: Option<Output>) -> Done {
     let Some(Output::Taken(kept)) = kept else { return Ok(()) };
     for (volume, snapshot) in &kept {

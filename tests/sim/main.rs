@@ -10,6 +10,8 @@ mod attack;
 mod attack2;
 mod attack3;
 mod attack4;
+mod attack5;
+mod attack6;
 mod basics;
 mod beside;
 mod chaos;

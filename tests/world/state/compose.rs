@@ -95,7 +95,9 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
             }
         }
         "stop" => {
-            let ids = mine(s);
+            // Not those of `run`, as `down` does.
+            let ids: Vec<String> =
+                s.engine(node).containers.iter().filter(|c| c.project == project && !c.oneoff).map(|c| c.id.clone()).collect();
             each(s, node, &ids.iter().map(String::as_str).collect::<Vec<_>>(), |s, i| s.stop(node, i));
         }
         "down" => {
