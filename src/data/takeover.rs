@@ -119,7 +119,9 @@ impl Taking<'_> {
             let Some(other) = replicas::parse(&entry).ok().and_then(|replica| replica.last).filter(|other| other.is_of(self.record)) else {
                 continue;
             };
-            let is_newer = Time::parse(&other.taken).zip(Time::parse(&last.taken)).is_some_and(|(other, last)| other > last);
+            // What was handed over comes before all that the new master has sent, whatever the clocks of both say.
+            let rank = |set: &Set| Some((set.master == self.record.master, Time::parse(&set.taken)?));
+            let is_newer = rank(&other).zip(rank(last)).is_some_and(|(other, last)| other > last);
             if holder != *self.here.me()? && is_newer {
                 return Ok(Some(Unusable::Newer { holder, age: self.age(&other.taken), than: self.age(&last.taken) }));
             }

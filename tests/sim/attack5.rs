@@ -117,7 +117,6 @@ fn of(text: &str, slave: Option<&str>) -> Sim {
 /// The slave boots, and its agent's container comes up before the disk of the volume plugin is mounted: it sees no snapshots. What the plugin
 /// did by itself has ended when the sets began.
 #[test]
-#[ignore = "not cured yet"]
 fn replication_does_not_end_silently_where_a_slave_sees_its_snapshots_no_more() {
     let mut wrong = Vec::new();
     for blind in ["node2", "node1"] {
@@ -258,7 +257,6 @@ fn nothing_starts_empty_while_another_node_holds_a_confirmed_set() {
 
 /// The new master's clock is two hours behind that of the old one.
 #[test]
-#[ignore = "not cured yet"]
 fn what_was_handed_over_is_older_than_all_that_the_new_master_has_sent() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     sim.lock().node("node2").ahead -= 2 * 3_600_000_000;
