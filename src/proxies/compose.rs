@@ -92,6 +92,7 @@ mod tests {
     use crate::model::record::Understood;
     use crate::outside::process::Capture;
     use crate::routes::judge::handled;
+    use crate::routes::judge::tests::adapted;
     use crate::routes::real;
 
     fn view() -> View {
@@ -108,19 +109,10 @@ mod tests {
         Handled { handle, errors: Value::Null }
     }
 
-    /// What Caddy has made of each text: see `judge`.
-    fn vectors() -> impl Iterator<Item = (&'static str, &'static str, Value)> {
-        include_str!("../../tests/vectors/adapted.txt").split("=== ").skip(1).filter_map(|case| {
-            let (name, case) = case.split_once('\n').unwrap();
-            let (text, json) = case.split_once("\n---\n").unwrap();
-            (!name.contains(" = ")).then(|| (name, text, serde_json::from_str(json).unwrap()))
-        })
-    }
-
     /// Host by host, as a Caddy of its author's alone would.
     #[test]
-    fn a_site_is_served_as_its_author_wrote_it() {
-        for (name, text, adapted) in vectors() {
+    fn real_caddy_serves_a_site_as_its_author_wrote_it() {
+        for (name, text, adapted) in adapted().filter(|(name, ..)| !name.contains(" = ")) {
             let apps = [app(name, record(text, vec![handled(&adapted).unwrap()]))];
             let view = View { frame: Frame { caddy_head: String::new(), ..view().frame }, ..view() };
             let text = written(&apps.iter().collect::<Vec<_>>(), &view);

@@ -285,15 +285,12 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn routes() -> settings::Routes {
-        settings::Routes { caddy: Version::Two, admin: None, ports: None, network: None, upstreams: Vec::new() }
-    }
+    use crate::routes::read::tests::set;
 
     /// Of node1, one of two, without heads.
     pub fn view() -> View {
         let members = [("node1", "10.0.0.1"), ("node2", "10.0.0.2")];
-        let frame = Frame::of(&settings::Proxies::default(), &routes(), false).unwrap();
+        let frame = Frame::of(&settings::Proxies::default(), &set(Version::Two), false).unwrap();
         View {
             frame: Frame { caddy_head: String::new(), haproxy_head: String::new(), ..frame },
             me: NodeName::try_from("node1").unwrap(),
@@ -305,13 +302,13 @@ pub(super) mod tests {
 
     /// Whose proxies tell each other who the client is.
     pub fn told_view() -> View {
-        let frame = Frame::of(&settings::Proxies::default(), &routes(), true).unwrap();
+        let frame = Frame::of(&settings::Proxies::default(), &set(Version::Two), true).unwrap();
         View { frame, clients: Clients { caddy: true, here: true, peers: ["node2".into()].into() }, ..view() }
     }
 
     /// With what stands in front of the files.
     pub fn whole_view() -> View {
-        View { frame: Frame::of(&settings::Proxies::default(), &routes(), false).unwrap(), ..view() }
+        View { frame: Frame::of(&settings::Proxies::default(), &set(Version::Two), false).unwrap(), ..view() }
     }
 
     fn tried(name: &str, record: Value) -> Result<Routed, Unservable> {
@@ -378,7 +375,7 @@ pub(super) mod tests {
         }
         let settings = settings::Proxies { caddy: Some("a:80".into()), ..settings::Proxies::default() };
         assert_eq!(
-            Frame::of(&settings, &routes(), false).unwrap_err().to_string(),
+            Frame::of(&settings, &set(Version::Two), false).unwrap_err().to_string(),
             "HANDLER_CADDY=\"a:80\": expected host or host:http-port:https-port"
         );
     }

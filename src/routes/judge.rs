@@ -253,14 +253,14 @@ fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::read::tests::services;
     use super::*;
     use crate::outside::process::Capture;
     use crate::routes::real;
 
     /// The real Caddy's answers: `tests/vectors/adapted.txt` has texts and what Caddy 2.11 made of them.
-    fn adapted() -> impl Iterator<Item = (&'static str, &'static str, Value)> {
+    pub fn adapted() -> impl Iterator<Item = (&'static str, &'static str, Value)> {
         include_str!("../../tests/vectors/adapted.txt").split("=== ").skip(1).map(|case| {
             let (name, case) = case.split_once('\n').unwrap();
             let (text, json) = case.split_once("\n---\n").unwrap();

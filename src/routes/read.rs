@@ -120,13 +120,13 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
     checks.append(&mut routes.checks);
     routes.checks = checks;
     routes.urls = addresses.join(", ");
-    routes.caddyfile = caddyfile::dump(&sites);
     routes.sites = sites.into_iter().map(|site| caddyfile::dump(&[site])).collect();
+    routes.caddyfile = routes.sites.join("\n");
     Ok(routes)
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use serde_json::json;
