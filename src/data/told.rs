@@ -32,13 +32,14 @@ pub fn of(seen: &Seen, known: &Known, now: Time) -> Option<Told> {
 pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, record: &Record, master_lives: bool, now: Time) -> Told {
     let mut told = Told { line: format!("replica on {holder}: "), wrong: Vec::new() };
     let every = Duration::from_secs(60 * u64::from(replica.every()));
+    let age = |taken: &str| Time::parse(taken).map(|taken| now.since(taken));
     if let Some(blind) = blind {
         told.line += &format!(
             "unconfirmed: {blind} cannot look at its snapshots (mount the folder of the volume plugin into its agent's container; see README)"
         );
         // Where it could, once, no more sets are sent.
-        let last = replica.last.as_ref().filter(|last| last.is_of(record)).and_then(|last| Time::parse(&last.taken));
-        if let Some(old) = last.map(|last| now.since(last)).filter(|old| master_lives && *old > 2 * every) {
+        let last = replica.last.as_ref().filter(|last| last.is_of(record));
+        if let Some(old) = last.and_then(|last| age(&last.taken)).filter(|old| master_lives && *old > 2 * every) {
             told.wrong.push(format!(
                 "replica on {holder}: the last one that was confirmed is {} old, since {blind} cannot look at its snapshots any more",
                 time::age(old)
@@ -46,7 +47,6 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         }
         return told;
     }
-    let age = |taken: &str| Time::parse(taken).map(|taken| now.since(taken));
     match &replica.last {
         None => told.line += "none yet",
         Some(last) if !last.is_of(record) => {

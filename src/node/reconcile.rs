@@ -132,8 +132,9 @@ fn records(here: &Here) -> Result<Records, Error> {
 }
 
 pub fn look(here: &Here) -> Result<Seen, Error> {
-    let maintenances = here.consul.list(keys::MAINTENANCES)?;
     let Records { all: records, mine, unreadable } = records(here)?;
+    // Before the orders: one of an order that is not open by then has ended.
+    let maintenances = if mine.is_empty() { Vec::new() } else { here.consul.list(keys::MAINTENANCES)? };
     let (orders, no_orders) = orders::listed(&here.consul)?;
     // Where nothing is known of this node's applications, it need not have an engine.
     let nothing = records.is_empty() && here.apps()?.is_empty();
@@ -141,16 +142,13 @@ pub fn look(here: &Here) -> Result<Seen, Error> {
     let (idles, closed) = (BTreeMap::new(), BTreeSet::new());
     let mut seen = Seen { records, orders, unreadable: (unreadable, no_orders), containers, idle: idles, closed };
     let ordered: BTreeSet<&str> = seen.orders.iter().map(|open| &*open.order.id).collect();
-    for entry in &maintenances {
-        let name = AppName::try_from(entry.key.trim_start_matches(keys::MAINTENANCES)).ok();
-        let mine = name.filter(|name| seen.records.get(name).is_some_and(|roles| here.me().is_ok_and(|me| roles.master == *me)));
-        if let Some(name) = mine.filter(|name| left_by(here, name, entry).is_some_and(|id| !ordered.contains(&*id))) {
-            seen.closed.insert(name);
-        }
-    }
     for (name, record) in mine {
+        let entry = maintenances.iter().find(|entry| entry.key == keys::maintenance(&name));
+        if entry.and_then(|entry| left_by(here, &name, entry)).is_some_and(|id| !ordered.contains(&*id)) {
+            seen.closed.insert(name.clone());
+        }
         match json::read::<Record>(&record) {
-            Ok(record) => drop(idle(here, &seen, &name, &record)?.map(|idle| seen.idle.insert(name, idle))),
+            Ok(record) => drop(idle(here, &seen, &name, &record, entry.is_some())?.map(|idle| seen.idle.insert(name, idle))),
             Err(why) => seen.unreadable.0.push(format!("{} in Consul is not a record: {why}", keys::app(&name))),
         }
     }
@@ -158,7 +156,7 @@ pub fn look(here: &Here) -> Result<Seen, Error> {
 }
 
 /// What of an application that this node is the master of does not run; not while an order or a journal says more of it.
-fn idle(here: &Here, seen: &Seen, name: &AppName, record: &Record) -> Result<Option<Idle>, Error> {
+fn idle(here: &Here, seen: &Seen, name: &AppName, record: &Record, maintenance: bool) -> Result<Option<Idle>, Error> {
     let ordered = seen.orders.iter().any(|open| start::is_at_work(&open.order, name, &record.master));
     let Ok(listed) = &seen.containers else { return Ok(None) };
     if ordered || here.world.look_at(&here.paths.journal(name))?.is_some() {
@@ -168,7 +166,7 @@ fn idle(here: &Here, seen: &Seen, name: &AppName, record: &Record) -> Result<Opt
     if down.as_ref().is_ok_and(Vec::is_empty) {
         return Ok(None);
     }
-    let maintenance = !seen.closed.contains(name) && here.consul.get(&keys::maintenance(name))?.is_some();
+    let maintenance = maintenance && !seen.closed.contains(name);
     Ok(Some(Idle { down, starts: Starts::of(here, name, &record.deploy_id), maintenance }))
 }
 

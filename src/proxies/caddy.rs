@@ -1,7 +1,5 @@
 //! `Caddyfile`: this node's sites. Pure: the same records give the same text.
 
-use std::collections::HashMap;
-
 use super::compose::Marks;
 use super::view::{NOTE, RETRY_AFTER, Routed, View, push_line};
 use crate::routes::address::site_addresses;
@@ -13,13 +11,12 @@ pub fn written(apps: &[&Routed], view: &View) -> String {
     let mut out = String::from(NOTE);
     push_line(&mut out, &view.frame.caddy_head);
     let mut page_written = false;
-    let judged: HashMap<&str, Vec<Site>> = apps.iter().filter_map(|app| Some((&*app.name, judged(app, view)?))).collect();
-    let marked = apps.iter().filter(|app| judged.contains_key(&*app.name)).flat_map(|app| &app.sites);
-    let mut marks = Marks::of(marked);
-    for app in apps.iter().filter(|app| app.in_caddyfile()) {
+    let apps: Vec<(&Routed, Option<Vec<Site>>)> =
+        apps.iter().filter(|app| app.in_caddyfile()).map(|app| (*app, judged(app, view))).collect();
+    let mut marks = Marks::of(apps.iter().filter(|(_, judged)| judged.is_some()).flat_map(|(app, _)| &app.sites));
+    for (app, judged) in apps {
         out.push_str(&format!("# {}\n", app.name));
-        if let Some(sites) = judged.get(&*app.name) {
-            let mut sites = sites.clone();
+        if let Some(mut sites) = judged {
             for (site, handled) in sites.iter_mut().zip(&app.sites) {
                 site.body.extend(marks.body(handled));
             }

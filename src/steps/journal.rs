@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use super::output::{Checked, Cloned, Output, Restored, Snapshots};
 use crate::error::{Error, Fault, text_of};
-use crate::here::GIVEN_UP;
 use crate::model::json;
 use crate::model::names::{AppName, Host, Volume};
 use crate::model::order::{Order, Origin, Unknown};
@@ -295,9 +294,8 @@ impl Journal {
     }
 
     /// Out of the way, for a person to look at.
-    pub fn set_aside(self, world: &World) -> Result<(), Error> {
-        let aside = self.path.with_file_name(format!("{}.{GIVEN_UP}", self.header.order.id));
-        Ok(world.rename_file(&self.path, &aside)?)
+    pub fn set_aside(self, world: &World, aside: &Path) -> Result<(), Error> {
+        Ok(world.rename_file(&self.path, aside)?)
     }
 
     pub fn remove(self, world: &World) -> Result<(), Error> {

@@ -41,7 +41,7 @@ impl Run {
 
     /// From the first step to the end. That this node takes part is said first, so that nobody forgets what it may have to undo.
     pub fn start(mut self, owner: NodeName, source: Option<NodeName>) -> Outcome {
-        let first = self.steps().first().map(|first| self.progress(0, *first));
+        let first = self.first_progress();
         let (part, origin) = (self.journal.header.part, self.journal.header.origin);
         let me = match self.here.me() {
             Ok(me) => me.to_string(),
@@ -94,7 +94,8 @@ impl Run {
         match verdict {
             _ if given_up => {
                 warn!("its undo was given up by hand: the journal is set aside, and nothing is changed");
-                match self.journal.set_aside(&self.here.world) {
+                let aside = self.here.paths.given_up(&self.name, &self.order.id);
+                match self.journal.set_aside(&self.here.world, &aside) {
                     Ok(()) => Outcome::Failed,
                     Err(why) => Run::left(&why),
                 }
@@ -172,7 +173,7 @@ impl Run {
     }
 
     /// Its key was removed, by hand perhaps; the other node may be at it still.
-    fn say_again(&mut self) -> Result<(), Error> {
+    fn say_again(&self) -> Result<(), Error> {
         let mut order = self.order.clone();
         let mut begun = vec![self.here.me()?.clone()];
         // The journal's is that of its first line.
@@ -181,9 +182,10 @@ impl Run {
             order.owner = order.owner.or(NodeName::try_from(self.owner()).ok());
             begun.extend(order.owner.clone());
         }
-        for node in begun {
-            let first = self.steps().first().map(|first| self.progress(0, *first));
-            order.progress.extend(first.filter(|_| !order.progress.contains_key(&*node)).map(|first| (node.to_string(), first)));
+        if let Some(first) = self.first_progress() {
+            for node in begun {
+                order.progress.entry(node.to_string()).or_insert_with(|| first.clone());
+            }
         }
         order.reason.get_or_insert_with(|| "its key vanished from Consul while it was carried out".into());
         warn!(
@@ -244,6 +246,10 @@ impl Run {
     fn progress(&self, at: usize, step: Step) -> Progress {
         let since = self.here.world.clock.now().rfc3339();
         Progress { step: at + 1, of: self.steps().len(), name: step.row().name.into(), since }
+    }
+
+    fn first_progress(&self) -> Option<Progress> {
+        self.steps().first().map(|first| self.progress(0, *first))
     }
 
     fn begin(&mut self, at: usize, step: Step) -> Done {

@@ -64,8 +64,9 @@ pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
 
 pub fn snapshot(run: &mut Run) -> Result<Output, Stop> {
     // What only an earlier version had and this one has again is its data, too.
-    let mut volumes = run.old_volumes();
-    volumes.extend(run.checked()?.existing.into_iter().filter(|volume| !run.old_volumes().contains(volume)));
+    let (mut volumes, mut existing) = (run.old_volumes(), run.checked()?.existing);
+    existing.retain(|volume| !volumes.contains(volume));
+    volumes.extend(existing);
     Ok(Output::Taken(run.snapshot_all(&volumes)?))
 }
 
