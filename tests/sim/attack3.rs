@@ -2,52 +2,19 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::beside::{HOUR, until};
 use crate::others::run;
+use crate::sets::{MINUTE, after, held, last, own, replica, tick};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, deploy, deployed, push, push_files};
 use crate::world::state::plugin::Subvolume;
 use crate::world::state::{Reach, State};
 use crate::world::{Act, Cluster, event};
 
-const MINUTE: Duration = Duration::from_secs(60);
-
-fn tick(sim: &Sim) {
-    for _ in 0..3 {
-        let fine = |node: &&String| sim.lock().nodes[*node].reach == Reach::Fine;
-        let nodes: Vec<String> = sim.lock().nodes.keys().cloned().collect();
-        nodes.iter().filter(fine).for_each(|node| sim.start(node, Start::Sets));
-        sim.run_until_rest();
-    }
-}
-
-fn after(sim: &Sim, time: Duration) {
-    sim.pass(time);
-    tick(sim);
-}
-
-fn replica(sim: &Sim, holder: &str) -> Value {
-    sim.lock().kv(&format!("replica/{APP}/{holder}")).unwrap_or_default()
-}
-
-fn last(sim: &Sim, holder: &str) -> String {
-    replica(sim, holder)["last"]["snapshots"][DATA]["snapshot"].as_str().unwrap_or_default().to_owned()
-}
-
 fn data(sim: &Sim, node: &str) -> String {
     sim.lock().volume(node, DATA).unwrap_or_default().replace('|', "")
-}
-
-/// What a snapshot holds on a node; nothing where it is not.
-fn held(sim: &Sim, node: &str, snapshot: &str) -> Option<String> {
-    sim.lock().nodes[node].plugin.snapshots.get(snapshot).map(|text| text.replace('|', ""))
-}
-
-fn own(sim: &Sim, node: &str) -> String {
-    let text = sim.disk(node, |disk| disk.read(std::path::Path::new("/deploy/.handler/own"), 1 << 20));
-    text.map_or(String::new(), |text| String::from_utf8(text).unwrap())
 }
 
 fn snapshots(sim: &Sim, node: &str) -> Vec<String> {

@@ -9,46 +9,19 @@ use serde_json::json;
 
 use crate::beside::until;
 use crate::others::run;
+use crate::sets::{EXTRA, MINUTE, checks, commit, data, with_extra};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, migrate, push, shop, with_copy};
-use crate::world::state::Reach;
 use crate::world::state::engine::Container;
 use crate::world::{Act, Cluster, Effect, State, event, id};
 
-const MINUTE: Duration = Duration::from_secs(60);
-const EXTRA: &str = "shopmastere4371_extra";
 const STAGING: &str = "shopstaginge4371";
-
-fn data(sim: &Sim, node: &str, volume: &str) -> String {
-    sim.lock().volume(node, volume).unwrap_or_default().replace('|', "")
-}
 
 /// Whether a volume or a snapshot of this node has exactly this.
 fn kept(sim: &Sim, node: &str, text: &str) -> bool {
     let s = sim.lock();
     let plugin = &s.nodes[node].plugin;
     plugin.volumes.values().chain(plugin.snapshots.values()).any(|held| held.replace('|', "") == text)
-}
-
-fn with_extra(more: &str) -> String {
-    compose(more).replace("['data:/data']", "['data:/data', 'extra:/extra']") + "  extra: {driver: 'anybox/buttervolume:latest'}\n"
-}
-
-fn commit(sim: &Sim, text: &str) {
-    sim.lock().commit(URL, "master", &[("docker-compose.yml", text)]);
-}
-
-/// The health checks of all nodes, again and again.
-fn checks(sim: &Sim, times: usize) {
-    for _ in 0..times {
-        sim.pass(11 * MINUTE);
-        let nodes: Vec<String> = sim.lock().nodes.keys().cloned().collect();
-        let fine: Vec<String> = nodes.into_iter().filter(|node| sim.lock().nodes[node].reach == Reach::Fine).collect();
-        for start in [Start::Check, Start::Sets] {
-            fine.iter().for_each(|node| sim.start(node, start.clone()));
-            sim.run_until_rest();
-        }
-    }
 }
 
 // ---- an undo harms
@@ -201,28 +174,41 @@ fn the_undo_of_a_migrate_that_cannot_end_is_not_in_the_way_of_a_takeover_of_its_
 }
 
 fn after_a_migrate_whose_undo_cannot_end(dies: bool) {
-    let (sim, ..): (Sim, String, String) = with_copy("node3", "", &[("post_migrate.sh", "write data WRONG\nexit 1")]);
-    sim.lock().replicate("node1");
+    let sim = with_a_migrate_whose_undo_cannot_end("node3", |sim| sim.lock().replicate("node1"));
+    let order = sim.lock().kv(&format!("order/{}", id("m"))).unwrap();
+    assert_eq!(order["undone"], json!(["node1"]), "{order:#}");
+    its_source_is_deployed(&sim, dies, 12);
+}
+
+/// A test instance on this node gets the shop's data, and its undo cannot end. `before`: what there is of replicas by then.
+pub fn with_a_migrate_whose_undo_cannot_end(node: &'static str, before: impl FnOnce(&Sim)) -> Sim {
+    let (sim, _, volume): (Sim, String, String) = with_copy(node, "", &[("post_migrate.sh", "write data WRONG\nexit 1")]);
+    before(&sim);
     let begun = Arc::new(AtomicBool::new(false));
     let (begins, has_begun) = (begun.clone(), begun.clone());
-    sim.on("node3", "post_migrate.sh", Act::First(Box::new(move |_| begins.store(true, Ordering::SeqCst))));
-    let restores = move |e: &Effect| e.node == "node3" && e.what == "Snapshot.Restore" && has_begun.load(Ordering::SeqCst);
+    sim.on(node, "post_migrate.sh", Act::First(Box::new(move |_| begins.store(true, Ordering::SeqCst))));
+    let restores = move |e: &Effect| e.what == "Snapshot.Restore" && e.line.contains(&volume) && has_begun.load(Ordering::SeqCst);
     sim.fault(restores, 0, Act::Fail("no space left on device".to_owned()));
     sim.deliver_all(&[migrate("m")]);
     sim.try_settle().ok();
     let order = sim.lock().kv(&format!("order/{}", id("m"))).unwrap();
-    assert_eq!((&order["state"], &order["undone"]), (&json!("failed"), &json!(["node1"])), "{order:#}");
-    push(&sim, "");
+    assert_eq!(order["state"], "failed", "{order:#}");
+    sim
+}
+
+/// Where it was, or, if that dies, where its replica is.
+pub fn its_source_is_deployed(sim: &Sim, dies: bool, within: usize) {
+    push(sim, "");
     let master = if dies { "node2" } else { "node1" };
     if dies {
         sim.power_off("node1");
     }
     sim.deliver_all(&[deploy("next", master, None)]);
-    checks(&sim, 12);
+    checks(sim, within);
     let next = sim.lock().ended("next");
     let open = sim.lock().kv(&format!("order/{}", id("next"))).unwrap_or_default();
     let serving = sim.lock().serving(PROJECT);
-    assert_eq!(next["state"], "done", "the master dies {dies}: after two hours {open:#} {serving:?}");
+    assert_eq!(next["state"], "done", "the master dies {dies}: after {within} checks {next:#} {open:#} {serving:?}");
 }
 
 /// A new master takes a move, and dies for good; the old one has lost its power at the same time, and comes back. The dead one is taken out of the

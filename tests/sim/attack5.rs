@@ -6,65 +6,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::others::run;
+use crate::sets::{EXTRA, MINUTE, after, commit, data, fine, held, last, own, reboot, replica, tick, with_extra};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, migrate, push, shop, with_copy};
 use crate::world::state::Reach;
 use crate::world::state::plugin::Subvolume;
 use crate::world::{Act, Cluster, event, id};
 
-const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-const EXTRA: &str = "shopmastere4371_extra";
-
-fn alive(sim: &Sim) -> Vec<String> {
-    sim.lock().nodes.iter().filter(|(_, node)| node.reach == Reach::Fine).map(|(name, _)| name.clone()).collect()
-}
-
-/// What the checks of all nodes start of the sets, until nothing is due.
-fn tick(sim: &Sim) {
-    for _ in 0..3 {
-        alive(sim).iter().for_each(|node| sim.start(node, Start::Sets));
-        sim.run_until_rest();
-    }
-}
-
-fn after(sim: &Sim, time: Duration) {
-    sim.pass(time);
-    tick(sim);
-}
 
 /// The health checks of all nodes, again and again.
 fn checks(sim: &Sim, times: usize) {
     for _ in 0..times {
         sim.pass(11 * MINUTE);
-        alive(sim).iter().for_each(|node| sim.start(node, Start::Check));
+        fine(sim).iter().for_each(|node| sim.start(node, Start::Check));
         sim.run_until_rest();
     }
-}
-
-/// It has booted, and its agent's watches have fired.
-fn reboot(sim: &Sim, node: &str) {
-    sim.power_off(node);
-    sim.power_on(node);
-    sim.start(node, Start::Events(Vec::new()));
-    sim.run_until_rest();
-}
-
-fn replica(sim: &Sim, holder: &str) -> Value {
-    sim.lock().kv(&format!("replica/{APP}/{holder}")).unwrap_or_default()
-}
-
-fn last(sim: &Sim, holder: &str) -> String {
-    replica(sim, holder)["last"]["snapshots"][DATA]["snapshot"].as_str().unwrap_or_default().to_owned()
-}
-
-fn data(sim: &Sim, node: &str, volume: &str) -> String {
-    sim.lock().volume(node, volume).unwrap_or_default().replace('|', "")
-}
-
-/// What a snapshot holds on a node; nothing where it is not.
-fn held(sim: &Sim, node: &str, snapshot: &str) -> Option<String> {
-    sim.lock().nodes[node].plugin.snapshots.get(snapshot).map(|text| text.replace('|', ""))
 }
 
 /// Whether any snapshot or volume of any node has this.
@@ -79,26 +36,9 @@ fn snapshots(sim: &Sim, node: &str, volume: &str) -> Vec<String> {
     sim.lock().nodes[node].plugin.snapshots.keys().filter(is_of).cloned().collect()
 }
 
-fn file(sim: &Sim, node: &str, path: &str) -> String {
-    let text = sim.disk(node, |disk| disk.read(Path::new(path), 1 << 20));
-    text.map_or(String::new(), |text| String::from_utf8(text).unwrap())
-}
-
-fn own(sim: &Sim, node: &str) -> String {
-    file(sim, node, "/deploy/.handler/own")
-}
-
 fn with_labels(labels: &str) -> String {
     let label = format!("labels: {{{labels}}}, driver: 'anybox/buttervolume:latest'");
     compose("").replace("driver: 'anybox/buttervolume:latest'", &label)
-}
-
-fn with_extra(more: &str) -> String {
-    compose(more).replace("['data:/data']", "['data:/data', 'extra:/extra']") + "  extra: {driver: 'anybox/buttervolume:latest'}\n"
-}
-
-fn commit(sim: &Sim, text: &str) {
-    sim.lock().commit(URL, "master", &[("docker-compose.yml", text)]);
 }
 
 /// The shop of this compose file on node1.
@@ -748,7 +688,7 @@ fn what_comes_after_a_takeover_that_failed_is_a_replica_all_the_same() {
         };
         let time = || {
             sim.pass(15 * MINUTE);
-            alive(&sim).iter().for_each(|node| sim.lock().run_schedules(node));
+            fine(&sim).iter().for_each(|node| sim.lock().run_schedules(node));
             tick(&sim);
         };
         go("first", "node2", "node1");

@@ -1,50 +1,22 @@
 //! Stories about orders said again, records that vanish and come back, failed migrates and shared names, in which a promise breaks.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::attack4::{its_source_is_deployed, with_a_migrate_whose_undo_cannot_end};
 use crate::beside::until;
 use crate::others::run;
+use crate::sets::{MINUTE, checks, data, held, last, replica, tick};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{
     APP, COPY, DATA, NODES, PROJECT, Transition, URL, all_well, compose, deploy, deployed, difference, migrate, push, shop, with_copy,
 };
-use crate::world::state::Reach;
 use crate::world::state::engine::Container;
 use crate::world::{Act, Cluster, Effect, State, event, id};
 
-const MINUTE: Duration = Duration::from_secs(60);
 const STAGING: &str = "shopstaginge4371";
-
-fn data(sim: &Sim, node: &str, volume: &str) -> String {
-    sim.lock().volume(node, volume).unwrap_or_default().replace('|', "")
-}
-
-fn fine(sim: &Sim) -> Vec<String> {
-    sim.lock().nodes.iter().filter(|(_, node)| node.reach == Reach::Fine).map(|(name, _)| name.clone()).collect()
-}
-
-/// The health checks of all nodes, again and again.
-fn checks(sim: &Sim, times: usize) {
-    for _ in 0..times {
-        sim.pass(11 * MINUTE);
-        for start in [Start::Check, Start::Sets] {
-            fine(sim).iter().for_each(|node| sim.start(node, start.clone()));
-            sim.run_until_rest();
-        }
-    }
-}
-
-fn tick(sim: &Sim) {
-    for _ in 0..3 {
-        fine(sim).iter().for_each(|node| sim.start(node, Start::Sets));
-        sim.run_until_rest();
-    }
-}
 
 fn order(sim: &Sim, word: &str) -> Value {
     sim.lock().kv(&format!("order/{}", id(word))).unwrap_or_default()
@@ -174,10 +146,8 @@ fn what_a_failed_version_has_made_is_in_no_set_though_the_record_has_come_back()
     assert!(sim.no_faults());
     sim.try_settle().ok();
     checks(&sim, 3);
-    let replica = sim.lock().kv(&format!("replica/{APP}/node2")).unwrap_or_default();
-    let last = replica["last"]["snapshots"][DATA]["snapshot"].as_str().unwrap_or_default().to_owned();
-    let held = sim.lock().nodes["node2"].plugin.snapshots.get(&last).cloned().unwrap_or_default();
-    assert!(!held.contains("WRONG"), "the confirmed set of {}: “{held}”", replica["last"]["deploy_id"]);
+    let held = held(&sim, "node2", &last(&sim, "node2")).unwrap_or_default();
+    assert!(!held.contains("WRONG"), "the confirmed set of {}: “{held}”", replica(&sim, "node2")["last"]["deploy_id"]);
 }
 
 /// The record vanishes in the middle of a redeploy.
@@ -255,39 +225,22 @@ fn what_has_lost_its_record_keeps_its_slave_or_says_so() {
 
 // ---- stuck, and in another's way
 
-/// A test instance gets the shop's data, and its undo cannot end.
-fn with_a_migrate_whose_undo_cannot_end(node: &'static str) -> Sim {
-    let (sim, _, volume): (Sim, String, String) = with_copy(node, "", &[("post_migrate.sh", "write data WRONG\nexit 1")]);
-    tick(&sim);
-    let begun = Arc::new(AtomicBool::new(false));
-    let (begins, has_begun) = (begun.clone(), begun.clone());
-    sim.on(node, "post_migrate.sh", Act::First(Box::new(move |_| begins.store(true, Ordering::SeqCst))));
-    let restores = move |e: &Effect| e.what == "Snapshot.Restore" && e.line.contains(&volume) && has_begun.load(Ordering::SeqCst);
-    sim.fault(restores, 0, Act::Fail("no space left on device".to_owned()));
-    sim.deliver_all(&[migrate("m")]);
-    sim.try_settle().ok();
-    assert_eq!(order(&sim, "m")["state"], "failed");
-    sim
-}
-
 #[test]
 fn the_undo_of_a_migrate_that_cannot_end_does_not_end_the_replication_of_its_source() {
-    let sim = with_a_migrate_whose_undo_cannot_end("node3");
+    let sim = with_a_migrate_whose_undo_cannot_end("node3", tick);
     sim.lock().write("node1", DATA, " and of tuesday");
     for _ in 0..8 {
         sim.pass(20 * MINUTE);
         tick(&sim);
     }
-    let replica = sim.lock().kv(&format!("replica/{APP}/node2")).unwrap_or_default();
-    let last = replica["last"]["snapshots"][DATA]["snapshot"].as_str().unwrap_or_default().to_owned();
-    let held = sim.lock().nodes["node2"].plugin.snapshots.get(&last).cloned().unwrap_or_default();
+    let held = held(&sim, "node2", &last(&sim, "node2")).unwrap_or_default();
     sim.no_faults();
     assert!(held.contains("tuesday"), "after two hours and a half the last set has “{held}”");
 }
 
 #[test]
 fn the_undo_of_a_migrate_that_cannot_end_does_not_keep_its_source_from_being_started_again() {
-    let sim = with_a_migrate_whose_undo_cannot_end("node1");
+    let sim = with_a_migrate_whose_undo_cannot_end("node1", tick);
     sim.lock().engine("node1").containers.retain(|it| it.project != PROJECT || it.service != "web");
     checks(&sim, 6);
     let serving = sim.lock().serving(PROJECT);
@@ -425,7 +378,9 @@ fn a_move_that_its_source_has_begun_ends_when_the_new_master_is_no_member_any_mo
     push(&sim, "");
     sim.on("node3", " build", Act::Slow(10 * MINUTE));
     NODES.iter().for_each(|node| sim.start(node, Start::Events(vec![deploy("move", "node3", Some("node2"))])));
-    until(&sim, "both", || order(&sim, "move")["progress"]["node1"]["name"] == "await-ready" && order(&sim, "move")["owner"] == "node3");
+    // That it waits is told only where nobody else writes to the order at that moment.
+    let has_sent = || sim.lock().log.iter().any(|e| e.node == "node1" && e.what == "Snapshot.Send");
+    until(&sim, "both", || has_sent() && order(&sim, "move")["progress"]["node1"].is_object() && order(&sim, "move")["owner"] == "node3");
     sim.power_off("node1");
     sim.power_off("node3");
     sim.lock().nodes.remove("node3");
@@ -543,18 +498,9 @@ fn a_move_back_that_fails_leaves_what_is_fenced_in_its_volume() {
 #[test]
 fn held_the_undo_of_a_migrate_on_one_node_is_not_in_the_way_of_its_source() {
     for dies in [false, true] {
-        let sim = with_a_migrate_whose_undo_cannot_end("node1");
-        push(&sim, "");
-        let master = if dies { "node2" } else { "node1" };
-        if dies {
-            sim.power_off("node1");
-        }
-        sim.deliver_all(&[deploy("next", master, None)]);
-        checks(&sim, 3);
-        let next = sim.lock().ended("next");
-        let open = order(&sim, "next");
+        let sim = with_a_migrate_whose_undo_cannot_end("node1", tick);
+        its_source_is_deployed(&sim, dies, 3);
         sim.no_faults();
-        assert_eq!(next["state"], "done", "dies {dies}: {next:#} {open:#}");
     }
 }
 

@@ -22,5 +22,6 @@ mod others;
 mod replicas;
 mod resolved;
 mod seeds;
+mod sets;
 mod stories;
 mod takeover;

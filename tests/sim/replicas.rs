@@ -5,42 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::beside::{HOUR, until};
+use crate::sets::{MINUTE, after, last, reboot, replica, tick};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, deploy, deployed, push, shop};
-use crate::world::state::{Reach, State};
+use crate::world::state::State;
 use crate::world::{Act, Cluster, event, id};
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// What the check of each node starts, until nothing is due.
-fn tick(sim: &Sim) {
-    for _ in 0..3 {
-        let fine = |node: &&&str| sim.lock().nodes[**node].reach == Reach::Fine;
-        NODES.iter().filter(fine).for_each(|node| sim.start(node, Start::Sets));
-        sim.run_until_rest();
-    }
-}
-
-fn after(sim: &Sim, time: Duration) {
-    sim.pass(time);
-    tick(sim);
-}
-
-/// It has booted, and its agent's watches have fired.
-fn reboot(sim: &Sim, node: &str) {
-    sim.power_off(node);
-    sim.power_on(node);
-    sim.start(node, Start::Events(Vec::new()));
-    sim.run_until_rest();
-}
-
-fn replica(sim: &Sim, holder: &str) -> Value {
-    sim.lock().kv(&format!("replica/{APP}/{holder}")).unwrap_or_default()
-}
-
-fn last(sim: &Sim, holder: &str) -> String {
-    replica(sim, holder)["last"]["snapshots"][DATA]["snapshot"].as_str().unwrap_or_default().to_owned()
-}
 
 fn snapshots(sim: &Sim, node: &str) -> Vec<String> {
     sim.lock().nodes[node].plugin.snapshots.keys().filter(|name| name.starts_with(&format!("{DATA}@"))).cloned().collect()

@@ -1,0 +1,82 @@
+//! What stories about sets and replicas share: the runs that the health check starts, and what there is of it in Consul and on the nodes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::world::Cluster;
+use crate::world::inside::{Sim, Start};
+use crate::world::shop::{APP, DATA, URL, compose};
+use crate::world::state::Reach;
+
+pub const MINUTE: Duration = Duration::from_secs(60);
+pub const EXTRA: &str = "shopmastere4371_extra";
+
+/// The nodes that run and reach the others.
+pub fn fine(sim: &Sim) -> Vec<String> {
+    sim.lock().nodes.iter().filter(|(_, node)| node.reach == Reach::Fine).map(|(name, _)| name.clone()).collect()
+}
+
+/// What the checks of all nodes start of the sets, until nothing is due.
+pub fn tick(sim: &Sim) {
+    for _ in 0..3 {
+        fine(sim).iter().for_each(|node| sim.start(node, Start::Sets));
+        sim.run_until_rest();
+    }
+}
+
+pub fn after(sim: &Sim, time: Duration) {
+    sim.pass(time);
+    tick(sim);
+}
+
+/// The health checks of all nodes, and what they start of the sets, again and again.
+pub fn checks(sim: &Sim, times: usize) {
+    for _ in 0..times {
+        sim.pass(11 * MINUTE);
+        for start in [Start::Check, Start::Sets] {
+            fine(sim).iter().for_each(|node| sim.start(node, start.clone()));
+            sim.run_until_rest();
+        }
+    }
+}
+
+/// It has booted, and its agent's watches have fired.
+pub fn reboot(sim: &Sim, node: &str) {
+    sim.power_off(node);
+    sim.power_on(node);
+    sim.start(node, Start::Events(Vec::new()));
+    sim.run_until_rest();
+}
+
+pub fn replica(sim: &Sim, holder: &str) -> Value {
+    sim.lock().kv(&format!("replica/{APP}/{holder}")).unwrap_or_default()
+}
+
+pub fn last(sim: &Sim, holder: &str) -> String {
+    replica(sim, holder)["last"]["snapshots"][DATA]["snapshot"].as_str().unwrap_or_default().to_owned()
+}
+
+pub fn data(sim: &Sim, node: &str, volume: &str) -> String {
+    sim.lock().volume(node, volume).unwrap_or_default().replace('|', "")
+}
+
+/// What a snapshot holds on a node; nothing where it is not.
+pub fn held(sim: &Sim, node: &str, snapshot: &str) -> Option<String> {
+    sim.lock().nodes[node].plugin.snapshots.get(snapshot).map(|text| text.replace('|', ""))
+}
+
+pub fn own(sim: &Sim, node: &str) -> String {
+    let text = sim.disk(node, |disk| disk.read(Path::new("/deploy/.handler/own"), 1 << 20));
+    text.map_or(String::new(), |text| String::from_utf8(text).unwrap())
+}
+
+/// The shop with a second data volume.
+pub fn with_extra(more: &str) -> String {
+    compose(more).replace("['data:/data']", "['data:/data', 'extra:/extra']") + "  extra: {driver: 'anybox/buttervolume:latest'}\n"
+}
+
+pub fn commit(sim: &Sim, text: &str) {
+    sim.lock().commit(URL, "master", &[("docker-compose.yml", text)]);
+}
