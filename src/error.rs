@@ -106,6 +106,12 @@ pub enum Fault {
         app: AppName,
         master: NodeName,
     },
+    /// The record is gone, and who has the data is dead, or not known.
+    NothingKnown {
+        app: AppName,
+        master: Option<NodeName>,
+        node: NodeName,
+    },
     /// A migrate.
     NothingToCopy {
         source: Vec<Volume>,
@@ -149,6 +155,12 @@ pub enum Fault {
     NoReplica {
         master: NodeName,
         volumes: Vec<Volume>,
+    },
+    /// It was asked to start empty.
+    SetElsewhere {
+        master: NodeName,
+        holder: NodeName,
+        age: String,
     },
     NoSet {
         master: NodeName,
@@ -262,11 +274,30 @@ pub enum Fault {
 #[derive(Debug)]
 pub enum Unusable {
     None,
-    CannotLook { folder: PathBuf },
-    Before { what: String, age: String },
-    Newer { holder: NodeName, age: String, than: String },
-    Lacks { volume: Volume },
-    NotWhole { snapshot: Snapshot, seen: Seen },
+    CannotLook {
+        folder: PathBuf,
+    },
+    Before {
+        what: String,
+        age: String,
+    },
+    Newer {
+        holder: NodeName,
+        age: String,
+        than: String,
+    },
+    /// Another node has one, this one none of what is in force.
+    Elsewhere {
+        holder: NodeName,
+        age: String,
+    },
+    Lacks {
+        volume: Volume,
+    },
+    NotWhole {
+        snapshot: Snapshot,
+        seen: Seen,
+    },
 }
 
 impl std::error::Error for Error {}
@@ -358,6 +389,9 @@ impl fmt::Display for Unusable {
             Unusable::Newer { holder, age, than } => {
                 write!(f, "the one here is {than} old, and {holder} has one that is {age} old: deploy to {holder} to start from that")
             }
+            Unusable::Elsewhere { holder, age } => {
+                write!(f, "none here is of what is deployed, and {holder} has one that is {age} old: deploy to {holder} to start from that")
+            }
             Unusable::Lacks { volume } => write!(f, "the newest has no snapshot of {volume}"),
             Unusable::NotWhole { snapshot, seen } => write!(f, "of the newest the snapshot {snapshot} {seen}"),
         }
@@ -388,6 +422,18 @@ impl fmt::Display for Fault {
             }
             Fault::NothingToDestroy { app } => write!(f, "nothing to destroy: no application {app} is deployed"),
             Fault::NobodyAlive { app } => write!(f, "no node is alive to destroy {app}"),
+            Fault::NothingKnown { app, master, node } => {
+                let elsewhere = match master {
+                    Some(master) => format!("{master}, which ran it by its last order, is dead"),
+                    None => format!("{node} was not its master"),
+                };
+                write!(
+                    f,
+                    "the record of {app} is gone, and {elsewhere}: deployed on {node} it would begin without its data. Put the record back, or \
+                     restore its volumes on {node} (buttervolume snapshots lists what is there, buttervolume restore SNAPSHOT VOLUME), and then \
+                     deploy it with \"empty\": true"
+                )
+            }
             Fault::RecordGone { app, master } => {
                 write!(
                     f,
@@ -443,6 +489,11 @@ impl fmt::Display for Fault {
                 "{master}, the master, is dead, and this node has no replica of {}; deploy to a node that has one, or with \"empty\": true \
                  to start without its data",
                 joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>())
+            ),
+            Fault::SetElsewhere { master, holder, age } => write!(
+                f,
+                "{master}, the master, is dead, and {holder} has a confirmed set that is {age} old: deploy to {holder}; to begin without the \
+                 data all the same, destroy the application first"
             ),
             Fault::NoSet { master, why, here, order } => write!(
                 f,

@@ -16,8 +16,7 @@ use crate::model::text::redacted;
 use crate::model::time;
 use crate::node::local::{self, LocalRole};
 use crate::node::probe;
-use crate::node::reconcile::{Idle, Seen};
-use crate::orders;
+use crate::node::reconcile::{self, Idle, Seen};
 use crate::outside::plugin;
 use crate::routes;
 use crate::worker;
@@ -134,11 +133,6 @@ fn of_routes(here: &Here, seen: &sets::Seen, found: &mut Findings) {
     }
 }
 
-/// Of what this node is the master of: the proxies lead by the record.
-fn is_forgotten(here: &Here, name: &AppName) -> Result<bool, Error> {
-    Ok(here.consul.get(&keys::app(name))?.is_none() && !orders::was_destroyed(&here.consul, name)?)
-}
-
 /// Whether another node, which lives, serves it.
 pub fn is_anothers(here: &Here, seen: &sets::Seen, known: &sets::Known) -> bool {
     let master = &known.record.master;
@@ -230,12 +224,9 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
                 found.wrong.push(of(name, &format!("fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", "))));
             }
             if local.role == LocalRole::Master && sets.is_some_and(|sets| sets.apps.iter().all(|known| known.name != *name)) {
-                match is_forgotten(here, name) {
-                    Ok(false) => {}
-                    Ok(true) => found.wrong.push(of(
-                        name,
-                        "its record is gone, and no order has destroyed it: deploy it again, with this node as its master, to keep it",
-                    )),
+                match here.consul.get(&keys::app(name)).map_err(Error::from).and_then(|entry| Ok((entry, reconcile::gone(here, name)?))) {
+                    Ok((None, Some(advice))) => found.wrong.push(of(name, &advice)),
+                    Ok(_) => {}
                     Err(why) => found.wrong.push(of(name, &why.to_string())),
                 }
             }

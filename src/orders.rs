@@ -199,6 +199,25 @@ pub fn give_up(here: &Here, id: &OrderId, node: &NodeName) -> Result<Failing, Er
     })
 }
 
+/// The same of an order that is in the history, and was not undone on a node that seemed dead: another one waits for that, perhaps. Whether there is
+/// one.
+pub fn give_up_late(here: &Here, id: &OrderId, node: &NodeName) -> Result<bool, Error> {
+    let is_it = |entry: &Entry| entry.key.ends_with(&format!("/{id}"));
+    while let Some(entry) = here.consul.list(keys::HISTORIES)?.into_iter().find(is_it) {
+        let mut order = parse(&entry)?;
+        if order.state != State::Failed || !order.pending.contains(node) {
+            break;
+        }
+        if order.given_up.contains(node) {
+            return Ok(true);
+        }
+        order.given_up.push(node.clone());
+        order.notes.push(format!("undo given up on {node}"));
+        here.consul.cas(&entry.key, &text(&order)?, entry.modify_index)?;
+    }
+    Ok(false)
+}
+
 /// Changes an order that has failed, or fails by that.
 fn change(here: &Here, id: &OrderId, change: impl Fn(&mut Order)) -> Result<Failing, Error> {
     let key = keys::order(id);
@@ -231,16 +250,26 @@ fn pending(order: &Order) -> Vec<NodeName> {
     begun.filter(|node| !order.undone.contains(node) && !order.given_up.contains(node)).collect()
 }
 
-/// Whether the last order of the application that came to its end was a destroy: that alone tells what a record that is gone means.
+/// Whether the last order of the application that came to its end was a destroy: that alone tells what a record that is gone means. Both the
+/// index and the time have to say so: keys that were exported and imported have others, and clocks differ.
 pub fn was_destroyed(consul: &Consul, name: &AppName) -> Result<bool, Error> {
-    Ok(last_done(consul, name)?.is_some_and(|order| matches!(order.request, Request::Destroy(_))))
+    let all = all_done(consul, name)?;
+    let last = all.iter().filter_map(|order| Time::parse(order.finished.as_deref()?)).max();
+    Ok(all
+        .first()
+        .is_some_and(|first| matches!(first.request, Request::Destroy(_)) && first.finished.as_deref().and_then(Time::parse) == last))
 }
 
 /// The last deploy or destroy of the application that was done.
 pub fn last_done(consul: &Consul, name: &AppName) -> Result<Option<Order>, Error> {
+    Ok(all_done(consul, name)?.into_iter().next())
+}
+
+/// The last one first.
+fn all_done(consul: &Consul, name: &AppName) -> Result<Vec<Order>, Error> {
     let mut entries = consul.list(&keys::histories(name))?;
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
-    Ok(entries.iter().filter_map(|entry| parse(entry).ok()).find(placed))
+    Ok(entries.iter().filter_map(|entry| parse(entry).ok()).filter(placed).collect())
 }
 
 /// Whether it says since when the application is where, or is no more.

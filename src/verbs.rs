@@ -159,7 +159,12 @@ pub fn cancel(here: &Here, id: &str, give_up: Option<&str>) -> Result<String, Fa
     let id = OrderId::try_from(id).map_err(invalid)?;
     let node = give_up.map(NodeName::try_from).transpose().map_err(invalid)?;
     let _order = logger::order(&id);
-    let order = orders::open_one(&here.consul, &id)?;
+    let order = match (orders::open_one(&here.consul, &id), &node) {
+        (Err(Error::Fault(Fault::NotOpen { .. })), Some(node)) if orders::give_up_late(here, &id, node)? => {
+            return Ok(format!("{id}: failed; the undo is given up on {node}\n"));
+        }
+        (order, _) => order?,
+    };
     let failing = match &node {
         Some(node) if order.state != State::Failed => return Err(Fault::NotFailed { id: id.to_string(), node: node.to_string() }.into()),
         Some(node) => orders::give_up(here, &id, node)?,

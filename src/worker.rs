@@ -17,7 +17,7 @@ use crate::model::names::{App, AppName, Host, NodeName, Project};
 use crate::model::order::{Order, Request, Slave, State, UNDERSTANDS};
 use crate::model::record::Record;
 use crate::model::{json, keys};
-use crate::node::local::{self, LocalRole};
+use crate::node::local::{self, Local, LocalRole};
 use crate::node::reconcile;
 use crate::older;
 use crate::orders::{self, Failing, Open};
@@ -417,6 +417,8 @@ pub struct Records {
     pub source: Option<Record>,
     /// See [`Facts::lost`].
     lost: Option<NodeName>,
+    /// See [`Facts::held`].
+    held: bool,
 }
 
 impl Records {
@@ -426,7 +428,7 @@ impl Records {
             Ok(Some((in_consul(&entry, "a record")?, entry.modify_index)))
         };
         let source = order.request.source_app().map(|app| get(&app.name())).transpose()?.flatten();
-        let mut records = Records { record: get(&order.name)?, source: source.map(|(record, _)| record), lost: None };
+        let mut records = Records { record: get(&order.name)?, source: source.map(|(record, _)| record), lost: None, held: false };
         if records.record.is_none()
             && let Request::Deploy(deploy) = &order.request
         {
@@ -440,7 +442,12 @@ impl Records {
                 None => {}
             }
             if deploy.master == *here.me()? {
-                records.record = remembered(here, order)?.map(|record| (Record { slave, ..record }, 0));
+                let local = local::of(here, &order.name)?;
+                // Where by the last order another one is the master, what ran here is older.
+                let was_master = records.lost.as_ref().is_none_or(|lost| *lost == deploy.master);
+                records.held = local.as_ref().is_some_and(|local| local.role != LocalRole::Master);
+                let local = local.filter(|local| local.role == LocalRole::Master && was_master);
+                records.record = local.map(|local| (Record { slave, ..remembered(order, deploy.master.clone(), local) }, 0));
             }
         }
         Ok(records)
@@ -448,17 +455,15 @@ impl Records {
 
     pub fn facts<'a>(&'a self, members: &'a [Member]) -> Facts<'a> {
         let record = self.record.as_ref().map(|(record, _)| record);
-        Facts { members, record, source_record: self.source.as_ref(), lost: self.lost.as_ref() }
+        Facts { members, record, source_record: self.source.as_ref(), lost: self.lost.as_ref(), held: self.held }
     }
 }
 
 /// What stands in for a record that is gone: what runs here goes on if what is deployed over it fails.
-fn remembered(here: &Here, order: &Order) -> Result<Option<Record>, Error> {
-    let local = local::of(here, &order.name)?.filter(|local| local.role == LocalRole::Master);
-    let Some(local) = local else { return Ok(None) };
+fn remembered(order: &Order, me: NodeName, local: Local) -> Record {
     warn!("{}: its record is gone; this node goes by what it remembers of it", order.name);
     let App { repo, branch } = order.request.app();
-    Ok(Some(Record::remembered(repo, branch, here.me()?.clone(), local.deploy_id, local.volumes)))
+    Record::remembered(repo, branch, me, local.deploy_id, local.volumes)
 }
 
 /// Whether the order can become this node's once the earlier ones of its applications are finished. In doubt yes: a node that
@@ -513,7 +518,7 @@ fn too_old(here: &Here, order: &Order, members: &[Member]) -> Result<Option<Faul
     let records = match Records::of(here, order) {
         Err(why) if !why.is_out_of_reach() => {
             error!("{why}"); // nobody can take it, and it fails by that
-            Records { record: None, source: None, lost: None }
+            Records { record: None, source: None, lost: None, held: false }
         }
         records => records?,
     };

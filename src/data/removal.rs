@@ -22,7 +22,7 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
     if is_anothers(here, name, volume)? {
         return Ok(());
     }
-    if let Some(container) = engine.containers_on(volume)?.pop() {
+    if let Some((container, _)) = engine.containers_on(volume)?.pop_first() {
         return Err(Fault::VolumeInUse { volume: volume.to_string(), container }.into());
     }
     let snapshot = own::take(here, volume, aside)?;
@@ -33,14 +33,25 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
     Ok(engine.remove_volume(volume)?)
 }
 
-/// Two that gave a volume one name at the same time: only one of them has come to a record, and the undo of the other leaves it as it is.
+/// The undo of one that gave a volume the name of another's leaves it as it is.
 pub fn is_anothers(here: &Here, name: &AppName, volume: &Volume) -> Result<bool, Error> {
-    let mut others = others::read(here, name)?.into_iter();
-    let owner = others.find(|(_, record)| record.volumes.iter().any(|it| **it == **volume));
-    if let Some((other, _)) = &owner {
-        warn!("the volume {volume} is {other}'s by its record: it stays as it is");
+    let owner = owner(here, name, volume)?;
+    if let Some(other) = &owner {
+        warn!("the volume {volume} is {other}'s: it stays as it is");
     }
     Ok(owner.is_some())
+}
+
+/// Another application that has the volume: by its record, or, of two that gave it one name at the same time and have none yet, by the containers
+/// that it has here.
+pub fn owner(here: &Here, name: &AppName, volume: &Volume) -> Result<Option<AppName>, Error> {
+    let mut others = others::read(here, name)?.into_iter();
+    if let Some((other, _)) = others.find(|(_, record)| record.volumes.iter().any(|it| **it == **volume)) {
+        return Ok(Some(other));
+    }
+    let (project, on) = (name.project(), here.engine().containers_on(volume)?);
+    let is_on = |other: &AppName| other.project() != project && on.values().any(|project| *project == *other.project());
+    Ok(here.apps()?.into_iter().find(is_on))
 }
 
 /// The ordinary volumes of a project that leaves this node: disposable ones go, the others are named and kept.

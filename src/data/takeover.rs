@@ -9,6 +9,7 @@ use super::{own, replicas};
 use crate::error::{Error, Fault, Unusable, text_of};
 use crate::here::Here;
 use crate::model::keys;
+use crate::model::members;
 use crate::model::names::{AppName, NodeName, Snapshot, Volume};
 use crate::model::order::{Deploy, Request};
 use crate::model::record::Record;
@@ -25,24 +26,28 @@ pub struct Choice {
     pub unused: Vec<Snapshot>,
 }
 
-/// To be asked again right before each restore. `data`: the data volumes of the version that is to start.
-pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy, data: &[Volume]) -> Result<Choice, Error> {
-    let replica = match replicas::read(here, name, here.me()?) {
+/// To be asked again right before each restore. All that the record names is brought, whether the version that is to start declares it or not:
+/// it stays with the application, as in a deploy on the same node.
+pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy) -> Result<Choice, Error> {
+    let me = here.me()?;
+    let replica = match replicas::read(here, name, me) {
         // What cannot be read confirms nothing.
         Err(Error::Json { .. }) if !deploy.replica.is_empty() => Replica::default(),
         read => read?.0,
     };
-    let taking = Taking {
-        here,
-        record,
-        deploy,
-        volumes: data.iter().filter(|volume| record.volumes.contains(volume)).cloned().collect(),
-        replica,
-        now: here.world.clock.now(),
-    };
+    let mut others = Vec::new();
+    for entry in here.consul.list(&keys::replicas(name))? {
+        let holder = NodeName::try_from(entry.key.trim_start_matches(&keys::replicas(name)));
+        // What cannot be read confirms nothing.
+        if let (Ok(holder), Ok(replica)) = (holder, replicas::parse(&entry)) {
+            others.push((holder, replica));
+        }
+    }
+    others.retain(|(holder, _)| holder != me);
+    let taking = Taking { here, record, deploy, replica, others, now: here.world.clock.now() };
     let mut choice = if deploy.replica.is_empty() { taking.confirmed(name)? } else { taking.by_name()? };
     taking.unused(&mut choice)?;
-    for volume in taking.volumes.iter().filter(|volume| !choice.snapshots.contains_key(*volume)) {
+    for volume in record.volumes.iter().filter(|volume| !choice.snapshots.contains_key(*volume)) {
         choice.notes.push(match here.plugin().exists(volume)? {
             true => format!("{volume} has no replica here: it starts with what the volume of this name holds here"),
             false => format!("{volume} starts empty"),
@@ -55,9 +60,9 @@ struct Taking<'a> {
     here: &'a Here,
     record: &'a Record,
     deploy: &'a Deploy,
-    /// Those that have data to be taken over.
-    volumes: Vec<Volume>,
     replica: Replica,
+    /// What other nodes hold.
+    others: Vec<(NodeName, Replica)>,
     now: Time,
 }
 
@@ -71,18 +76,23 @@ impl Taking<'_> {
     }
 
     fn confirmed(&self, name: &AppName) -> Result<Choice, Error> {
-        let why = match &self.replica.last {
-            _ if self.volumes.is_empty() => return Ok(Choice::default()),
-            None if !self.here.sees_snapshots() => Unusable::CannotLook { folder: self.here.settings.snapshots.clone() },
-            None => Unusable::None,
-            Some(last) if !last.is_of(self.record) => {
+        let elsewhere = self.newer_elsewhere();
+        let why = match (&self.replica.last, &elsewhere) {
+            _ if self.record.volumes.is_empty() => return Ok(Choice::default()),
+            (Some(last), Some((holder, age))) if last.is_of(self.record) => {
+                Unusable::Newer { holder: holder.clone(), age: age.clone(), than: self.age(&last.taken) }
+            }
+            (_, Some((holder, age))) => Unusable::Elsewhere { holder: holder.clone(), age: age.clone() },
+            (None, None) if !self.here.sees_snapshots() => Unusable::CannotLook { folder: self.here.settings.snapshots.clone() },
+            (None, None) => Unusable::None,
+            (Some(last), None) if !last.is_of(self.record) => {
                 Unusable::Before { what: before(self.here, name, self.record, last)?, age: self.age(&last.taken) }
             }
-            Some(last) => match self.newer_elsewhere(name, last)?.map_or_else(|| self.flaw(last), |newer| Ok(Some(newer)))? {
+            (Some(last), None) => match self.flaw(last)? {
                 Some(flaw) => flaw,
                 None => {
-                    let chosen =
-                        self.volumes.iter().filter_map(|volume| Some((volume.clone(), last.snapshots.get(volume)?.snapshot.clone())));
+                    let volumes = self.record.volumes.iter();
+                    let chosen = volumes.filter_map(|volume| Some((volume.clone(), last.snapshots.get(volume)?.snapshot.clone())));
                     let snapshots: BTreeMap<Volume, Snapshot> = chosen.collect();
                     let names: Vec<&str> = snapshots.values().map(|snapshot| &**snapshot).collect();
                     let note = format!("from the confirmed set of {}, {} old: {}", last.taken, self.age(&last.taken), names.join(", "));
@@ -91,10 +101,18 @@ impl Taking<'_> {
             },
         };
         let (found, missing) = self.candidates()?;
-        if found.is_empty() && self.deploy.empty {
-            return Ok(Choice::default());
-        }
         let master = self.record.master.clone();
+        if found.is_empty() && self.deploy.empty {
+            let members = self.here.consul.members()?;
+            let note = match elsewhere {
+                Some((holder, age)) if members::alive(&members, &holder) => {
+                    return Err(Fault::SetElsewhere { master, holder, age }.into());
+                }
+                Some((holder, age)) => Some(format!("not used: {holder}, which is dead, has a confirmed set that is {age} old")),
+                None => None,
+            };
+            return Ok(Choice { notes: note.into_iter().collect(), ..Choice::default() });
+        }
         if found.is_empty() {
             return Err(Fault::NoReplica { master, volumes: missing }.into());
         }
@@ -110,28 +128,23 @@ impl Taking<'_> {
         Err(Fault::NoSet { master, why: Box::new(why), here, order }.into())
     }
 
-    /// Another node may hold what is newer: a former master has the set that it handed over, the slave those since.
-    fn newer_elsewhere(&self, name: &AppName, last: &Set) -> Result<Option<Unusable>, Error> {
-        let prefix = keys::replicas(name);
-        for entry in self.here.consul.list(&prefix)? {
-            let Ok(holder) = NodeName::try_from(entry.key.trim_start_matches(&prefix)) else { continue };
-            // What cannot be read confirms nothing.
-            let Some(other) = replicas::parse(&entry).ok().and_then(|replica| replica.last).filter(|other| other.is_of(self.record)) else {
-                continue;
-            };
-            // What was handed over comes before all that the new master has sent, whatever the clocks of both say.
-            let rank = |set: &Set| Some((set.master == self.record.master, Time::parse(&set.taken)?));
-            let is_newer = rank(&other).zip(rank(last)).is_some_and(|(other, last)| other > last);
-            if holder != *self.here.me()? && is_newer {
-                return Ok(Some(Unusable::Newer { holder, age: self.age(&other.taken), than: self.age(&last.taken) }));
-            }
-        }
-        Ok(None)
+    /// What was handed over comes before all that the new master has sent, whatever the clocks of both say. `None`: it is not of what is in force,
+    /// or does not say when it was taken.
+    fn rank(&self, set: &Set) -> Option<(bool, Time)> {
+        Some((set.master == self.record.master, Time::parse(&set.taken).filter(|_| set.is_of(self.record))?))
+    }
+
+    /// Another node may hold what is newer: a former master has the set that it handed over, the slave those since. The newest, and its age.
+    fn newer_elsewhere(&self) -> Option<(NodeName, String)> {
+        let mine = self.replica.last.as_ref().and_then(|last| self.rank(last));
+        let others = self.others.iter().filter_map(|(holder, replica)| Some((self.rank(replica.last.as_ref()?)?, holder, replica)));
+        let newest = others.max_by(|a, b| a.0.cmp(&b.0)).filter(|(rank, ..)| mine.is_none_or(|mine| *rank > mine));
+        newest.and_then(|(_, holder, replica)| Some((holder.clone(), self.age(&replica.last.as_ref()?.taken))))
     }
 
     /// Why the set cannot be started from, though it was confirmed.
     fn flaw(&self, last: &Set) -> Result<Option<Unusable>, Error> {
-        for volume in &self.volumes {
+        for volume in &self.record.volumes {
             let Some(taken) = last.snapshots.get(volume) else {
                 if self.deploy.empty && self.newest(volume)?.is_none() {
                     continue;
@@ -153,8 +166,8 @@ impl Taking<'_> {
         let confirmed = |snapshot: &Snapshot| self.replica.last.iter().flat_map(Set::names).any(|name| name == snapshot);
         for snapshot in &self.deploy.replica {
             let volume = snapshot.volume();
-            if !self.volumes.contains(&volume) {
-                return Err(Fault::NotOfData { snapshot: snapshot.clone(), volumes: self.volumes.clone() }.into());
+            if !self.record.volumes.contains(&volume) {
+                return Err(Fault::NotOfData { snapshot: snapshot.clone(), volumes: self.record.volumes.clone() }.into());
             }
             if !self.is_here(snapshot)? {
                 return Err(Fault::NotArrived { snapshot: snapshot.clone() }.into());
@@ -163,7 +176,7 @@ impl Taking<'_> {
             choice.notes.push(format!("{volume}: {snapshot}, {} old, as the order says{doubt}", self.age(snapshot.taken())));
             choice.snapshots.insert(volume, snapshot.clone());
         }
-        let missing: Vec<Volume> = self.volumes.iter().filter(|volume| !choice.snapshots.contains_key(*volume)).cloned().collect();
+        let missing: Vec<Volume> = self.record.volumes.iter().filter(|volume| !choice.snapshots.contains_key(*volume)).cloned().collect();
         if !missing.is_empty() && !self.deploy.empty {
             return Err(Fault::NotNamed { volumes: missing }.into());
         }
@@ -192,7 +205,7 @@ impl Taking<'_> {
             }
             let names: Vec<String> = found.iter().map(|snapshot| format!("{:?}", &**snapshot)).collect();
             let is_found = |volume: &Volume| set.snapshots.get(volume).is_some_and(|taken| found.contains(&taken.snapshot));
-            let whole = if self.volumes.iter().all(is_found) { "" } else { ", not all of it" };
+            let whole = if self.record.volumes.iter().all(is_found) { "" } else { ", not all of it" };
             choice.notes.push(format!(
                 "not used: a set of {}, {} old, {what}{whole}; to start from it instead: \"replica\": [{}]",
                 set.taken,
@@ -203,14 +216,27 @@ impl Taking<'_> {
         }
         // Of a dead master what was called void may be whole all the same, and all that there is.
         for snapshot in &self.replica.void {
-            let is_newer = Time::parse(snapshot.taken()).zip(newest).is_none_or(|(taken, newest)| taken > newest);
+            let is_newer = of_last || Time::parse(snapshot.taken()).zip(newest).is_none_or(|(taken, newest)| taken > newest);
             let is_used = choice.snapshots.values().chain(&choice.unused).any(|used| used == snapshot);
-            if is_newer && !is_used && self.volumes.contains(&snapshot.volume()) && self.is_here(snapshot)? && self.is_sound(snapshot)? {
+            let is_data = self.record.volumes.contains(&snapshot.volume());
+            if is_newer && !is_used && is_data && self.is_here(snapshot)? && self.is_sound(snapshot)? {
                 choice.notes.push(format!(
                     "not used: {snapshot}, {} old, which did not count as whole; to start from it instead: \"replica\": [\"{snapshot}\", …]",
                     self.age(snapshot.taken())
                 ));
                 choice.unused.push(snapshot.clone());
+            }
+        }
+        // What others have not confirmed they set aside themselves.
+        for (holder, replica) in &self.others {
+            let Some((next, rank)) = replica.next.as_ref().and_then(|next| Some((&next.set, self.rank(&next.set)?))) else { continue };
+            let mine = self.replica.last.as_ref().filter(|_| of_last).and_then(|last| self.rank(last));
+            if mine.map_or(newest.is_none_or(|newest| rank.1 > newest), |mine| rank > mine) {
+                choice.notes.push(format!(
+                    "not used: {holder} has a set of {}, {} old, newer, which nobody has confirmed",
+                    next.taken,
+                    self.age(&next.taken)
+                ));
             }
         }
         Ok(())
@@ -219,7 +245,7 @@ impl Taking<'_> {
     /// The newest of each volume that nobody knows to be torn; and the volumes without.
     fn candidates(&self) -> Result<(BTreeMap<Volume, Snapshot>, Vec<Volume>), Error> {
         let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
-        for volume in &self.volumes {
+        for volume in &self.record.volumes {
             // An earlier set as a whole rather than the newest of each.
             let of_set = self.replica.last.as_ref().and_then(|last| last.snapshots.get(volume)).map(|taken| taken.snapshot.clone());
             let of_set = match of_set {

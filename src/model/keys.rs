@@ -5,6 +5,7 @@ use super::names::{AppName, NodeName, OrderId};
 pub const APPS: &str = "app/";
 pub const MAINTENANCES: &str = "maintenance/";
 pub const ORDERS: &str = "order/";
+pub const HISTORIES: &str = "history/";
 pub const NODES: &str = "node/";
 pub const REPLICAS: &str = "replica/";
 /// The last order that was committed: each deploy's commit changes it, so that no two claim the same at once.
@@ -27,11 +28,11 @@ pub fn order(id: &OrderId) -> String {
 
 /// Below it the finished orders of an application.
 pub fn histories(name: &AppName) -> String {
-    format!("history/{name}/")
+    format!("{HISTORIES}{name}/")
 }
 
 pub fn history(name: &AppName, id: &OrderId) -> String {
-    format!("history/{name}/{id}")
+    format!("{HISTORIES}{name}/{id}")
 }
 
 /// What the application's repository asks for.

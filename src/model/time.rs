@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Seconds and microseconds since 1970, UTC.
-#[derive(Clone, Copy, PartialEq, PartialOrd, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time {
     pub secs: i64,
     pub micros: u32,

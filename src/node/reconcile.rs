@@ -16,6 +16,7 @@ use crate::data::schedules;
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::names::{App, AppName, DeployId, OrderId};
+use crate::model::order::Request;
 use crate::model::record::Record;
 use crate::model::roles::{Role, Roles};
 use crate::model::{json, keys};
@@ -298,13 +299,24 @@ fn is_anothers(here: &Here, name: &AppName) -> Result<bool, Error> {
 
 /// A record that is gone means a destroy only if the history has one: missing information is nothing to act on.
 fn may_act(here: &Here, name: &AppName, record: Option<&Record>) -> Result<bool, Error> {
-    if record.is_some() || orders::was_destroyed(&here.consul, name)? {
-        return Ok(true);
-    }
-    warn!(
-        "{name}: its record is gone, but its last order was no destroy; nothing is touched, deploy it again, with this node as its master, to keep it"
-    );
+    let Some(advice) = (if record.is_some() { None } else { gone(here, name)? }) else { return Ok(true) };
+    warn!("{name}: {advice}; nothing is touched");
     Ok(false)
+}
+
+/// What is to be done about an application without a record. `None`: it was destroyed.
+pub fn gone(here: &Here, name: &AppName) -> Result<Option<String>, Error> {
+    if orders::was_destroyed(&here.consul, name)? {
+        return Ok(None);
+    }
+    let last = orders::last_done(&here.consul, name)?.map(|order| order.request);
+    let keep = match last {
+        Some(Request::Deploy(last)) if last.master != *here.me()? => {
+            format!("by its last order {0} runs it: deploy it again there, with {0} as its master, to keep what that has", last.master)
+        }
+        _ => "deploy it again, with this node as its master, to keep it".into(),
+    };
+    Ok(Some(format!("its record is gone, and no order has destroyed it: {keep}")))
 }
 
 /// Fences what a run has begun as its master, while the application went on elsewhere.

@@ -271,10 +271,10 @@ impl Engine<'_> {
         self.each(project, |id| self.act("DELETE", &format!("/containers/{id}?force=1"), &Value::Null, deadline, &[404]))
     }
 
-    /// The names of all containers, running or not and whosesoever, that have the volume.
-    pub fn containers_on(&self, volume: &str) -> Result<Vec<String>, Error> {
+    /// The names of all containers, running or not and whosesoever, that have the volume, with their projects.
+    pub fn containers_on(&self, volume: &str) -> Result<BTreeMap<String, String>, Error> {
         let filter = escaped(&json!({ "volume": [volume] }).to_string());
-        Ok(self.names(&format!("/containers/json?all=1&filters={filter}"))?.into_keys().collect())
+        self.names(&format!("/containers/json?all=1&filters={filter}"))
     }
 
     /// The names of all containers, running or not, with their projects.

@@ -153,12 +153,15 @@ impl Run {
         let healthy = steps[..at.min(steps.len())].contains(&Step::AwaitHealthy);
         // No record then and none now, and nobody knows the order: whether the commit has been cannot be told.
         let lost = index == 0 && fate == Fate::Unknown && healthy;
-        // Nothing was deployed since, even if somebody has written to it by hand.
-        let reign = |record: &Record| (record.master.clone(), record.deploy_id.clone(), record.data_id.clone());
+        // Nothing was deployed since, even if somebody has written to it by hand, or has put it back: what stood in for it knew no more.
+        let remembered = self.old_index() == 0;
+        let reign = |record: &Record| (record.master.clone(), record.deploy_id.clone(), (!remembered).then(|| record.data_id().clone()));
         let same = record.as_ref().map(reign).zip(self.old().map(reign)).is_some_and(|(now, then)| now == then);
+        // One that has vanished says nothing, unless a destroy was done.
+        let vanished = index == 0 && fate != Fate::Done && !orders::was_destroyed(&self.here.consul, &self.name)?;
         let says = match record {
             _ if ours => Says::Ours,
-            _ if same || index == self.old_index() && !lost => Says::Unchanged,
+            _ if same || (index == self.old_index() || vanished) && !lost => Says::Unchanged,
             Some(record) if record.master == me => Says::Mine,
             _ => Says::Others,
         };

@@ -22,6 +22,8 @@ pub struct Facts<'a> {
     pub source_record: Option<&'a Record>,
     /// Where the record of what a deploy changes is gone, and no order has destroyed it: who has it by its last order.
     pub lost: Option<&'a NodeName>,
+    /// Where the record is gone and no order has destroyed it: the node that is to deploy it remembers it as another node's.
+    pub held: bool,
 }
 
 impl Facts<'_> {
@@ -56,9 +58,14 @@ pub fn owner(order: &Order, facts: &Facts) -> Result<NodeName, Fault> {
                 return Err(Fault::NoMember { member, name: name.to_string(), members });
             }
             // Elsewhere it would begin without its data.
-            match facts.lost.filter(|lost| facts.record.is_none() && **lost != deploy.master && facts.alive(lost)) {
-                Some(master) => Err(Fault::RecordGone { app: app.clone(), master: master.clone() }),
-                None => Ok(deploy.master.clone()),
+            let lost = facts.lost.filter(|lost| **lost != deploy.master);
+            match lost {
+                _ if facts.record.is_some() => Ok(deploy.master.clone()),
+                Some(master) if facts.alive(master) => Err(Fault::RecordGone { app: app.clone(), master: master.clone() }),
+                _ if (lost.is_some() || facts.held) && !deploy.empty => {
+                    Err(Fault::NothingKnown { app: app.clone(), master: lost.cloned(), node: deploy.master.clone() })
+                }
+                _ => Ok(deploy.master.clone()),
             }
         }
         Request::Destroy(_) => {
@@ -327,7 +334,7 @@ mod tests {
             let (master, slave) = roles(new);
             let payload = serde_json::json!({"repo": REPO, "branch": "b", "master": master, "slave": slave});
             let record = (!old.is_empty()).then(|| record(REPO, roles(old).0, roles(old).1));
-            let facts = Facts { members: &members(alive), record: record.as_ref(), source_record: None, lost: None };
+            let facts = Facts { members: &members(alive), record: record.as_ref(), source_record: None, lost: None, held: false };
             assert_eq!(of(&order("deploy", &payload.to_string()), &facts, "n"), expected, "{old} -> {new} with {alive}");
         }
     }
@@ -343,7 +350,10 @@ mod tests {
             (None, "clone check pull build up await-healthy register schedule commit settle |"),
         ] {
             let record = old.map(|master| record(REPO, master, None));
-            assert_eq!(of(&order, &Facts { members: &members, record: record.as_ref(), source_record: None, lost: None }, "n"), expected);
+            assert_eq!(
+                of(&order, &Facts { members: &members, record: record.as_ref(), source_record: None, lost: None, held: false }, "n"),
+                expected
+            );
         }
     }
 
@@ -352,7 +362,7 @@ mod tests {
         let mut order = order("deploy", r#"{"repo": "/srv/shop", "branch": "b", "master": "n"}"#);
         order.state = State::Sent;
         let record = record(REPO, "a", None);
-        let facts = Facts { members: &members("n a-"), record: Some(&record), source_record: None, lost: None };
+        let facts = Facts { members: &members("n a-"), record: Some(&record), source_record: None, lost: None, held: false };
         assert!(plan(&order, &facts, &node("n")).unwrap().steps.contains(&Step::Restore));
     }
 
@@ -362,7 +372,7 @@ mod tests {
         let record = record(REPO, "a", Some("b"));
         let all = |alive: &str| {
             let members = members(alive);
-            let facts = Facts { members: &members, record: Some(&record), source_record: None, lost: None };
+            let facts = Facts { members: &members, record: Some(&record), source_record: None, lost: None, held: false };
             ["a", "b", "c"].map(|name| of(&order, &facts, name))
         };
         let master = "maintenance stop snapshot commit-destroy deregister unschedule remove |";
@@ -378,7 +388,7 @@ mod tests {
         let members = members("a b c");
         let all = |update: bool, from: &str, to: &str| {
             let (source, target) = (record(REPO, from, None), record(COPY, to, Some("c")));
-            let facts = Facts { members: &members, record: Some(&target), source_record: Some(&source), lost: None };
+            let facts = Facts { members: &members, record: Some(&target), source_record: Some(&source), lost: None, held: false };
             ["a", "b", "c"].map(|name| of(&order("migrate", &payload(update)), &facts, name))
         };
         let switch = "maintenance stop snapshot restore-source post-migrate";
@@ -414,7 +424,7 @@ mod tests {
                 format!("a, the master of {shop_name}, is not alive; deploy {shop_name} to another node first"),
             ),
         ] {
-            let facts = Facts { members: &members("n a-"), record, source_record, lost: None };
+            let facts = Facts { members: &members("n a-"), record, source_record, lost: None, held: false };
             assert_eq!(plan(&order(event, payload), &facts, &node("n")).unwrap_err().to_string(), expected);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use log::{error, info};
+use log::{error, info, warn};
 use serde_json::json;
 
 use super::gate;
@@ -10,9 +10,10 @@ use super::health::{Health, health};
 use super::output::{Output, Restored, Snapshots};
 use super::run::Run;
 use super::{Done, Stop, prepare};
-use crate::data::{removal, replicas, restoring};
+use crate::data::{own, removal, replicas, restoring};
 use crate::error::{Error, Fault};
 use crate::model::keys;
+use crate::model::names::Volume;
 use crate::model::replica::Seen;
 use crate::outside::compose::Recreate;
 
@@ -31,6 +32,14 @@ pub fn stop(run: &mut Run) -> Result<Output, Stop> {
     match run.old_checkout()? {
         Some((checkout, _)) => checkout.stop(&run.here.world, &run.here.settings.timeouts)?,
         None => run.here.engine().stop(&run.project, run.here.settings.timeouts.stop)?,
+    }
+    // What somebody has begun with `run` compose does not stop: it would go on writing to what is kept and sent now.
+    let engine = run.here.engine();
+    let jobs = engine.listed()?.into_iter().filter(|it| it.project == *run.project && !it.is_down());
+    let jobs: Vec<String> = jobs.map(|job| job.name).collect();
+    if !jobs.is_empty() {
+        warn!("{}: stopped, too, and not started again: {}", run.name, jobs.join(", "));
+        engine.stop(&run.project, run.here.settings.timeouts.stop)?;
     }
     Ok(stopped)
 }
@@ -116,13 +125,30 @@ pub fn put_in_place(run: &mut Run, snapshots: &Snapshots, restored: Restored) ->
     let restored = Output::Restored(Restored { created, ..restored });
     run.journal.keep(&run.here.world, restored.clone())?;
     for (volume, snapshot) in snapshots {
+        not_anothers(run, volume)?;
         restoring::restore(&run.here, snapshot, volume, &run.replaced())?;
     }
     Ok(restored)
 }
 
+/// One that another application has come to stand on meanwhile holds what that has written.
+fn not_anothers(run: &Run, volume: &Volume) -> Result<(), Error> {
+    match removal::owner(&run.here, &run.name, volume)? {
+        Some(owner) => Err(Fault::Anothers { what: "volume", name: volume.to_string(), owner: owner.to_string() }.into()),
+        None => Ok(()),
+    }
+}
+
 pub fn remove_restored(run: &mut Run, restored: Option<Output>) -> Done {
     let Some(Output::Restored(Restored { created, .. })) = restored else { return Ok(()) };
+    // What a volume held that was here before, of a node that was fenced for one, goes back into it.
+    let replaced = own::aside(&run.here)?.into_iter().filter(|(_, what)| *what == run.replaced());
+    let mut kept = Snapshots::new();
+    for (snapshot, _) in replaced {
+        // The first: a try after it has replaced what this order had brought itself.
+        kept.entry(snapshot.volume()).or_insert(snapshot);
+    }
+    restore_kept(run, Some(Output::Taken(kept)))?;
     Ok(created.iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, Some(&run.failed())))?)
 }
 
@@ -135,7 +161,10 @@ pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
     for (from, snapshot) in &received {
         let key = from.strip_prefix(&source_prefix).unwrap_or(from);
         match volumes.iter().find(|volume| volume.data && volume.key == key) {
-            Some(volume) if volume.migrable => restoring::restore(&run.here, snapshot, &volume.name, &run.replaced())?,
+            Some(volume) if volume.migrable => {
+                not_anothers(run, &volume.name)?;
+                restoring::restore(&run.here, snapshot, &volume.name, &run.replaced())?;
+            }
             Some(volume) => info!("{} keeps its data: it is labelled non-migrable", volume.name),
             None => info!("{from} has no counterpart in {}", run.name),
         }

@@ -13,10 +13,9 @@ use crate::model::order::Request;
 
 impl Run {
     /// What a takeover starts from, as things are now.
-    pub fn choice(&mut self) -> Result<Choice, Error> {
-        let data = self.loaded()?.compose.data_volumes();
+    pub fn choice(&self) -> Result<Choice, Error> {
         match (self.old(), &self.order.request) {
-            (Some(old), Request::Deploy(deploy)) => takeover::choose(&self.here, &self.name, old, deploy, &data),
+            (Some(old), Request::Deploy(deploy)) => takeover::choose(&self.here, &self.name, old, deploy),
             _ => Err(Fault::Impossible { what: "a takeover of what nobody has deployed" }.into()),
         }
     }

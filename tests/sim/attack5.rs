@@ -145,7 +145,6 @@ fn status_calls_nothing_confirmed_that_is_not_there_any_more() {
 
 /// node3 was the slave a month ago. node1 dies, and the wrong node is named.
 #[test]
-#[ignore = "not cured yet"]
 fn a_takeover_that_is_refused_names_the_node_that_holds_a_confirmed_set() {
     let sim: Sim = deployed(&NODES, "node1", Some("node3"));
     tick(&sim);
@@ -172,7 +171,6 @@ fn a_takeover_that_is_refused_names_the_node_that_holds_a_confirmed_set() {
 
 /// The same with "empty", on a node that has never had anything.
 #[test]
-#[ignore = "not cured yet"]
 fn nothing_starts_empty_while_another_node_holds_a_confirmed_set() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.keep: '1h'"), Some("node2"));
     tick(&sim);
@@ -225,7 +223,6 @@ fn what_was_handed_over_is_older_than_all_that_the_new_master_has_sent() {
 /// node1 has handed over to node2, whose new slave is node3. The first set has arrived there, whole, and node3 boots before it has looked at it:
 /// what was received is long on its disk. node2 dies for good; node1 takes over from what it had handed over.
 #[test]
-#[ignore = "not cured yet"]
 fn what_another_node_holds_of_a_dead_master_is_named_and_stays() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -269,7 +266,6 @@ fn what_another_node_holds_of_a_dead_master_is_named_and_stays() {
 
 /// A set is sent whole after its master's clock was put back; the answer is lost, and it is called void. The master dies for good.
 #[test]
-#[ignore = "not cured yet"]
 fn what_a_dead_master_called_void_is_set_aside_though_its_clock_was_put_back() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -309,7 +305,6 @@ fn what_a_dead_master_called_void_is_set_aside_though_its_clock_was_put_back() {
 /// The head of the branch does not declare a volume that what is deployed has. The master dies; what takes over is the head. Then the volume is
 /// declared again.
 #[test]
-#[ignore = "not cured yet"]
 fn a_takeover_brings_all_volumes_of_the_set() {
     let sim = of(&with_extra(""), Some("node2"));
     sim.lock().write("node1", EXTRA, "invoices");

@@ -48,7 +48,6 @@ fn a_source_that_was_killed_starts_nothing_though_the_key_of_its_order_has_vanis
 
 /// The record of an application vanishes in the middle of a move. The order fails, and the log says to deploy it again where it was.
 #[test]
-#[ignore = "not cured yet"]
 fn a_record_that_vanishes_in_the_middle_of_a_move_does_not_have_two_nodes_run_it() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     push(&sim, "x-standin: {writes: ', upgraded'}");
@@ -120,20 +119,17 @@ fn with_a_record_that_comes_back(healthy: bool) {
 }
 
 #[test]
-#[ignore = "not cured yet"]
 fn a_deploy_that_fails_is_undone_though_the_record_has_come_back_meanwhile() {
     with_a_record_that_comes_back(false);
 }
 
 #[test]
-#[ignore = "not cured yet"]
 fn a_deploy_whose_commit_finds_the_record_back_is_undone() {
     with_a_record_that_comes_back(true);
 }
 
 /// The same; what the failed version has made of the data is replicated as what is deployed.
 #[test]
-#[ignore = "not cured yet"]
 fn what_a_failed_version_has_made_is_in_no_set_though_the_record_has_come_back() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -152,7 +148,6 @@ fn what_a_failed_version_has_made_is_in_no_set_though_the_record_has_come_back()
 
 /// The record vanishes in the middle of a redeploy.
 #[test]
-#[ignore = "not cured yet"]
 fn a_redeploy_whose_record_vanishes_meanwhile_ends_with_the_old_version_or_with_the_new_one() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     let before = images(&sim);
@@ -173,7 +168,6 @@ fn a_redeploy_whose_record_vanishes_meanwhile_ends_with_the_old_version_or_with_
 
 /// A record vanishes, and its master dies. It is deployed on the slave, which has confirmed set after set.
 #[test]
-#[ignore = "not cured yet"]
 fn what_has_lost_its_record_and_its_master_does_not_begin_empty_without_a_word() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -275,7 +269,6 @@ fn the_undo_of_a_cancelled_migrate_that_cannot_end_is_not_in_the_way_of_its_sour
 /// A move; old and new master lose their power after the data was sent. The disk of the new one is dead: it comes back as a new machine of the same
 /// name.
 #[test]
-#[ignore = "not cured yet"]
 fn a_source_whose_new_master_comes_back_with_an_empty_disk_starts_again() {
     let nodes = ["node1", "node2", "node3", "node4", "node5"];
     let sim: Sim = deployed(&nodes, "node1", Some("node3"));
@@ -313,7 +306,6 @@ fn a_source_whose_new_master_comes_back_with_an_empty_disk_starts_again() {
 
 /// An event that an older handler has put into its inbox, and could not take in before the node was taken down for months.
 #[test]
-#[ignore = "not cured yet"]
 fn an_event_that_an_older_handler_has_left_in_its_inbox_is_not_ordered_again() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     let old = deploy("old", "node1", Some("node2"));
@@ -396,7 +388,6 @@ fn a_move_that_its_source_has_begun_ends_when_the_new_master_is_no_member_any_mo
 /// Two applications that give a volume one name are deployed for the first time, one right after the other. The second fails before the first is
 /// at its commit.
 #[test]
-#[ignore = "not cured yet"]
 fn an_undo_puts_nothing_back_over_a_volume_on_which_another_application_has_started() {
     let sim: Sim = shop(&NODES);
     let shared = |more: &str| compose(more).replace("anybox/buttervolume:latest'", "anybox/buttervolume:latest', name: shared");
@@ -419,7 +410,6 @@ fn an_undo_puts_nothing_back_over_a_volume_on_which_another_application_has_star
 
 /// Consul's keys have been exported, and imported into a new cluster: each has a new index, in the order of their names.
 #[test]
-#[ignore = "not cured yet"]
 fn what_is_known_of_the_last_order_does_not_hang_on_indexes() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     all_well(&sim.deliver_all(&[crate::world::shop::destroy("end")]));
@@ -447,7 +437,6 @@ fn what_is_known_of_the_last_order_does_not_hang_on_indexes() {
 
 /// node1 is cut off, and node2 takes over. The record vanishes. node1 is back: by the last order node2 is the master.
 #[test]
-#[ignore = "not cured yet"]
 fn a_node_that_is_master_by_no_order_is_not_said_to_be_the_one_to_deploy_on() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -474,7 +463,6 @@ fn a_node_that_is_master_by_no_order_is_not_said_to_be_the_one_to_deploy_on() {
 
 /// node2 has taken over from node1, which is fenced: what it held is in its volume. A move back to it fails.
 #[test]
-#[ignore = "not cured yet"]
 fn a_move_back_that_fails_leaves_what_is_fenced_in_its_volume() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -538,7 +526,6 @@ fn job(sim: &Sim, node: &str, project: &str) {
 
 /// A move, while `docker-compose run` is at work on the data.
 #[test]
-#[ignore = "not cured yet"]
 fn what_compose_run_writes_during_a_move_moves_too_or_is_named() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     job(&sim, "node1", PROJECT);
@@ -566,7 +553,6 @@ fn what_compose_run_writes_during_a_move_moves_too_or_is_named() {
 
 /// A migrate, while `docker-compose run` is at work on its target.
 #[test]
-#[ignore = "not cured yet"]
 fn a_migrate_restores_nothing_under_what_compose_run_has_started() {
     let (sim, project, volume): (Sim, String, String) = with_copy("node3", "", &[]);
     job(&sim, "node3", &project);
@@ -681,7 +667,6 @@ fn held_what_has_lost_its_record_is_deployed_again_or_stays_as_it_was() {
 
 /// Consul's servers have lost all that they knew, and a new cluster begins. An operator deploys on the node that was the slave.
 #[test]
-#[ignore = "not cured yet"]
 fn what_runs_elsewhere_does_not_begin_empty_where_its_slave_was_though_consul_has_lost_all() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);

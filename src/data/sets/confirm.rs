@@ -5,11 +5,12 @@ use std::fmt;
 use log::{info, warn};
 
 use super::{Known, Part, confirmed};
+use crate::data::{own, replicas};
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
 use crate::model::names::{NodeName, Snapshot};
-use crate::model::replica::Set;
+use crate::model::replica::{Seen, Set};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wanted {
@@ -91,6 +92,10 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
         Some(Wanted::Judge) => look(part, &known)?,
         Some(Wanted::Overtaken) => {
             if let Some(next) = known.replica(&part.me).next {
+                // Of a dead sender it is newer than what was taken over elsewhere, perhaps: named in `own`, it is not removed.
+                if !part.lives(&next.set.master) {
+                    set_aside(part, &next.set)?;
+                }
                 info!("{}: the set of {} was overtaken by a deploy: void", part.name, next.set.taken);
                 part.void(&part.me, &next.set, "overtaken by a deploy", false)?;
             }
@@ -101,6 +106,21 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
         Some(known) if wanted(&known, &part.me, &part.members) == Some(Wanted::Clear) => clear(part, &known),
         _ => Ok(()),
     }
+}
+
+fn set_aside(part: &Part, set: &Set) -> Result<(), Error> {
+    let (here, known) = (part.here, own::all(part.here)?);
+    let what = format!(
+        "a set of {}, which died, of {}: nobody has confirmed it, and the application went on from another one",
+        set.master, set.taken
+    );
+    for name in set.names().filter(|name| !known.contains(&***name)) {
+        if matches!(replicas::look(here, name, None)?, Some(Seen::Whole)) {
+            own::remember(here, name, Some(&what))?;
+            info!("{}: {name} is set aside", part.name);
+        }
+    }
+    Ok(())
 }
 
 fn is_here(here: &Here, set: &Set) -> bool {
