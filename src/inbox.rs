@@ -127,8 +127,13 @@ fn left(here: &Here) -> Result<Vec<Event>, disk::Error> {
             here.world.remove_file(&path)?; // the power failed before any of it was on the disk
             continue;
         }
-        match json::read(&text) {
-            Ok(event) => events.push(event),
+        match json::read::<Event>(&text) {
+            Ok(mut event) => {
+                // An older handler does not write it down.
+                let kept = here.world.look_at(&path)?.map(|found| found.modified.rfc3339());
+                event.since = event.since.or(kept);
+                events.push(event);
+            }
             Err(error) => error!("{}: {error}; remove it by hand", path.display()),
         }
     }

@@ -232,10 +232,12 @@ impl Taking<'_> {
             let Some((next, rank)) = replica.next.as_ref().and_then(|next| Some((&next.set, self.rank(&next.set)?))) else { continue };
             let mine = self.replica.last.as_ref().filter(|_| of_last).and_then(|last| self.rank(last));
             if mine.map_or(newest.is_none_or(|newest| rank.1 > newest), |mine| rank > mine) {
+                let names: Vec<&str> = next.names().map(|snapshot| &**snapshot).collect();
                 choice.notes.push(format!(
-                    "not used: {holder} has a set of {}, {} old, newer, which nobody has confirmed",
+                    "not used: {holder} has a set of {}, {} old, newer, which nobody has confirmed: {}",
                     next.taken,
-                    self.age(&next.taken)
+                    self.age(&next.taken),
+                    names.join(", ")
                 ));
             }
         }

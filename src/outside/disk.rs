@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::doors::{Disk, Found, Lock, Space, Subvolume, World, Write};
 use crate::model::names::OrderId;
+use crate::model::time::Time;
 
 /// What could not be done with which file.
 #[derive(Debug)]
@@ -301,7 +302,13 @@ impl Disk for RealDisk {
 
     fn look(&self, path: &Path) -> io::Result<Option<Found>> {
         match fs::metadata(path) {
-            Ok(data) => Ok(Some(Found { folder: data.is_dir(), len: data.len(), owner: data.uid(), mode: data.mode() & 0o7777 })),
+            Ok(data) => Ok(Some(Found {
+                folder: data.is_dir(),
+                len: data.len(),
+                owner: data.uid(),
+                mode: data.mode() & 0o7777,
+                modified: Time { secs: data.mtime(), micros: 0 },
+            })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -108,6 +108,8 @@ pub struct Found {
     pub owner: u32,
     /// Who may what: `0o700`.
     pub mode: u32,
+    /// When its contents were last changed, by this machine's clock.
+    pub modified: Time,
 }
 
 impl Found {

@@ -26,9 +26,10 @@ impl Run {
         service::read(&self.here, &folder, &self.name, &checks)
     }
 
-    /// That of a deploy; the other requests have no such step.
+    /// That of a deploy, as it was taken: its key may have been removed meanwhile, and the order been made anew by whoever heard of it late. The
+    /// other requests have no such step.
     fn deploy(&self) -> Result<Deploy, Fault> {
-        match &self.order.request {
+        match &self.journal.header.order.request {
             Request::Deploy(deploy) => Ok(deploy.clone()),
             _ => Err(Fault::Impossible { what: "a step of a deploy in another order" }),
         }

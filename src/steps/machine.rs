@@ -354,7 +354,12 @@ impl Run {
             return Run::left(&why);
         }
         if self.owner_may_have_it_up() {
-            info!("the order has failed, and {} has not said yet that it has stopped what it had started: waiting for that", self.owner());
+            info!(
+                "the order has failed, and {0} has not said yet that it has stopped what it had started: waiting for that. Where nothing of it can \
+                 run on {0}: handler cancel {1} --give-up {0}",
+                self.owner(),
+                self.order.id
+            );
             return Outcome::Left;
         }
         let mut clean = true;

@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path};
 
+use handler::model::time::Time;
 use handler::outside::doors::{Found, Write};
 
 use super::super::state::Files;
 use super::random::Random;
+
+/// Nobody asks when a file was changed, but of what an older handler has left.
+const LONG_AGO: Time = Time { secs: 0, micros: 0 };
 
 /// Microseconds after which the kernel has written what nobody synced.
 const WRITEBACK: u64 = 35_000_000;
@@ -139,8 +143,8 @@ impl Disk {
     pub fn look(&self, path: &Path) -> io::Result<Option<Found>> {
         match self.at(path) {
             Ok(ino) => Ok(Some(match &self.inodes[&ino] {
-                Inode::File { now, .. } => Found { folder: false, len: now.len() as u64, owner: 0, mode: 0o600 },
-                Inode::Folder { .. } => Found { folder: true, len: 4096, owner: 0, mode: 0o700 },
+                Inode::File { now, .. } => Found { folder: false, len: now.len() as u64, owner: 0, mode: 0o600, modified: LONG_AGO },
+                Inode::Folder { .. } => Found { folder: true, len: 4096, owner: 0, mode: 0o700, modified: LONG_AGO },
             })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
