@@ -250,14 +250,15 @@ fn pending(order: &Order) -> Vec<NodeName> {
     begun.filter(|node| !order.undone.contains(node) && !order.given_up.contains(node)).collect()
 }
 
-/// Whether the last order of the application that came to its end was a destroy: that alone tells what a record that is gone means. Both the
-/// index and the time have to say so: keys that were exported and imported have others, and clocks differ.
+/// Whether the last order of the application that came to its end was a destroy: that alone tells what a record that is gone means. Keys that were
+/// exported and imported have other indexes: one that has ended long after it, by clocks that differ by no more than that, was not before it.
 pub fn was_destroyed(consul: &Consul, name: &AppName) -> Result<bool, Error> {
+    const LONG: Duration = Duration::from_secs(600);
+    let ended = |order: &Order| Time::parse(order.finished.as_deref()?);
     let all = all_done(consul, name)?;
-    let last = all.iter().filter_map(|order| Time::parse(order.finished.as_deref()?)).max();
-    Ok(all
-        .first()
-        .is_some_and(|first| matches!(first.request, Request::Destroy(_)) && first.finished.as_deref().and_then(Time::parse) == last))
+    let Some(destroy) = all.first().filter(|last| matches!(last.request, Request::Destroy(_))) else { return Ok(false) };
+    let is_after = |order: &Order| ended(order).zip(ended(destroy)).is_some_and(|(other, destroy)| other.since(destroy) > LONG);
+    Ok(!all.iter().any(is_after))
 }
 
 /// The last deploy or destroy of the application that was done.

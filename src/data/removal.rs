@@ -33,25 +33,18 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
     Ok(engine.remove_volume(volume)?)
 }
 
-/// The undo of one that gave a volume the name of another's leaves it as it is.
+/// The undo of one that gave a volume the name of another's leaves it as it is: it is that one's by its record, or, of two that did so at the same
+/// time and have none yet, by the containers that it has here.
 pub fn is_anothers(here: &Here, name: &AppName, volume: &Volume) -> Result<bool, Error> {
-    let owner = owner(here, name, volume)?;
+    let mut others = others::read(here, name)?.into_iter();
+    let of_record = others.find(|(_, record)| record.volumes.iter().any(|it| **it == **volume)).map(|(other, _)| other);
+    let (project, on) = (name.project(), here.engine().containers_on(volume)?);
+    let is_on = |other: &AppName| other.project() != project && on.values().any(|project| *project == *other.project());
+    let owner = of_record.or(here.apps()?.into_iter().find(is_on));
     if let Some(other) = &owner {
         warn!("the volume {volume} is {other}'s: it stays as it is");
     }
     Ok(owner.is_some())
-}
-
-/// Another application that has the volume: by its record, or, of two that gave it one name at the same time and have none yet, by the containers
-/// that it has here.
-pub fn owner(here: &Here, name: &AppName, volume: &Volume) -> Result<Option<AppName>, Error> {
-    let mut others = others::read(here, name)?.into_iter();
-    if let Some((other, _)) = others.find(|(_, record)| record.volumes.iter().any(|it| **it == **volume)) {
-        return Ok(Some(other));
-    }
-    let (project, on) = (name.project(), here.engine().containers_on(volume)?);
-    let is_on = |other: &AppName| other.project() != project && on.values().any(|project| *project == *other.project());
-    Ok(here.apps()?.into_iter().find(is_on))
 }
 
 /// The ordinary volumes of a project that leaves this node: disposable ones go, the others are named and kept.

@@ -13,7 +13,6 @@ use super::{Done, Stop, prepare};
 use crate::data::{own, removal, replicas, restoring};
 use crate::error::{Error, Fault};
 use crate::model::keys;
-use crate::model::names::Volume;
 use crate::model::replica::Seen;
 use crate::outside::compose::Recreate;
 
@@ -125,18 +124,9 @@ pub fn put_in_place(run: &mut Run, snapshots: &Snapshots, restored: Restored) ->
     let restored = Output::Restored(Restored { created, ..restored });
     run.journal.keep(&run.here.world, restored.clone())?;
     for (volume, snapshot) in snapshots {
-        not_anothers(run, volume)?;
         restoring::restore(&run.here, snapshot, volume, &run.replaced())?;
     }
     Ok(restored)
-}
-
-/// One that another application has come to stand on meanwhile holds what that has written.
-fn not_anothers(run: &Run, volume: &Volume) -> Result<(), Error> {
-    match removal::owner(&run.here, &run.name, volume)? {
-        Some(owner) => Err(Fault::Anothers { what: "volume", name: volume.to_string(), owner: owner.to_string() }.into()),
-        None => Ok(()),
-    }
 }
 
 pub fn remove_restored(run: &mut Run, restored: Option<Output>) -> Done {
@@ -161,10 +151,7 @@ pub fn restore_source(run: &mut Run) -> Result<Output, Stop> {
     for (from, snapshot) in &received {
         let key = from.strip_prefix(&source_prefix).unwrap_or(from);
         match volumes.iter().find(|volume| volume.data && volume.key == key) {
-            Some(volume) if volume.migrable => {
-                not_anothers(run, &volume.name)?;
-                restoring::restore(&run.here, snapshot, &volume.name, &run.replaced())?;
-            }
+            Some(volume) if volume.migrable => restoring::restore(&run.here, snapshot, &volume.name, &run.replaced())?,
             Some(volume) => info!("{} keeps its data: it is labelled non-migrable", volume.name),
             None => info!("{from} has no counterpart in {}", run.name),
         }

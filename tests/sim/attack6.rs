@@ -98,24 +98,30 @@ fn the_undo_of_a_redeploy_puts_nothing_back_over_a_volume_that_another_applicati
     assert!(held.contains("monday") && held.contains("tuesday") && violations.is_empty(), "“{held}” {violations:#?}");
 }
 
-/// The record is gone; it is deployed again, as the log says; meanwhile somebody puts the record back. The new version is not healthy, or well.
+/// The record is gone; it is deployed again, as the log says; meanwhile somebody puts the record back. The new version is not healthy, or well; its
+/// data is that of a migrate, or not.
 fn with_a_record_that_comes_back(healthy: bool) {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    let key = format!("app/{APP}");
-    let record = sim.lock().store.text(&key).unwrap();
-    let before = images(&sim);
-    sim.lock().store.remove(&key);
-    push(&sim, if healthy { "x-standin: {writes: WRONG}" } else { "x-standin: {start: unhealthy, writes: WRONG}" });
-    sim.on("node1", " build", Act::First(Box::new(move |s: &mut State| s.store.set(&key, record.as_bytes()))));
-    sim.deliver_all(&[deploy("again", "node1", Some("node2"))]);
-    assert!(sim.no_faults());
-    sim.try_settle().ok();
-    checks(&sim, 3);
-    let again = sim.lock().ended("again");
-    let (held, after) = (data(&sim, "node1", DATA), images(&sim));
-    let status = run(&sim, "node1", Start::Status);
-    assert_eq!(again["state"], "failed", "{again:#}");
-    assert!(held == "orders of monday" && after == before, "“{held}”\n{before}\n{after}\n{}\n{status}", again["reason"]);
+    for migrated in [false, true] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        let key = format!("app/{APP}");
+        let mut record = sim.lock().kv(&key).unwrap();
+        if migrated {
+            record["data_id"] = id("a migrate").into();
+        }
+        let before = images(&sim);
+        sim.lock().store.remove(&key);
+        push(&sim, if healthy { "x-standin: {writes: WRONG}" } else { "x-standin: {start: unhealthy, writes: WRONG}" });
+        sim.on("node1", " build", Act::First(Box::new(move |s: &mut State| s.store.set(&key, record.to_string().as_bytes()))));
+        sim.deliver_all(&[deploy("again", "node1", Some("node2"))]);
+        assert!(sim.no_faults());
+        sim.try_settle().ok();
+        checks(&sim, 3);
+        let again = sim.lock().ended("again");
+        let (held, after) = (data(&sim, "node1", DATA), images(&sim));
+        let status = run(&sim, "node1", Start::Status);
+        assert_eq!(again["state"], "failed", "{again:#}");
+        assert!(held == "orders of monday" && after == before, "{migrated} “{held}”\n{before}\n{after}\n{}\n{status}", again["reason"]);
+    }
 }
 
 #[test]
@@ -413,6 +419,7 @@ fn an_undo_puts_nothing_back_over_a_volume_on_which_another_application_has_star
 fn what_is_known_of_the_last_order_does_not_hang_on_indexes() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     all_well(&sim.deliver_all(&[crate::world::shop::destroy("end")]));
+    sim.pass(20 * MINUTE);
     all_well(&sim.deliver_all(&[deploy("anew", "node1", Some("node2"))]));
     sim.lock().write("node1", DATA, "orders of monday");
     sim.settle();
