@@ -128,7 +128,7 @@ fn of_replicas(here: &Here, seen: &sets::Seen, found: &mut Findings) {
 fn of_routes(here: &Here, seen: &sets::Seen, found: &mut Findings) {
     for known in seen.apps.iter().filter(|known| here.me().is_ok_and(|me| *me == known.record.master)) {
         if let Some(why) = routes::outdated(&known.record, &here.settings.routes) {
-            found.notes.push(of(&known.name, &format!("served as its record stands, but a new version of it would be refused: {why}")));
+            found.notes.push(of(&known.name, &format!("served as its record stands, but a new version of it may be refused: {why}")));
         }
     }
 }

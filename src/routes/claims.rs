@@ -9,12 +9,10 @@ use super::address::{Key, SiteAddress, site_addresses};
 use super::bind::Bind;
 use super::error::{Claim, Error};
 use super::haproxy;
-use super::reach::Reach;
 use super::read::Routes;
-use super::sites;
 use crate::model::json;
 use crate::model::record::{Record, Understood};
-use crate::settings::{self, Version};
+use crate::settings;
 
 /// The part of another application's record that says what is its own: where it is reached, and its data volumes.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -127,15 +125,13 @@ pub fn conflicts<'a>(
     Ok(warnings)
 }
 
-/// Why a new version of a record's application would be refused, if its routes stay as they are: it is served all the same until then.
+/// Why a new version of a record's application would or may be refused, if its routes stay as they are: it is served all the same until then.
 pub fn outdated(record: &Record, set: &settings::Routes) -> Option<String> {
     let unfit = |text: &str| Some(format!("the address {text}: {}", SiteAddress::parse(text).ok()?.unfit()?));
-    let of_sites = || match set.caddy {
-        Version::One => None,
-        Version::Two => sites::reach_too_far(&record.caddyfile, &Reach::of_containers(&record.ct, &set.upstreams)),
-    };
     let of_haproxy = haproxy::outdated(&record.haproxy).map(|why| format!("HAPROXY: {why}"));
-    of_haproxy.or_else(|| site_addresses(&record.caddyfile).find_map(unfit)).or_else(|| of_sites().map(|why| format!("CADDYFILE: {why}")))
+    let unread = set.admin.is_some() && !record.caddyfile.is_empty() && record.sites.is_none();
+    let unread = || unread.then(|| "CADDYFILE: an older handler has deployed it, and no Caddy has said yet what it means".into());
+    of_haproxy.or_else(|| site_addresses(&record.caddyfile).find_map(unfit)).or_else(unread)
 }
 
 #[cfg(test)]
@@ -145,6 +141,7 @@ mod tests {
     use super::*;
     use crate::routes::read::read;
     use crate::routes::read::tests::{services, set};
+    use crate::settings::Version;
 
     #[test]
     fn compared_with_others() {
@@ -185,5 +182,19 @@ mod tests {
             compare("", json!({"x": {"frontend": {"bind": ["*:8443"]}}})),
             taken("the port 8443 of an address, there as the HAPROXY bind *:8443,")
         );
+    }
+    #[test]
+    fn what_no_caddy_has_read_is_named() {
+        let record = |sites: Value| -> Record {
+            serde_json::from_value(json!({
+                "repo_url": "/srv/shop", "branch": "b", "deploy_id": "d", "previous_deploy_id": null, "master": "n", "slave": null,
+                "caddyfile": "http://a {\n}", "sites": sites,
+            }))
+            .unwrap()
+        };
+        let read = settings::Routes { admin: Some("/run/caddy.sock".into()), ..set(Version::Two) };
+        assert!(outdated(&record(Value::Null), &read).is_some_and(|why| why.contains("no Caddy has said yet")));
+        assert_eq!(outdated(&record(json!({"of": "", "sites": []})), &read), None);
+        assert_eq!(outdated(&record(Value::Null), &set(Version::Two)), None);
     }
 }

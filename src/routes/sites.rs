@@ -92,12 +92,6 @@ pub fn own(text: &str, container: &str, reach: &Reach, caddy: Version) -> Result
     Ok(Own { sites, addresses, notes: notes.map_err(Error::Directive)? })
 }
 
-/// Why a record's sites could not be deployed as they are.
-pub fn reach_too_far(text: &str, reach: &Reach) -> Option<Error> {
-    let mut sites = caddyfile::parse(&upgraded(text.into()).ok()?).ok()?;
-    reach.limit(&mut sites).map_err(Error::Directive).err()
-}
-
 /// A record's sites for Caddy 2, upgraded if they were written for Caddy 1.
 pub fn upgraded(text: String) -> Result<String, Error> {
     // as the older handler, or this one for Caddy 1, ended every site

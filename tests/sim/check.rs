@@ -373,16 +373,11 @@ fn routes_that_would_be_refused_are_named() {
     for (member, value, why) in [
         ("haproxy", haproxy, "HAPROXY: x.frontend.options: \"stats enable\" cannot be used here"),
         ("caddyfile", json!("http://* {\n    respond x\n}"), "the address http://*: it stands for every host"),
-        (
-            "caddyfile",
-            json!("http://a {\n    reverse_proxy localhost:2019\n}"),
-            "CADDYFILE: line 2, column 19: \"localhost:2019\" is no container",
-        ),
     ] {
         let mut changed = record.clone();
         changed[member] = value;
         sim.lock().store.set(&key, changed.to_string().as_bytes());
-        check(&sim, "node1").exits(0).says("served as its record stands, but a new version of it would be refused: ").says(why);
+        check(&sim, "node1").exits(0).says("served as its record stands, but a new version of it may be refused: ").says(why);
     }
 }
 
