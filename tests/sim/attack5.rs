@@ -508,7 +508,6 @@ fn what_is_taken_after_a_give_up_is_a_set_like_others() {
 
 /// The disk of the handler's files is full. The shop's undo has its room. The copy is down, and cannot be started: that cannot be written down.
 #[test]
-#[ignore = "not cured yet"]
 fn an_undo_goes_on_where_another_application_cannot_be_started() {
     for down in [false, true] {
         let (sim, copies, _): (Sim, String, String) = with_copy("node1", "", &[]);
