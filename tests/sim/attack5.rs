@@ -102,7 +102,6 @@ fn replication_goes_on_where_a_slave_sees_its_snapshots_again() {
 
 /// The clock of the node that carries out a deploy is most of a year ahead, and is put right. The slave dies for good.
 #[test]
-#[ignore = "not cured yet"]
 fn a_deploy_date_of_a_time_to_come_does_not_hide_that_nothing_is_replicated() {
     let sim: Sim = shop(&NODES);
     sim.settle();
@@ -596,7 +595,6 @@ fn a_node_that_holds_nothing_yet_purges_by_no_rule_of_its_own() {
 
 /// The slave is taken out of the cluster for good; sets are due once a week.
 #[test]
-#[ignore = "not cured yet"]
 fn a_slave_that_is_no_member_any_more_is_told_of() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.replicate: '10080'"), Some("node2"));
     tick(&sim);
@@ -656,7 +654,6 @@ fn a_clock_that_is_ahead_for_two_sets_purges_nothing() {
 
 /// Who pulls the plug of node1 has nothing left.
 #[test]
-#[ignore = "not cured yet"]
 fn status_calls_nothing_a_replica_that_is_on_the_master_itself() {
     let sim: Sim = deployed(&NODES, "node1", None);
     tick(&sim);
@@ -764,7 +761,6 @@ fn the_check_names_a_file_of_sets_that_cannot_be_read() {
 
 /// A set is due once a day, and it is deployed each night. The slave is dead for two weeks.
 #[test]
-#[ignore = "not cured yet"]
 fn a_deploy_each_night_does_not_hide_that_nothing_is_replicated() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.replicate: '1440'"), Some("node2"));
     tick(&sim);
