@@ -122,7 +122,6 @@ fn a_deploy_date_of_a_time_to_come_does_not_hide_that_nothing_is_replicated() {
 
 /// The disk of the slave's volumes is replaced; or somebody has removed what looked old.
 #[test]
-#[ignore = "not cured yet"]
 fn status_calls_nothing_confirmed_that_is_not_there_any_more() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.replicate: '1440'"), Some("node2"));
     tick(&sim);

@@ -6,6 +6,7 @@
 //! - What is sent stands in Consul before it is sent, in a transaction that checks the record: a former master writes nothing.
 //! - Who holds it confirms it by what btrfs says, in the boot that was told before it was sent, and only after its disk has been synced; in a
 //!   transaction that checks the record again. What cannot be read decides nothing.
+//! - What was confirmed and is not there any more its holder strikes from its key while the master lives: the next one is sent whole.
 //! - What is not whole goes only while the master lives: of a dead one it may be all that there is.
 //! - Only what this node has itself written down is purged, only at rest, and never what a key, a mark or the list of what is set aside names.
 //!
@@ -140,6 +141,7 @@ pub fn due(here: &Here, seen: &Seen, open: &[Open]) -> Result<BTreeSet<AppName>,
             Some(confirm::Wanted::Overtaken) => true,
             None => false,
         };
+        let holds = holds || confirm::lost(here, known, me, &seen.members).is_some();
         let serves = match take::wanted(known, me, now) {
             Some(take::Wanted::Take) => !ordered && able(known.holder()),
             wanted => wanted.is_some(),
