@@ -745,7 +745,6 @@ fn one_snapshot_that_cannot_be_removed_does_not_keep_all_others() {
 
 /// What a node has written down of its sets is damaged.
 #[test]
-#[ignore = "not cured yet"]
 fn the_check_names_a_file_of_sets_that_cannot_be_read() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);

@@ -21,6 +21,7 @@ mod take;
 use std::collections::{BTreeMap, BTreeSet};
 
 use log::{debug, info, warn};
+use serde::de::IgnoredAny;
 
 use self::book::Book;
 use super::{own, replicas, schedules};
@@ -153,6 +154,12 @@ pub fn due(here: &Here, seen: &Seen, open: &[Open]) -> Result<BTreeSet<AppName>,
         }
     }
     Ok(due)
+}
+
+/// Why what this node has written down of its sets cannot be read: none are taken, confirmed or purged then. A health check asks for each
+/// application: it is looked at, and not taken apart.
+pub fn unreadable(here: &Here, name: &AppName) -> Option<Error> {
+    book::parsed::<IgnoredAny>(here, name).err()
 }
 
 fn can_hold(node: &NodeName, about: &About, members: &[Member]) -> bool {
