@@ -70,8 +70,16 @@ fn judged(services: Option<&[Service]>, containers: &[Container]) -> Vec<Down> {
         };
     }
     let is_absent = |it: &&Service| it.made && !it.oneshot && !containers.iter().any(|container| container.service == it.name);
-    let services = services.into_iter().flatten().filter(is_absent);
-    down.extend(services.map(|service| absent(format!("the service {} has no container", service.name))));
+    let services = services.into_iter().flatten();
+    down.extend(services.clone().filter(is_absent).map(|service| absent(format!("the service {} has no container", service.name))));
+    // What ends well when its machine is shut down looks as if it had done its work. Where nothing runs any more it is told of, and left: it was
+    // not to be restarted, and all of it ran when it was deployed.
+    if down.is_empty() && !containers.iter().any(|container| container.status == "running") {
+        let what = "all of it has ended well, and nothing brings it back: start it (docker start), or deploy it".into();
+        let of_service = |it: &&Container| services.clone().any(|service| service.name == it.service && !service.oneshot);
+        let ended = containers.iter().find(of_service);
+        down.extend(ended.map(|it| Down { what, container: Some(it.id.clone()), startable: false }));
+    }
     down
 }
 
@@ -332,6 +340,12 @@ mod tests {
             ["the container p-init-1 is exited (exit code 1)", "the service job has no container"]
         );
         assert_eq!(found(&[]), ["no container of it is here"]);
+        // Jobs alone are to end. All of it is not.
+        let ended = [container("job", "exited", 0), container("old", "exited", 0)];
+        assert_eq!(found(&[&[up("web")][..], &ended].concat()), [""; 0]);
+        let jobs = [service("job", "on-failure", false), service("old", "no", false)];
+        let down = judged(Some(&jobs), &ended);
+        assert!(down.len() == 1 && !down[0].startable && down[0].what.starts_with("all of it has ended well"), "{down:?}");
         // Without a compose file by what the containers themselves are to do.
         assert_eq!(judged(None, &[container("x", "exited", 0)]), []);
         assert_eq!(judged(None, &[container("x", "exited", 1)]).len(), 1);

@@ -534,7 +534,6 @@ fn an_undo_goes_on_where_another_application_cannot_be_started() {
 
 /// An application whose processes end well when they are told to, as at a planned reboot of the node, and whose policy brings nothing back then.
 #[test]
-#[ignore = "not cured yet"]
 fn an_application_that_ended_well_at_a_shutdown_is_started_again_or_told_of() {
     let mut wrong = Vec::new();
     for policy in ["", "    restart: on-failure\n"] {
