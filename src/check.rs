@@ -103,8 +103,7 @@ fn forget(here: &Here, seen: &Seen, name: &AppName) -> Result<(), Error> {
             Some(roles) => Starts::of(here, name, &roles.deploy_id).are_over(here.world.clock.uptime()),
             None => true,
         };
-        // Whether it is at work is nobody's to forget.
-        if over && !Starts::is_left(here, name) {
+        if over {
             here.world.remove_file(&starts)?;
         }
     }

@@ -557,7 +557,6 @@ fn an_application_that_ended_well_at_a_shutdown_is_started_again_or_told_of() {
 
 /// The disk of the handler's files is full, by the log perhaps; the plugin was late at a boot.
 #[test]
-#[ignore = "not cured yet"]
 fn what_should_run_is_started_on_a_full_disk_too() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
