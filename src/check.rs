@@ -41,32 +41,35 @@ pub fn check(here: &Here, flags: &[String]) -> Report {
     let sets = sets::look(&here);
     let mut found = findings::find(&here, seen.as_ref(), sets.as_ref());
     if let (Ok(seen), Ok(sets)) = (&seen, &sets) {
-        match begin(&here, seen, sets, flags) {
-            Ok(next) => say_when(&mut found, &next),
-            Err(why) => found.wrong.push(findings::of_node(why)),
-        }
+        let (next, failed) = begin(&here, seen, sets, flags);
+        say_when(&mut found, &next);
+        // What keeps several from being begun, a full disk for one, is one cause.
+        found.wrong.extend(failed.first().map(findings::of_node));
     }
     Report { text: text(&found, seen.as_ref().ok()), wrong: found.wrong.len() }
 }
 
-/// Starts what is due; for each application with something to do, in how long that is tried again.
-fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> Result<BTreeMap<AppName, Duration>, Error> {
-    let (due, sets) = (dispatch::due(here, seen)?, sets::due(here, sets, &seen.orders)?);
-    for name in &sets {
-        here.world.create_folder(&here.paths.app(name))?;
-        try_again(here, &here.paths.tried_sets(name), &[flags, &["replicate".into(), name.to_string()]].concat())?;
+/// Starts what is due; for each application with something to do, in how long that is tried again; and what failed. What fails for one keeps no
+/// other from being begun.
+fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> (BTreeMap<AppName, Duration>, Vec<Error>) {
+    let (mut next, mut failed) = (BTreeMap::new(), Vec::new());
+    let due = told(dispatch::due(here, seen), &mut failed);
+    let sets = told(sets::due(here, sets, &seen.orders), &mut failed);
+    let apps = told(here.apps(), &mut failed);
+    for name in due.iter().flatten() {
+        let after = told(try_again(here, &here.paths.tried(name), &dispatch::work(flags, name)), &mut failed);
+        next.extend(after.map(|after| (name.clone(), after)));
     }
-    let mut next = BTreeMap::new();
-    for name in &due {
-        here.world.create_folder(&here.paths.app(name))?;
-        next.insert(name.clone(), try_again(here, &here.paths.tried(name), &dispatch::work(flags, name))?);
+    for name in sets.iter().flatten() {
+        let args = [flags, &["replicate".into(), name.to_string()]].concat();
+        failed.extend(try_again(here, &here.paths.tried_sets(name), &args).err());
     }
-    for name in &here.apps()? {
-        if !due.contains(name) {
-            forget(here, seen, name)?;
+    for name in apps.iter().flatten() {
+        if due.as_ref().is_some_and(|due| !due.contains(name)) {
+            failed.extend(forget(here, seen, name).err());
         }
-        if !sets.contains(name) {
-            remove(here, &here.paths.tried_sets(name))?;
+        if sets.as_ref().is_some_and(|sets| !sets.contains(name)) {
+            failed.extend(remove(here, &here.paths.tried_sets(name)).err());
         }
     }
     // Events, and what an older handler has left, become orders and journals first.
@@ -76,13 +79,14 @@ fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> Resul
         ("probe", here.paths.tried_probe(), probe::last(here).1),
     ];
     for (verb, tried, is_due) in others {
-        if is_due {
-            try_again(here, &tried, &[flags, &[verb.into()]].concat())?;
-        } else {
-            remove(here, &tried)?;
-        }
+        let done = if is_due { try_again(here, &tried, &[flags, &[verb.into()]].concat()).map(drop) } else { remove(here, &tried) };
+        failed.extend(done.err());
     }
-    Ok(next)
+    (next, failed)
+}
+
+fn told<T>(done: Result<T, Error>, failed: &mut Vec<Error>) -> Option<T> {
+    done.map_err(|why| failed.push(why)).ok()
 }
 
 /// Where nothing is to be removed nothing is written.
@@ -99,8 +103,7 @@ fn forget(here: &Here, seen: &Seen, name: &AppName) -> Result<(), Error> {
             Some(roles) => Starts::of(here, name, &roles.deploy_id).are_over(here.world.clock.uptime()),
             None => true,
         };
-        // Whether it is at work is nobody's to forget.
-        if over && !Starts::is_left(here, name) {
+        if over {
             here.world.remove_file(&starts)?;
         }
     }
@@ -134,8 +137,9 @@ fn try_again(here: &Here, path: &Path, args: &[String]) -> Result<Duration, Erro
     }
     let tried = Tried { boot, times: tried.times.saturating_add(1), at: now.as_secs() };
     let text = text_of(path.display(), &tried)?;
-    // On a full disk it is started all the same: an undo has its room.
-    let kept = here.world.replace_file(path, &text, false);
+    // On a full disk it is started all the same, at each check: an undo has its room, and what cannot do anything ends soon.
+    let kept = path.parent().map_or(Ok(()), |folder| here.world.create_folder(folder));
+    let kept = kept.and_then(|()| here.world.replace_file(path, &text, false));
     here.world.processes.start_apart(args, false)?;
     kept?;
     Ok(tried.pause())

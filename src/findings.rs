@@ -217,6 +217,7 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
             found.wrong.push(of(name, &text));
         }
     }
+    found.wrong.extend(sets::unreadable(here, name).map(|why| of(name, &why.to_string())));
     match local::of(here, name) {
         Ok(Some(local)) => {
             if local.role == LocalRole::Fenced {

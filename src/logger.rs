@@ -1,9 +1,9 @@
 //! The log: to standard error and a file, as text or JSON lines; every line of an order carries its id.
 
 use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use env_logger::{Builder, Env, Target};
@@ -58,12 +58,26 @@ fn as_one(text: &str) -> String {
     text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}").replace('\n', "\n    ")
 }
 
+/// A file that is longer becomes the older one, of which there is one: a run at work goes on writing there.
+const MOST: u64 = 8 << 20;
+
+fn open(path: &Path, most: u64) -> io::Result<File> {
+    let open = || OpenOptions::new().append(true).create(true).mode(disk::PRIVATE).open(path);
+    let file = open()?;
+    let found = file.metadata()?;
+    // Of several runs one does it, and only to what still has this name.
+    if !found.is_file() || found.len() <= most || file.try_lock().is_err() {
+        return Ok(file);
+    }
+    if fs::metadata(path).is_ok_and(|now| now.ino() == found.ino()) && fs::rename(path, path.with_added_extension("1")).is_err() {
+        return Ok(file);
+    }
+    open()
+}
+
 /// `level` holds unless `RUST_LOG` is set. An error names the file that cannot be written; the log goes to standard error then.
 pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), disk::Error> {
-    let opened = path.map(|path| {
-        let file = OpenOptions::new().append(true).create(true).mode(disk::PRIVATE).open(path);
-        file.map_err(|source| disk::Error { doing: "write", path: path.into(), source })
-    });
+    let opened = path.map(|path| open(path, MOST).map_err(|source| disk::Error { doing: "write", path: path.into(), source }));
     let (file, error) = match opened.transpose() {
         Ok(file) => (file, None),
         Err(error) => (None, Some(error)),
@@ -88,6 +102,27 @@ pub fn init(level: &str, json: bool, path: Option<&Path>) -> Result<(), disk::Er
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_log_becomes_the_older_one() {
+        let path = std::env::temp_dir().join(format!("handler-log-{}", std::process::id()));
+        let older = path.with_added_extension("1");
+        let write = |text: &str| open(&path, 10).unwrap().write_all(text.as_bytes()).unwrap();
+        write("0123456789");
+        // Two have it open, and both see that it is long.
+        let (mut at_work, locked) = (open(&path, 10).unwrap(), open(&path, 10).unwrap());
+        write("a");
+        locked.lock().unwrap();
+        write("b");
+        drop(locked);
+        write("c");
+        at_work.write_all(b"d").unwrap();
+        write("e");
+        let text = |path: &Path| fs::read_to_string(path).unwrap();
+        assert_eq!((&*text(&older), &*text(&path)), ("0123456789abd", "ce"));
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&older).unwrap();
+    }
 
     #[test]
     fn nobody_else_begins_a_line() {

@@ -24,13 +24,23 @@ pub fn of(seen: &Seen, known: &Known, now: Time) -> Option<Told> {
     let replica = known.replicas.get(holder).cloned().unwrap_or_default();
     let looks = |node: &&NodeName| seen.nodes.get(*node).is_some_and(|about| about.confirms);
     let blind = [holder, &known.record.master].into_iter().find(|node| !looks(node));
-    Some(told(holder, &replica, blind, &known.record, members::alive(&seen.members, &known.record.master), now))
+    let lives = members::alive(&seen.members, &known.record.master);
+    let mut told = told(holder, &replica, blind, &known.record, lives, now);
+    if lives && !members::alive(&seen.members, holder) {
+        told.wrong.insert(0, format!("replica on {holder}: {holder} is dead, or no member any more: nothing is replicated"));
+    }
+    Some(told)
 }
 
 /// `holder` has, or is to have, the replica of what the record is about. It grows no older while its master is dead: nobody writes then.
 /// `blind`: which of both does not see the plugin's snapshots, so that nothing is confirmed.
 pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, record: &Record, master_lives: bool, now: Time) -> Told {
-    let mut told = Told { line: format!("replica on {holder}: "), wrong: Vec::new() };
+    // What the master keeps for itself goes with it.
+    let what = match record.slave.is_none() && *holder == record.master {
+        true => format!("snapshots on {holder} itself (no slave)"),
+        false => format!("replica on {holder}"),
+    };
+    let mut told = Told { line: format!("{what}: "), wrong: Vec::new() };
     let every = Duration::from_secs(60 * u64::from(replica.every()));
     let age = |taken: &str| Time::parse(taken).map(|taken| now.since(taken));
     if let Some(blind) = blind {
@@ -41,7 +51,7 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         let last = replica.last.as_ref().filter(|last| last.is_of(record));
         if let Some(old) = last.and_then(|last| age(&last.taken)).filter(|old| master_lives && *old > 2 * every) {
             told.wrong.push(format!(
-                "replica on {holder}: the last one that was confirmed is {} old, since {blind} cannot look at its snapshots any more",
+                "{what}: the last one that was confirmed is {} old, since {blind} cannot look at its snapshots any more",
                 time::age(old)
             ));
         }
@@ -73,15 +83,22 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         let why = replica.reason.as_deref().unwrap_or("for an unknown reason");
         let failed = format!("{} failed in a row, the last: {why}", replica.failures);
         told.line += &format!("; {failed}");
-        told.wrong.push(format!("replica on {holder}: {failed}"));
+        told.wrong.push(format!("{what}: {failed}"));
     }
-    // What has been deployed a moment ago cannot have one.
-    let deployed = Time::parse(&record.deployed());
-    let taken = replica.last.as_ref().and_then(|last| Time::parse(&last.taken));
-    let newest = [deployed, taken].into_iter().flatten().reduce(|a, b| if a < b { b } else { a });
-    if let Some(old) = newest.map(|newest| now.since(newest)).filter(|old| master_lives && *old > 2 * every) {
-        let what = if replica.last.is_none() { "none at all, for" } else { "too old:" };
-        told.wrong.push(format!("replica on {holder}: {what} {}, and one is due every {}", time::age(old), time::age(every)));
+    // What has been deployed a moment ago cannot have one yet, if there never was one. Clocks differ a little; what is of a time to come for
+    // longer than that a wrong one has written, and nobody knows how old it is.
+    let since = replica.last.as_ref().map_or_else(|| record.deployed(), |last| last.taken.clone());
+    let due = format!("one is due every {}", time::age(every));
+    match Time::parse(&since).filter(|_| master_lives) {
+        Some(since) if now.since(since) > 2 * every => {
+            let how = if replica.last.is_none() { "none at all, for" } else { "too old:" };
+            told.wrong.push(format!("{what}: {how} {}, and {due}", time::age(now.since(since))));
+        }
+        Some(since) if since.since(now) > 2 * every => {
+            let how = if replica.last.is_none() { "none yet of what was deployed" } else { "taken" };
+            told.wrong.push(format!("{what}: {how} by a clock that was {} ahead, and {due}", time::age(since.since(now))));
+        }
+        _ => {}
     }
     told
 }
@@ -92,12 +109,17 @@ mod tests {
     use crate::model::json;
 
     fn of(replica: serde_json::Value, confirms: bool, master_lives: bool) -> Told {
+        at("2026-11-26T12:00:00Z", Some("node2"), replica, confirms, master_lives)
+    }
+
+    /// What this slave, or without one the master, has at that time.
+    fn at(now: &str, slave: Option<&str>, replica: serde_json::Value, confirms: bool, master_lives: bool) -> Told {
         let record = serde_json::json!({
-            "repo_url": "/srv/shop", "branch": "b", "deploy_id": "d", "previous_deploy_id": null, "master": "node1", "slave": "node2",
+            "repo_url": "/srv/shop", "branch": "b", "deploy_id": "d", "previous_deploy_id": null, "master": "node1", "slave": slave,
             "deploy_date": "2026-11-26T100000.000000",
         });
-        let now = Time::parse("2026-11-26T12:00:00Z").unwrap();
-        let holder = NodeName::try_from("node2").unwrap();
+        let now = Time::parse(now).unwrap();
+        let holder = NodeName::try_from(slave.unwrap_or("node1")).unwrap();
         let blind = (!confirms).then_some(&holder);
         told(&holder, &json::from(replica).unwrap(), blind, &json::from(record).unwrap(), master_lives, now)
     }
@@ -105,6 +127,33 @@ mod tests {
     fn set(taken: &str, deploy: &str) -> serde_json::Value {
         let taken = format!("2026-11-26T{taken}:00Z");
         serde_json::json!({"snapshots": {}, "taken": taken, "master": "node1", "deploy_id": deploy, "data_id": "d", "millis": 1234})
+    }
+
+    #[test]
+    fn dates_of_a_time_to_come_and_deploys_hide_nothing() {
+        let of = |now: &str, replica| at(&format!("2026-11-{now}:00Z"), Some("node2"), replica, true, true).wrong.join(" ");
+        let none = || serde_json::json!({});
+        let last = |taken, deploy| serde_json::json!({"last": set(taken, deploy)});
+        for (now, replica, wrong) in [
+            // It was deployed on the 26th at 10:00.
+            ("26T09:40", none(), ""),
+            ("26T10:30", none(), ""),
+            ("26T10:31", none(), "none at all, for 31 min"),
+            ("25T10:00", none(), "none yet of what was deployed by a clock that was 24 h 0 min ahead, and one is due every 15 min"),
+            ("26T12:00", last("12:20", "d"), ""),
+            ("26T12:00", last("14:00", "d"), "taken by a clock that was 2 h 0 min ahead"),
+            ("26T10:01", last("10:00", "c"), ""),
+            ("26T10:01", last("09:00", "c"), "too old: 61 min"),
+        ] {
+            let told = of(now, replica);
+            assert!(told.contains(wrong) && told.is_empty() == wrong.is_empty(), "{now} {wrong}: {told}");
+        }
+    }
+
+    #[test]
+    fn what_the_master_keeps_for_itself_is_no_replica() {
+        let told = at("2026-11-26T12:00:00Z", None, serde_json::json!({"last": set("11:53", "d")}), true, true);
+        assert!(told.line.starts_with("snapshots on node1 itself (no slave): confirmed, 7 min old"), "{}", told.line);
     }
 
     #[test]

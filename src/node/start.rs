@@ -1,7 +1,9 @@
 //! What should run here and does not is started again: the record is the truth for that, too.
 //!
 //! What must hold: nothing is started on data that is missing (compose would make it, empty), nothing that a person keeps down by
-//! `maintenance/<name>`, nothing that an order is at work on; what there is of containers stays as it is; and a crash loop is not fed.
+//! `maintenance/<name>`, nothing that an order is at work on; what there is of containers stays as it is; and a crash loop is not fed. A disk
+//! that is full keeps nothing down: what a killed start has left is known by its processes alone, and how often something was started by the
+//! engine, too.
 
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::here::Here;
 use crate::model::names::{AppName, DeployId, NodeName, Project, Volume};
 use crate::model::order::{Order, State};
 use crate::model::record::Record;
+use crate::model::time::Time;
 use crate::model::{json, keys};
 use crate::orders;
 use crate::outside::compose::Tool;
@@ -70,8 +73,16 @@ fn judged(services: Option<&[Service]>, containers: &[Container]) -> Vec<Down> {
         };
     }
     let is_absent = |it: &&Service| it.made && !it.oneshot && !containers.iter().any(|container| container.service == it.name);
-    let services = services.into_iter().flatten().filter(is_absent);
-    down.extend(services.map(|service| absent(format!("the service {} has no container", service.name))));
+    let services = services.into_iter().flatten();
+    down.extend(services.clone().filter(is_absent).map(|service| absent(format!("the service {} has no container", service.name))));
+    // What ends well when its machine is shut down looks as if it had done its work. Where nothing runs any more it is told of, and left: it was
+    // not to be restarted, and all of it ran when it was deployed.
+    if down.is_empty() && !containers.iter().any(|container| container.status == "running") {
+        let what = "all of it has ended well, and nothing brings it back: start it (docker start), or deploy it".into();
+        let of_service = |it: &&Container| services.clone().any(|service| service.name == it.service && !service.oneshot);
+        let ended = containers.iter().find(of_service);
+        down.extend(ended.map(|it| Down { what, container: Some(it.id.clone()), startable: false }));
+    }
     down
 }
 
@@ -89,8 +100,6 @@ pub struct Starts {
     deploy_id: Option<DeployId>,
     /// The last ones, in seconds since the boot.
     at: Vec<u64>,
-    /// The `up` of one is at work; or its run was killed, and it may be.
-    at_work: bool,
     /// What kept the last try from its end.
     pub why: Option<String>,
 }
@@ -100,11 +109,6 @@ impl Starts {
         // Bookkeeping: one that cannot be read is one that is not there.
         let text = here.world.read_file(&here.paths.starts(name), 1 << 16).ok().flatten();
         text.and_then(|text| json::read(&text).ok()).unwrap_or_default()
-    }
-
-    /// Whether one may be at work, or was left so.
-    pub fn is_left(here: &Here, name: &AppName) -> bool {
-        Starts::read(here, name).at_work
     }
 
     /// A boot and a deploy begin anew.
@@ -131,7 +135,7 @@ impl Starts {
 
     /// The last one is so long ago that it has nothing to do with the next.
     pub fn are_over(&self, now: Duration) -> bool {
-        !self.at_work && self.at.last().is_none_or(|at| now.as_secs().saturating_sub(*at) > WITHIN.as_secs())
+        self.at.last().is_none_or(|at| now.as_secs().saturating_sub(*at) > WITHIN.as_secs())
     }
 }
 
@@ -149,13 +153,10 @@ pub fn is_at_work(order: &Order, name: &AppName, me: &NodeName) -> bool {
     order.state != State::Failed || order.progress.contains_key(&**me) && !order.undone.contains(me)
 }
 
-/// Ends what a killed start has left, which would start what must not run. To be called before anything else is done about the application.
+/// Ends what a killed start has left, which would start what must not run. To be called before anything else is done about the application,
+/// under its lock: who starts something holds that.
 pub fn end_left(here: &Here, name: &AppName) -> Result<(), Error> {
-    if !Starts::is_left(here, name) {
-        return Ok(());
-    }
-    here.world.processes.end_marked(&mark(here, name))?;
-    Starts { at_work: false, ..Starts::read(here, name) }.keep(here, name)
+    Ok(here.world.processes.end_marked(&mark(here, name))?)
 }
 
 fn mark(here: &Here, name: &AppName) -> String {
@@ -176,10 +177,8 @@ pub fn start(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> 
     }
     let started = begin(here, name, record, &mut starts, &what.join(", "));
     let why = started.as_ref().err().map(Error::to_string);
-    if starts.at_work || starts.why != why {
-        Starts { at_work: false, why, ..starts }.keep(here, name)?;
-    }
-    started
+    let kept = if starts.why == why { Ok(()) } else { Starts { why, ..starts }.keep(here, name) };
+    started.and(kept)
 }
 
 fn begin(here: &Here, name: &AppName, record: &Record, starts: &mut Starts, what: &str) -> Result<(), Error> {
@@ -189,7 +188,8 @@ fn begin(here: &Here, name: &AppName, record: &Record, starts: &mut Starts, what
     }
     let (checkout, compose) = here.read_checkout(&project, folder, Tool::find(&here.world)?)?;
     has_its_volumes(here, record, &compose)?;
-    let services = to_start(&compose.services, &here.engine().containers(&project)?);
+    let containers = here.engine().containers(&project)?;
+    let services = to_start(&compose.services, &containers);
     if !may_start(here, name, record)? {
         return Ok(());
     }
@@ -197,11 +197,23 @@ fn begin(here: &Here, name: &AppName, record: &Record, starts: &mut Starts, what
     let from = starts.at.len().saturating_sub(MOST - 1);
     starts.at.drain(..from);
     starts.at.push(here.world.clock.uptime().as_secs());
-    starts.at_work = true;
-    starts.keep(here, name)?;
+    if let Err(why) = starts.keep(here, name) {
+        if was_started(&containers, here.world.clock.now()) {
+            return Err(why);
+        }
+        warn!("{name}: {why}; it is started all the same, and not again within {} min", WITHIN.as_secs() / 60);
+    }
     let marked = here.world.marked(&mark(here, name));
     checkout.start(&marked, &services, &here.settings.timeouts)?;
     give_policies(here, &project, &compose.services)
+}
+
+/// Whether the engine has started any of them a short while ago, by a clock that may have been put right since.
+fn was_started(containers: &[Container], now: Time) -> bool {
+    containers
+        .iter()
+        .filter_map(|container| Time::parse(&container.started_at))
+        .any(|started| now.since(started).max(started.since(now)) <= WITHIN)
 }
 
 /// All that `up` makes, but what has done its work.
@@ -332,6 +344,12 @@ mod tests {
             ["the container p-init-1 is exited (exit code 1)", "the service job has no container"]
         );
         assert_eq!(found(&[]), ["no container of it is here"]);
+        // Jobs alone are to end. All of it is not.
+        let ended = [container("job", "exited", 0), container("old", "exited", 0)];
+        assert_eq!(found(&[&[up("web")][..], &ended].concat()), [""; 0]);
+        let jobs = [service("job", "on-failure", false), service("old", "no", false)];
+        let down = judged(Some(&jobs), &ended);
+        assert!(down.len() == 1 && !down[0].startable && down[0].what.starts_with("all of it has ended well"), "{down:?}");
         // Without a compose file by what the containers themselves are to do.
         assert_eq!(judged(None, &[container("x", "exited", 0)]), []);
         assert_eq!(judged(None, &[container("x", "exited", 1)]).len(), 1);
@@ -353,6 +371,13 @@ mod tests {
             assert_eq!(starts(at).are_spent(), spent, "{at:?}");
         }
         assert!(!starts(&[5]).are_over(Duration::from_secs(605)) && starts(&[5]).are_over(Duration::from_secs(606)));
-        assert!(!Starts { at_work: true, ..starts(&[5]) }.are_over(Duration::from_secs(9999)));
+    }
+
+    #[test]
+    fn what_the_engine_has_started_a_short_while_ago() {
+        let now = Time::parse("2026-11-26T10:10:00Z").unwrap();
+        let of = |started: &str| was_started(&[Container { started_at: started.into(), ..container("web", "exited", 1) }], now);
+        assert!(of("2026-11-26T10:00:00.5Z") && of("2026-11-26T10:11:00Z"));
+        assert!(!of("2026-11-26T09:59:59Z") && !of("2027-11-26T10:10:00Z") && !of("0001-01-01T00:00:00Z") && !of(""));
     }
 }

@@ -102,7 +102,6 @@ fn replication_goes_on_where_a_slave_sees_its_snapshots_again() {
 
 /// The clock of the node that carries out a deploy is most of a year ahead, and is put right. The slave dies for good.
 #[test]
-#[ignore = "not cured yet"]
 fn a_deploy_date_of_a_time_to_come_does_not_hide_that_nothing_is_replicated() {
     let sim: Sim = shop(&NODES);
     sim.settle();
@@ -123,7 +122,6 @@ fn a_deploy_date_of_a_time_to_come_does_not_hide_that_nothing_is_replicated() {
 
 /// The disk of the slave's volumes is replaced; or somebody has removed what looked old.
 #[test]
-#[ignore = "not cured yet"]
 fn status_calls_nothing_confirmed_that_is_not_there_any_more() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.replicate: '1440'"), Some("node2"));
     tick(&sim);
@@ -503,7 +501,6 @@ fn what_is_taken_after_a_give_up_is_a_set_like_others() {
 
 /// The disk of the handler's files is full. The shop's undo has its room. The copy is down, and cannot be started: that cannot be written down.
 #[test]
-#[ignore = "not cured yet"]
 fn an_undo_goes_on_where_another_application_cannot_be_started() {
     for down in [false, true] {
         let (sim, copies, _): (Sim, String, String) = with_copy("node1", "", &[]);
@@ -532,7 +529,6 @@ fn an_undo_goes_on_where_another_application_cannot_be_started() {
 
 /// An application whose processes end well when they are told to, as at a planned reboot of the node, and whose policy brings nothing back then.
 #[test]
-#[ignore = "not cured yet"]
 fn an_application_that_ended_well_at_a_shutdown_is_started_again_or_told_of() {
     let mut wrong = Vec::new();
     for policy in ["", "    restart: on-failure\n"] {
@@ -556,7 +552,6 @@ fn an_application_that_ended_well_at_a_shutdown_is_started_again_or_told_of() {
 
 /// The disk of the handler's files is full, by the log perhaps; the plugin was late at a boot.
 #[test]
-#[ignore = "not cured yet"]
 fn what_should_run_is_started_on_a_full_disk_too() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -592,7 +587,6 @@ fn a_node_that_holds_nothing_yet_purges_by_no_rule_of_its_own() {
 
 /// The slave is taken out of the cluster for good; sets are due once a week.
 #[test]
-#[ignore = "not cured yet"]
 fn a_slave_that_is_no_member_any_more_is_told_of() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.replicate: '10080'"), Some("node2"));
     tick(&sim);
@@ -652,7 +646,6 @@ fn a_clock_that_is_ahead_for_two_sets_purges_nothing() {
 
 /// Who pulls the plug of node1 has nothing left.
 #[test]
-#[ignore = "not cured yet"]
 fn status_calls_nothing_a_replica_that_is_on_the_master_itself() {
     let sim: Sim = deployed(&NODES, "node1", None);
     tick(&sim);
@@ -745,7 +738,6 @@ fn one_snapshot_that_cannot_be_removed_does_not_keep_all_others() {
 
 /// What a node has written down of its sets is damaged.
 #[test]
-#[ignore = "not cured yet"]
 fn the_check_names_a_file_of_sets_that_cannot_be_read() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -760,7 +752,6 @@ fn the_check_names_a_file_of_sets_that_cannot_be_read() {
 
 /// A set is due once a day, and it is deployed each night. The slave is dead for two weeks.
 #[test]
-#[ignore = "not cured yet"]
 fn a_deploy_each_night_does_not_hide_that_nothing_is_replicated() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.replicate: '1440'"), Some("node2"));
     tick(&sim);

@@ -223,6 +223,16 @@ fn a_crash_loop_is_not_fed() {
     assert_serves(&sim);
 }
 
+/// Nothing can be written down there; the engine knows when it has started something last.
+#[test]
+fn a_crash_loop_is_not_fed_on_a_full_disk() {
+    let sim: Sim = deployed(&["node1"], "node1", None);
+    sim.lock().node("node1").full = true;
+    kill(&sim, "web", "exits");
+    checks(&sim, "node1", Duration::from_secs(3600)).exits(1).says("is exited (exit code 3)").says("almost full");
+    assert!((2..=6).contains(&ups(&sim)), "{} starts in an hour", ups(&sim));
+}
+
 /// The `up` of a worker that was killed goes on; it starts nothing that has gone to another node meanwhile.
 #[test]
 fn what_a_killed_start_has_left_is_ended_before_anything_else() {

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use serde::de::DeserializeOwned;
+
 use crate::error::{Error, text_of};
 use crate::here::Here;
-use crate::model::json;
 use crate::model::names::{AppName, Snapshot};
 use crate::model::replica::Set;
 
@@ -16,13 +17,17 @@ pub struct Book {
     pub sets: Vec<Set>,
 }
 
+/// `None`: nothing is written down.
+pub fn parsed<T: DeserializeOwned>(here: &Here, name: &AppName) -> Result<Option<T>, Error> {
+    let path = here.paths.sets(name).0;
+    let Some(text) = here.world.read_file(&path, MOST)? else { return Ok(None) };
+    let what = "what this node has written down of its sets (repair it, or remove it: then nothing that stands in it is ever purged)";
+    serde_json::from_slice(&text).map(Some).map_err(|source| Error::Json { at: path.display().to_string(), what, source })
+}
+
 impl Book {
     pub fn read(here: &Here, name: &AppName) -> Result<Book, Error> {
-        let path = here.paths.sets(name).0;
-        let Some(text) = here.world.read_file(&path, MOST)? else { return Ok(Book { sets: Vec::new() }) };
-        let what = "what this node has written down of its sets (repair it, or remove it: then nothing that stands in it is ever purged)";
-        let sets = json::read(&text).map_err(|source| Error::Json { at: path.display().to_string(), what, source })?;
-        Ok(Book { sets })
+        Ok(Book { sets: parsed(here, name)?.unwrap_or_default() })
     }
 
     /// On the disk when this returns.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use log::{info, warn};
 
-use super::{Known, Part, confirmed};
+use super::{Known, Part, confirmed, fail};
 use crate::data::{own, replicas};
 use crate::error::Error;
 use crate::here::Here;
@@ -82,7 +82,29 @@ pub fn is_whole(here: &Here, set: &Set) -> bool {
     judge(here, set).is_ok_and(|flaw| flaw.is_none())
 }
 
+/// A snapshot of the set that this node has confirmed last, and that is not there any more: what a key says of it holds no longer. Of a dead
+/// master a takeover looks itself, and says so.
+pub fn lost(here: &Here, known: &Known, me: &NodeName, members: &[Member]) -> Option<Snapshot> {
+    let last = known.replicas.get(me)?.last.as_ref().filter(|_| members::alive(members, &known.record.master))?;
+    last.names().find(|name| here.world.subvolume(&here.snapshot(name)).is_ok_and(|found| found.is_none())).cloned()
+}
+
 pub fn hold(part: &mut Part) -> Result<(), Error> {
+    let Some(known) = part.known()? else { return Ok(()) };
+    if let Some(lost) = lost(part.here, &known, &part.me, &part.members) {
+        let (why, now) = (format!("{lost}, which was confirmed, is not there any more"), part.here.world.clock.now().rfc3339());
+        warn!("{}: {why}", part.name);
+        let last = known.replica(&part.me).last;
+        // The next one is sent whole.
+        part.change_under(&known, &part.me, |replica| {
+            let same = replica.last == last;
+            if same {
+                replica.last = None;
+                fail(replica, &now, &why);
+            }
+            same
+        })?;
+    }
     let Some(known) = part.known()? else { return Ok(()) };
     // A run that was killed after it had confirmed, or a move's commit: it is this node's to purge, too.
     if let Some(last) = known.replica(&part.me).last.filter(|last| !part.book.has(last) && is_here(part.here, last)) {

@@ -6,6 +6,7 @@
 //! - What is sent stands in Consul before it is sent, in a transaction that checks the record: a former master writes nothing.
 //! - Who holds it confirms it by what btrfs says, in the boot that was told before it was sent, and only after its disk has been synced; in a
 //!   transaction that checks the record again. What cannot be read decides nothing.
+//! - What was confirmed and is not there any more its holder strikes from its key while the master lives: the next one is sent whole.
 //! - What is not whole goes only while the master lives: of a dead one it may be all that there is.
 //! - Only what this node has itself written down is purged, only at rest, and never what a key, a mark or the list of what is set aside names.
 //!
@@ -20,6 +21,7 @@ mod take;
 use std::collections::{BTreeMap, BTreeSet};
 
 use log::{debug, info, warn};
+use serde::de::IgnoredAny;
 
 use self::book::Book;
 use super::{own, replicas, schedules};
@@ -140,6 +142,7 @@ pub fn due(here: &Here, seen: &Seen, open: &[Open]) -> Result<BTreeSet<AppName>,
             Some(confirm::Wanted::Overtaken) => true,
             None => false,
         };
+        let holds = holds || confirm::lost(here, known, me, &seen.members).is_some();
         let serves = match take::wanted(known, me, now) {
             Some(take::Wanted::Take) => !ordered && able(known.holder()),
             wanted => wanted.is_some(),
@@ -151,6 +154,12 @@ pub fn due(here: &Here, seen: &Seen, open: &[Open]) -> Result<BTreeSet<AppName>,
         }
     }
     Ok(due)
+}
+
+/// Why what this node has written down of its sets cannot be read: none are taken, confirmed or purged then. A health check asks for each
+/// application: it is looked at, and not taken apart.
+pub fn unreadable(here: &Here, name: &AppName) -> Option<Error> {
+    book::parsed::<IgnoredAny>(here, name).err()
 }
 
 fn can_hold(node: &NodeName, about: &About, members: &[Member]) -> bool {

@@ -468,7 +468,11 @@ impl Player {
         self.alive().iter().for_each(|node| self.sim.start(node, Start::Status));
         self.sim.run_until_rest();
         let given_up = self.witness.apps.iter().any(|app| app.given_up || app.unwell);
-        let of_dead = |line: &str| self.dead().iter().any(|dead| line.contains(&format!("replica on {dead}")));
+        let of_dead = |line: &str| {
+            self.dead()
+                .iter()
+                .any(|dead| line.contains(&format!("replica on {dead}")) || line.contains(&format!("snapshots on {dead} itself")))
+        };
         let expected = |line: &str| {
             ["fenced on this node", "set aside on this node", "was given up", ", is dead"].iter().any(|known| line.contains(known))
                 || of_dead(line)

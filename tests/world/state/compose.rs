@@ -319,7 +319,7 @@ impl State {
         let unchanged = |c: &Container| c.image == image && c.config == config;
         if let Some(i) = old.filter(|i| as_it_is || !anew && unchanged(&e.containers[*i])) {
             let c = &mut e.containers[i];
-            if !c.running {
+            if c.is_down() {
                 (c.running, c.stopped, c.started, c.looks) = (true, false, started, 0);
             }
             return Ok(());

@@ -289,6 +289,11 @@ impl Container {
         }
     }
 
+    /// Stopped, or ended by itself.
+    pub fn is_down(&self) -> bool {
+        !self.running || self.status().0 == "exited"
+    }
+
     /// Whether it starts with the engine.
     pub fn comes_back(&self) -> bool {
         match self.restart.as_str() {
@@ -343,7 +348,7 @@ impl State {
         if c.start == "refused" {
             return Err("driver failed programming external connectivity: port is already allocated".to_owned());
         }
-        if !c.running {
+        if c.is_down() {
             (c.running, c.stopped, c.started, c.looks) = (true, false, started, 0);
         }
         Ok(())
