@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::here::Here;
 use crate::model::names::{Snapshot, Volume};
 use crate::outside::doors::Write;
+use crate::outside::plugin;
 
 const MOST: u64 = 64 << 20;
 
@@ -37,18 +38,31 @@ pub fn remember(here: &Here, snapshot: &str, aside: Option<&str>) -> Result<(), 
 /// To be called before a snapshot is taken whose name is not known yet: who is killed before it is remembered has left the newest that there
 /// was, so that it is found as one that came later.
 pub fn intend(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
-    let [path, _] = here.paths.own_snapshots();
-    if let Some((_, intended)) = open(&lines(here, &path)?).iter().find(|(intended, _)| intended == volume) {
-        intended.settle(here, volume)?;
-    }
+    ended(here, volume)?;
     let newest = here.plugin().snapshots(volume)?.pop();
     remember(here, &format!("{AFTER}{}", newest.map_or_else(|| format!("{volume}@"), |newest| newest.to_string())), aside)
+}
+
+/// To be called with what the plugin has said to what was intended. Where that is an error, what it has made all the same is there by now: what
+/// comes later is somebody else's. An answer that was lost says nothing.
+pub fn answered<T>(here: &Here, volume: &Volume, said: Result<T, plugin::Error>) -> Result<T, Error> {
+    if said.as_ref().is_err_and(plugin::Error::is_answer) {
+        ended(here, volume)?;
+    }
+    Ok(said?)
+}
+
+/// All that comes of what was intended is there.
+pub fn ended(here: &Here, volume: &Volume) -> Result<(), Error> {
+    let [path, _] = here.paths.own_snapshots();
+    let open = open(&lines(here, &path)?);
+    open.iter().filter(|(of, _)| of == volume).try_for_each(|(_, intended)| intended.settle(here, volume))
 }
 
 /// Takes one that is no replica.
 pub fn take(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<Snapshot, Error> {
     intend(here, volume, aside)?;
-    let snapshot = here.plugin().snapshot(volume)?;
+    let snapshot = answered(here, volume, here.plugin().snapshot(volume))?;
     remember(here, &snapshot, aside)?;
     Ok(snapshot)
 }

@@ -63,6 +63,7 @@ impl Run {
             data_id: record.data_id().clone(),
             boot: about::read(&self.here, &old.master).map(|about| about.boot).unwrap_or_default(),
             millis: 0,
+            counted: None,
             unknown: Unknown::new(),
         };
         Ok(Some(set))

@@ -76,10 +76,21 @@ impl Known {
         self.replicas.get(holder).cloned().unwrap_or_default()
     }
 
+    /// Minutes from one set to the next.
+    fn every(&self) -> u32 {
+        self.replica(self.holder()).every()
+    }
+
+    /// What was told of how often, and of what is kept, with a set of what is in force: an earlier version may have said otherwise.
+    fn rule(&self) -> Option<(u32, &str)> {
+        let in_force = |set: &Set| set.deploy_id == self.record.deploy_id && set.master == self.record.master;
+        let of_it = |replica: &&Replica| replica.sets().any(in_force) && !replica.keep.is_empty();
+        self.replicas.values().find(of_it).map(|replica| (replica.every, &*replica.keep))
+    }
+
     /// What keys of the application name.
     fn named(&self) -> BTreeSet<Snapshot> {
-        let sets = self.replicas.values().flat_map(|replica| replica.last.iter().chain(replica.next.as_ref().map(|next| &next.set)));
-        sets.flat_map(Set::names).cloned().collect()
+        self.replicas.values().flat_map(Replica::sets).flat_map(Set::names).cloned().collect()
     }
 }
 
@@ -214,22 +225,43 @@ impl Part<'_> {
         Ok((!ordered && !left && !(self.busy)()?).then_some(lock))
     }
 
-    /// Removes snapshots that are here, but those that something names. At rest.
-    fn remove<'s>(&self, names: impl Iterator<Item = &'s Snapshot>, kept: &Book) -> Result<(), Error> {
-        let (named, own, kept) = (self.known()?.map(|known| known.named()).unwrap_or_default(), own::all(self.here)?, kept.names());
+    /// Removes snapshots that are here, but those that something names; answers those that the plugin cannot remove. At rest.
+    fn remove<'s>(&self, names: impl Iterator<Item = &'s Snapshot>, kept: &Book) -> Result<BTreeSet<Snapshot>, Error> {
+        let mut left = BTreeSet::new();
+        let (named, own, kept) = (self.named()?, own::all(self.here)?, kept.names());
         for name in names.filter(|name| !named.contains(*name) && !own.contains(&***name) && !kept.contains(*name)) {
-            if self.here.world.subvolume(&self.here.snapshot(name))?.is_some() {
-                self.here.plugin().remove(name)?;
+            if self.here.world.subvolume(&self.here.snapshot(name))?.is_none() {
+                continue;
+            }
+            match self.here.plugin().remove(name) {
+                Err(why) if why.is_answer() => {
+                    warn!("{}: {name} cannot be removed, and stays: {why}", self.name);
+                    left.insert(name.clone());
+                }
+                removed => removed?,
             }
         }
-        Ok(())
+        Ok(left)
     }
 
-    /// Removes what this node has written down. At rest.
+    /// What keys name, and what is written down here of other applications: a migrate brings what is also another's.
+    fn named(&self) -> Result<BTreeSet<Snapshot>, Error> {
+        let mut named = BTreeSet::new();
+        for entry in self.here.consul.list(keys::REPLICAS)? {
+            named.extend(replicas::parse(&entry)?.sets().flat_map(Set::names).cloned());
+        }
+        for other in self.here.apps()?.iter().filter(|other| *other != self.name) {
+            named.extend(Book::read(self.here, other)?.names());
+        }
+        Ok(named)
+    }
+
+    /// Removes what this node has written down; what cannot be removed stays there. At rest.
     fn strike(&mut self, goes: &[Set]) -> Result<(), Error> {
         let stays = self.book.sets.iter().filter(|set| !goes.iter().any(|gone| gone.snapshots == set.snapshots)).cloned().collect();
-        self.remove(goes.iter().flat_map(Set::names), &Book { sets: stays })?;
-        self.book.strike(self.here, self.name, goes)
+        let left = self.remove(goes.iter().flat_map(Set::names), &Book { sets: stays })?;
+        let gone: Vec<Set> = goes.iter().filter(|set| !set.names().any(|name| left.contains(name))).cloned().collect();
+        self.book.strike(self.here, self.name, &gone)
     }
 
     /// Changes what a node holds, whoever else does so at the same time. `change` says whether there is anything to change.
