@@ -72,6 +72,9 @@ const AFTER: &str = "after:";
 /// All that has come of what was intended is remembered.
 const SETTLED: &str = "settled:";
 
+/// Begins the line of what was set aside, and is a set like others now.
+const RELEASED: &str = "released:";
+
 struct Intended {
     after: String,
     what: String,
@@ -125,12 +128,28 @@ fn open(lines: &[(String, String)]) -> Vec<(Volume, Intended)> {
     open
 }
 
+/// What was remembered as this, released or not.
+pub fn known_as(here: &Here, what: &str) -> Result<Vec<Snapshot>, Error> {
+    let [path, _] = here.paths.own_snapshots();
+    let lines = lines(here, &path)?.into_iter().filter(|(_, it)| it == what);
+    Ok(lines.filter_map(|(name, _)| Snapshot::try_from(&*name).ok()).collect())
+}
+
+/// They are set aside no more. To be called once they are kept as something else.
+pub fn release(here: &Here, snapshots: &[Snapshot]) -> Result<(), Error> {
+    snapshots.iter().try_for_each(|snapshot| remember(here, &format!("{RELEASED}{snapshot}"), None))
+}
+
+fn released(lines: &[(String, String)]) -> BTreeSet<String> {
+    lines.iter().filter_map(|(name, _)| Some(name.strip_prefix(RELEASED)?.into())).collect()
+}
+
 /// What is set aside here, and what it is: those that are still there.
 pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
     let [path, _] = here.paths.own_snapshots();
     let lines = lines(here, &path)?;
-    let intended = open(&lines);
-    let known = lines.into_iter().filter(|(_, what)| !what.is_empty());
+    let (intended, released) = (open(&lines), released(&lines));
+    let known = lines.into_iter().filter(|(name, what)| !what.is_empty() && !released.contains(name));
     let mut aside: BTreeMap<Snapshot, String> = known.filter_map(|(name, what)| Some((Snapshot::try_from(&*name).ok()?, what))).collect();
     let volumes: BTreeSet<Volume> = aside.keys().map(Snapshot::volume).collect();
     let mut there = BTreeSet::new();
@@ -152,7 +171,8 @@ pub fn all(here: &Here) -> Result<BTreeSet<String>, Error> {
         for (volume, intended) in open(&lines) {
             own.extend(intended.found(here, &volume)?.iter().map(Snapshot::to_string));
         }
-        own.extend(lines.into_iter().map(|(name, _)| name));
+        let released = released(&lines);
+        own.extend(lines.into_iter().map(|(name, _)| name).filter(|name| !released.contains(name)));
     }
     Ok(own)
 }

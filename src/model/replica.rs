@@ -91,6 +91,12 @@ pub struct Next {
     pub sent: bool,
 }
 
+/// When the first of them was taken, by their names.
+pub fn oldest<'t>(snapshots: impl Iterator<Item = &'t Taken>) -> Option<Time> {
+    let times = snapshots.filter_map(|taken| Time::parse(taken.snapshot.taken()));
+    times.reduce(|a, b| if a < b { a } else { b })
+}
+
 impl Replica {
     /// The confirmed one, and the one on its way.
     pub fn sets(&self) -> impl Iterator<Item = &Set> {

@@ -407,7 +407,6 @@ fn nothing_is_purged_by_the_rule_of_an_earlier_version() {
 
 /// A deploy each night for two months; a day is to be kept.
 #[test]
-#[ignore = "not cured yet"]
 fn the_snapshots_of_deploys_do_not_stay_for_ever() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.keep: '1d'"), Some("node2"));
     let mut counts = Vec::new();
@@ -425,7 +424,6 @@ fn the_snapshots_of_deploys_do_not_stay_for_ever() {
 
 /// A test instance gets the shop's data each night.
 #[test]
-#[ignore = "not cured yet"]
 fn the_snapshots_of_migrates_do_not_stay_for_ever() {
     let (sim, ..): (Sim, String, String) = with_copy("node3", "", &[]);
     let mut counts = Vec::new();
@@ -440,6 +438,47 @@ fn the_snapshots_of_migrates_do_not_stay_for_ever() {
     sim.violations();
     let grown = [0, 1].map(|at| counts[39][at] - counts[9][at]);
     assert!(grown[0] < 20 && grown[1] < 20, "after ten nights {:?}, after forty {:?}; {status}", counts[9], counts[39]);
+}
+
+/// What the copy held before is no data that somebody has to look at, and stays as long as its rule says.
+#[test]
+fn what_a_migrate_has_replaced_is_kept() {
+    for full in [false, true] {
+        let (sim, _, data): (Sim, String, String) = with_copy("node3", "", &[]);
+        // What it has taken cannot be written down any more.
+        if full {
+            let is_commit = |line: &str| line.contains("cas app/");
+            sim.fault(move |e| e.node == "node3" && is_commit(&e.line), 1, Act::First(Box::new(|s| s.node("node3").full = true)));
+        }
+        sim.deliver_all(&[migrate("once")]);
+        assert!(sim.no_faults() && sim.lock().ended("once")["state"] == "done");
+        sim.lock().node("node3").full = false;
+        after(&sim, 15 * MINUTE);
+        let status = run(&sim, "node3", Start::Status);
+        let aside = status.stderr.contains("what it held before");
+        let there = snapshots(&sim, "node3", &data).iter().any(|name| held(&sim, "node3", name).unwrap() == "old copy");
+        sim.violations();
+        assert!(aside == full && there, "full {full}: set aside {aside}, there {there}: {status}");
+    }
+}
+
+/// The copy has what a migrate has brought in its own book; but the confirmed set of the shop is of the same snapshots.
+#[test]
+fn what_another_applications_key_names_is_not_purged() {
+    for named in [false, true] {
+        let (sim, ..): (Sim, String, String) = with_copy("node3", "", &[]);
+        all_well(&sim.deliver_all(&[migrate("once")]));
+        tick(&sim);
+        let brought = snapshots(&sim, "node3", DATA).remove(0);
+        let mut key = replica(&sim, "node2");
+        key["last"]["snapshots"][DATA]["snapshot"] = json!(brought);
+        if named {
+            sim.lock().store.set(&format!("replica/{APP}/node3"), key.to_string().as_bytes());
+        }
+        (0..4).for_each(|_| after(&sim, DAY));
+        assert_eq!(held(&sim, "node3", &brought).is_some(), named);
+        sim.violations();
+    }
 }
 
 /// A former master is back. Of one of its volumes no snapshot can be taken: somebody has put it back by hand, as a plain folder.

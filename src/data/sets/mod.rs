@@ -14,6 +14,7 @@
 
 mod book;
 mod confirm;
+mod left;
 mod purge;
 mod take;
 
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use log::{debug, info, warn};
 
 use self::book::Book;
+pub use self::left::leave;
 use super::{own, replicas, schedules};
 use crate::about::{self, About};
 use crate::error::{Error, in_consul, text_of};
@@ -183,6 +185,7 @@ pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Resu
     about::tell(here)?;
     let (me, members) = (here.me()?.clone(), here.consul.members()?);
     let mut part = Part { here, name, me, members, now, busy, book: Book::read(here, name)? };
+    let left = left::take_in(&mut part);
     let held = confirm::hold(&mut part);
     let served = take::serve(&mut part);
     let purged = purge::purge(&mut part);
@@ -190,7 +193,7 @@ pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Resu
     if let Err(why) = part.end_schedules() {
         warn!("{name}: the plugin's own schedules are left: {why}");
     }
-    held.and(served).and(purged)
+    left.and(held).and(served).and(purged)
 }
 
 /// A run's part in one application, under the lock of its sets.
