@@ -666,7 +666,6 @@ fn a_slave_that_is_no_member_any_more_is_told_of() {
 
 /// Applications of branches come and go.
 #[test]
-#[ignore = "not cured yet"]
 fn what_destroyed_applications_leave_is_listed_or_goes() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     for n in 0..3 {

@@ -170,6 +170,11 @@ fn can_hold(node: &NodeName, about: &About, members: &[Member]) -> bool {
     about.confirms && !about.boot.is_empty() && members::alive(members, node)
 }
 
+/// The snapshots of what this node has taken or confirmed.
+pub fn written_down(here: &Here, name: &AppName) -> Result<BTreeSet<Snapshot>, Error> {
+    Ok(Book::read(here, name)?.names())
+}
+
 /// This node's part in the sets of one application. `now`: its master takes one, whether it is due or not. `busy`: whether it is in the middle of something with it.
 pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Result<bool, Error>) -> Result<(), Error> {
     if !here.sees_snapshots() {
