@@ -483,7 +483,6 @@ fn what_another_applications_key_names_is_not_purged() {
 
 /// A former master is back. Of one of its volumes no snapshot can be taken: somebody has put it back by hand, as a plain folder.
 #[test]
-#[ignore = "not cured yet"]
 fn a_fence_that_cannot_end_does_not_keep_the_same_again_and_again() {
     let sim = of(&with_extra(""), Some("node2"));
     sim.lock().write("node1", EXTRA, "invoices");
@@ -504,9 +503,27 @@ fn a_fence_that_cannot_end_does_not_keep_the_same_again_and_again() {
     assert!(struck && now < before + 5, "struck {struck}; before {before}, after two days {now}");
 }
 
+/// The same, and somebody starts again what the fence has stopped.
+#[test]
+fn a_fence_that_cannot_end_keeps_what_was_written_since() {
+    let sim = of(&with_extra(""), Some("node2"));
+    after(&sim, 15 * MINUTE);
+    sim.power_off("node1");
+    sim.deliver_all(&[deploy("over", "node2", Some("node3"))]);
+    sim.on_each("node1", &format!("Snapshot {EXTRA}"), Act::Fail("not a btrfs subvolume".into()));
+    sim.power_on("node1");
+    sim.start("node1", Start::Events(Vec::new()));
+    sim.run_until_rest();
+    sim.lock().two_may_run = true;
+    sim.lock().engine("node1").containers.iter_mut().for_each(|c| c.running = true);
+    sim.lock().write("node1", DATA, " by hand");
+    checks(&sim, 6);
+    assert!(snapshots(&sim, "node1", DATA).iter().any(|name| held(&sim, "node1", name).unwrap().contains("by hand")));
+    assert!(sim.lock().serving(PROJECT).iter().all(|line| !line.starts_with("node1")), "it is stopped");
+}
+
 /// Of two volumes one cannot be put back: its disk has no room. Each try puts the other back again, and keeps what that has replaced.
 #[test]
-#[ignore = "not cured yet"]
 fn an_undo_that_cannot_end_does_not_keep_the_same_again_and_again() {
     let sim = of(&with_extra(""), Some("node2"));
     sim.lock().write("node1", EXTRA, "invoices");
