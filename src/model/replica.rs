@@ -71,6 +71,9 @@ pub struct Set {
     /// In a node's book, where it was written down: [`counted`](super::keep::counted).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<i64>,
+    /// A migrate has replaced what it has: no later set has that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
     #[serde(flatten)]
     pub unknown: Unknown,
 }

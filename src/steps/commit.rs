@@ -62,6 +62,7 @@ impl Run {
             boot: about::read(&self.here, &old.master).map(|about| about.boot).unwrap_or_default(),
             millis: 0,
             counted: None,
+            replaced: false,
             unknown: Unknown::new(),
         };
         Ok(Some(set))

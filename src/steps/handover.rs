@@ -171,7 +171,7 @@ pub fn snapshot_source(run: &mut Run) -> Result<Output, Stop> {
     let sent = run.send_all(snapshots)?;
     run.say_sent(&sent)?;
     if let Some(app) = run.order.request.source_app() {
-        retire::leave(run, &app.name(), &source, &[sent]);
+        retire::leave(run, &app.name(), &source, &[(sent, false)]);
     }
     Ok(Output::Nothing)
 }

@@ -15,14 +15,17 @@ use crate::model::replica::{Set, Taken, oldest};
 
 const MOST: u64 = 1 << 20;
 
+/// Snapshots of one moment, and whether the order has replaced what they have.
+pub type Left = (BTreeMap<Volume, Snapshot>, bool);
+
 /// To be called once the order is done, as often as one likes. `record`: what was in force before it.
-pub fn leave(here: &Here, name: &AppName, id: &OrderId, record: &Record, left: &[BTreeMap<Volume, Snapshot>]) -> Result<(), Error> {
+pub fn leave(here: &Here, name: &AppName, id: &OrderId, record: &Record, left: &[Left]) -> Result<(), Error> {
     // Where that cannot be looked at there is no book, and the plugin purges.
     if !here.sees_snapshots() {
         return Ok(());
     }
     let mut sets = Vec::new();
-    for left in left {
+    for (left, replaced) in left {
         let mut snapshots = BTreeMap::new();
         for (volume, snapshot) in left {
             let found = here.world.subvolume(&here.snapshot(snapshot))?;
@@ -39,6 +42,7 @@ pub fn leave(here: &Here, name: &AppName, id: &OrderId, record: &Record, left: &
             boot: String::new(),
             millis: 0,
             counted: None,
+            replaced: *replaced,
             unknown: Default::default(),
         }));
     }

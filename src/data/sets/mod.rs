@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use log::{debug, info, warn};
 
 use self::book::Book;
-pub use self::left::leave;
+pub use self::left::{Left, leave};
 use super::{own, replicas, schedules};
 use crate::about::{self, About};
 use crate::error::{Error, in_consul, text_of};

@@ -52,6 +52,6 @@ fn goes(sets: &[Set], rule: &Rule, now: Time, held: &BTreeSet<Snapshot>) -> Vec<
     // One that does not say when stays.
     let dated: Vec<(&Set, (Time, i64))> = sets.iter().filter_map(|set| Some((set, set.when()?))).collect();
     let times: Vec<(Time, i64)> = dated.iter().map(|(_, when)| *when).collect();
-    let old = rule.goes(&times, now).into_iter().map(|number| dated[number].0);
+    let old = rule.goes(&times, now, |number| dated[number].0.replaced).into_iter().map(|number| dated[number].0);
     old.filter(|set| !set.names().any(|name| held.contains(name))).cloned().collect()
 }

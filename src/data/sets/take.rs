@@ -84,6 +84,7 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
         boot,
         millis: 0,
         counted: None,
+        replaced: false,
         unknown: Default::default(),
     };
     if let Err(why) = snapshots(part, known, &mut set, &lock) {
