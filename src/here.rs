@@ -106,6 +106,11 @@ impl Paths {
         (self.app(name).join("sets"), self.app(name).join("sets.lock"))
     }
 
+    /// The sets that an order has left, until they are taken in among those.
+    pub fn left(&self, name: &AppName, order: &OrderId) -> PathBuf {
+        self.app(name).join(format!("{order}{LEFT}"))
+    }
+
     /// Held by the worker of an application, and by the one that waits for it.
     pub fn worker_locks(&self, name: &AppName) -> (PathBuf, PathBuf) {
         (self.app(name).join("lock"), self.app(name).join("next"))
@@ -188,6 +193,9 @@ impl Paths {
         Ok(())
     }
 }
+
+/// What the name of a file ends with that has what an order has left.
+pub const LEFT: &str = ".left";
 
 /// What the name of a journal ends with whose undo a person has taken over.
 pub const GIVEN_UP: &str = "given-up";

@@ -3,6 +3,7 @@
 pub mod others;
 pub mod own;
 pub mod parents;
+pub mod remains;
 pub mod removal;
 pub mod replicas;
 pub mod restoring;

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::here::Here;
 use crate::model::names::{Snapshot, Volume};
 use crate::outside::doors::Write;
+use crate::outside::plugin;
 
 const MOST: u64 = 64 << 20;
 
@@ -37,18 +38,31 @@ pub fn remember(here: &Here, snapshot: &str, aside: Option<&str>) -> Result<(), 
 /// To be called before a snapshot is taken whose name is not known yet: who is killed before it is remembered has left the newest that there
 /// was, so that it is found as one that came later.
 pub fn intend(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
-    let [path, _] = here.paths.own_snapshots();
-    if let Some((_, intended)) = open(&lines(here, &path)?).iter().find(|(intended, _)| intended == volume) {
-        intended.settle(here, volume)?;
-    }
+    ended(here, volume)?;
     let newest = here.plugin().snapshots(volume)?.pop();
     remember(here, &format!("{AFTER}{}", newest.map_or_else(|| format!("{volume}@"), |newest| newest.to_string())), aside)
+}
+
+/// To be called with what the plugin has said to what was intended. Where that is an error, what it has made all the same is there by now: what
+/// comes later is somebody else's. An answer that was lost says nothing.
+pub fn answered<T>(here: &Here, volume: &Volume, said: Result<T, plugin::Error>) -> Result<T, Error> {
+    if said.as_ref().is_err_and(plugin::Error::is_answer) {
+        ended(here, volume)?;
+    }
+    Ok(said?)
+}
+
+/// All that comes of what was intended is there.
+pub fn ended(here: &Here, volume: &Volume) -> Result<(), Error> {
+    let [path, _] = here.paths.own_snapshots();
+    let open = open(&lines(here, &path)?);
+    open.iter().filter(|(of, _)| of == volume).try_for_each(|(_, intended)| intended.settle(here, volume))
 }
 
 /// Takes one that is no replica.
 pub fn take(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<Snapshot, Error> {
     intend(here, volume, aside)?;
-    let snapshot = here.plugin().snapshot(volume)?;
+    let snapshot = answered(here, volume, here.plugin().snapshot(volume))?;
     remember(here, &snapshot, aside)?;
     Ok(snapshot)
 }
@@ -57,6 +71,9 @@ pub fn take(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<Snapsho
 const AFTER: &str = "after:";
 /// All that has come of what was intended is remembered.
 const SETTLED: &str = "settled:";
+
+/// Begins the line of what was set aside, and is a set like others now.
+const RELEASED: &str = "released:";
 
 struct Intended {
     after: String,
@@ -111,12 +128,28 @@ fn open(lines: &[(String, String)]) -> Vec<(Volume, Intended)> {
     open
 }
 
+/// What was remembered as this, released or not.
+pub fn known_as(here: &Here, what: &str) -> Result<Vec<Snapshot>, Error> {
+    let [path, _] = here.paths.own_snapshots();
+    let lines = lines(here, &path)?.into_iter().filter(|(_, it)| it == what);
+    Ok(lines.filter_map(|(name, _)| Snapshot::try_from(&*name).ok()).collect())
+}
+
+/// They are set aside no more. To be called once they are kept as something else.
+pub fn release(here: &Here, snapshots: &[Snapshot]) -> Result<(), Error> {
+    snapshots.iter().try_for_each(|snapshot| remember(here, &format!("{RELEASED}{snapshot}"), None))
+}
+
+fn released(lines: &[(String, String)]) -> BTreeSet<String> {
+    lines.iter().filter_map(|(name, _)| Some(name.strip_prefix(RELEASED)?.into())).collect()
+}
+
 /// What is set aside here, and what it is: those that are still there.
 pub fn aside(here: &Here) -> Result<BTreeMap<Snapshot, String>, Error> {
     let [path, _] = here.paths.own_snapshots();
     let lines = lines(here, &path)?;
-    let intended = open(&lines);
-    let known = lines.into_iter().filter(|(_, what)| !what.is_empty());
+    let (intended, released) = (open(&lines), released(&lines));
+    let known = lines.into_iter().filter(|(name, what)| !what.is_empty() && !released.contains(name));
     let mut aside: BTreeMap<Snapshot, String> = known.filter_map(|(name, what)| Some((Snapshot::try_from(&*name).ok()?, what))).collect();
     let volumes: BTreeSet<Volume> = aside.keys().map(Snapshot::volume).collect();
     let mut there = BTreeSet::new();
@@ -138,7 +171,8 @@ pub fn all(here: &Here) -> Result<BTreeSet<String>, Error> {
         for (volume, intended) in open(&lines) {
             own.extend(intended.found(here, &volume)?.iter().map(Snapshot::to_string));
         }
-        own.extend(lines.into_iter().map(|(name, _)| name));
+        let released = released(&lines);
+        own.extend(lines.into_iter().map(|(name, _)| name).filter(|name| !released.contains(name)));
     }
     Ok(own)
 }

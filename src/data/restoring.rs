@@ -15,12 +15,15 @@ pub fn restore(here: &Here, snapshot: &Snapshot, volume: &Volume, aside: &str) -
     if was_there {
         own::intend(here, volume, Some(aside))?;
     }
-    match plugin.restore(snapshot, volume)? {
+    match own::answered(here, volume, plugin.restore(snapshot, volume))? {
         Some(backup) => {
             own::remember(here, &backup, Some(aside))?;
             info!("what {volume} held is kept as {backup}");
         }
-        None if was_there => return Err(Fault::NoBackup { volume: volume.clone(), snapshot: snapshot.clone() }.into()),
+        None if was_there => {
+            own::ended(here, volume)?;
+            return Err(Fault::NoBackup { volume: volume.clone(), snapshot: snapshot.clone() }.into());
+        }
         None => {}
     }
     Ok(())

@@ -2,8 +2,8 @@
 //! last week one for each day, and so on; nothing that is older than the last. Pure.
 //!
 //! What must hold: a wrong clock takes nothing away that a right one would keep. So ages are counted from the newest set and not from the
-//! present, which may be a year later; what is of a time to come stays, and counts for nothing. A newest one that is more than a day after the
-//! one before it may have been taken while the clock was wrong: until it has a second beside it, ages are counted from the one before.
+//! present, which may be a year later; what is of a time to come stays, and counts for nothing. And beside the calendar there is what was
+//! [`counted`] from set to set, in which a clock that jumps is no time at all: a set is no older than the younger of both says.
 
 use std::fmt;
 
@@ -12,6 +12,15 @@ use super::time::Time;
 pub const DEFAULT: &str = "1h:1d:1w:4w:1y";
 
 const DAY: i64 = 24 * 3600;
+
+/// Seconds, by a count of its own, until a set that comes after the one `before`. A clock that was put back counts for nothing; nor does one that
+/// was put forth by days, or a time without sets, which cannot be told from that. `every`: minutes from one set to the next.
+pub fn counted(before: Option<(Time, i64)>, taken: Time, every: u32) -> i64 {
+    let Some((time, counted)) = before else { return taken.secs };
+    let most = 2 * DAY.max(60 * i64::from(every));
+    let passed = taken.secs - time.secs;
+    counted + if (0..=most).contains(&passed) { passed } else { 0 }
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
@@ -52,25 +61,22 @@ impl Rule {
         units.is_sorted_by(|a, b| a < b).then(|| Rule { text: text.into(), units })
     }
 
-    /// Which of the sets go, by when they were taken: their numbers.
-    pub fn goes(&self, taken: &[Time], now: Time) -> Vec<usize> {
-        let past = || taken.iter().enumerate().filter(|(_, time)| **time <= now);
-        let mut times: Vec<i64> = past().map(|(_, time)| time.secs).collect();
-        times.sort_unstable();
-        let newest = match times[..] {
-            [] => return Vec::new(),
-            [.., before, last] if last - before > DAY => before,
-            [.., last] => last,
-        };
-        let goes = |at: usize, time: &Time| {
-            let age = newest - time.secs;
+    /// Which of the sets go, by when they were taken and what was counted until then: their numbers. `alone`: what one has no later one has, so that
+    /// it is kept to the end.
+    pub fn goes(&self, sets: &[(Time, i64)], now: Time, alone: impl Fn(usize) -> bool) -> Vec<usize> {
+        let past = || sets.iter().enumerate().filter(|(_, (time, _))| *time <= now);
+        let newest = past().map(|(_, (time, _))| time.secs).max();
+        let most = past().map(|(_, (_, counted))| *counted).max();
+        let Some((newest, most)) = newest.zip(most) else { return Vec::new() };
+        let goes = |at: usize, (time, counted): &(Time, i64)| {
+            let age = (newest - time.secs).min(most - counted);
             let Some(longer) = self.units.iter().position(|unit| age <= *unit) else { return true };
             let Some(unit) = longer.checked_sub(1).map(|shorter| self.units[shorter]) else { return false };
             // The newest of each hour, day …, which all clocks begin at the same time.
             let same = |other: &Time| other.secs.div_euclid(unit) == time.secs.div_euclid(unit);
-            past().any(|(number, other)| same(other) && (other.secs, number) > (time.secs, at))
+            !alone(at) && past().any(|(number, (other, _))| same(other) && (other.secs, number) > (time.secs, at))
         };
-        past().filter(|(at, time)| goes(*at, time)).map(|(at, _)| at).collect()
+        past().filter(|(at, set)| goes(*at, set)).map(|(at, _)| at).collect()
     }
 }
 
@@ -86,12 +92,17 @@ mod tests {
         Time { secs, micros: 0 }
     }
 
-    fn purge(rule: &Rule, sets: &mut Vec<Time>, now: i64) {
-        let goes = rule.goes(sets, at(now));
+    /// Writes one down, as the book does.
+    fn push(sets: &mut Vec<(Time, i64)>, secs: i64) {
+        sets.push((at(secs), counted(sets.last().copied(), at(secs), 15)));
+    }
+
+    fn purge(rule: &Rule, sets: &mut Vec<(Time, i64)>, now: i64) {
+        let goes = rule.goes(sets, at(now), |_| false);
         for number in goes.iter().rev() {
             sets.remove(*number);
         }
-        assert_eq!(rule.goes(sets, at(now)).len(), 0, "what stays, stays");
+        assert_eq!(rule.goes(sets, at(now), |_| false).len(), 0, "what stays, stays");
     }
 
     #[test]
@@ -109,17 +120,17 @@ mod tests {
         let (rule, mut sets) = (Rule::default(), Vec::new());
         for tick in 0..(400 * DAY / HOUR) {
             let now = BEGIN + tick * HOUR;
-            sets.push(at(now));
+            push(&mut sets, now);
             purge(&rule, &mut sets, now + 3);
             assert!(sets.len() <= 2 + 24 + 7 + 4 + 14, "{}", sets.len());
-            assert_eq!(sets.last(), Some(&at(now)));
+            assert_eq!(sets.last(), Some(&(at(now), now)));
             for pair in sets.windows(2) {
-                let (age, gap) = (now - pair[0].secs, pair[1].secs - pair[0].secs);
+                let (age, gap) = (now - pair[0].0.secs, pair[1].0.secs - pair[0].0.secs);
                 let unit = rule.units.iter().rev().find(|unit| age > **unit).copied().unwrap_or(HOUR);
                 assert!(gap <= 2 * unit, "{gap} s without a set, {age} s ago");
             }
         }
-        let oldest = BEGIN + 400 * DAY - sets[0].secs;
+        let oldest = BEGIN + 400 * DAY - sets[0].0.secs;
         assert!((330 * DAY..=366 * DAY).contains(&oldest), "{} days", oldest / DAY);
     }
 
@@ -128,29 +139,73 @@ mod tests {
     fn time_without_sets_makes_none_older() {
         let (rule, mut sets) = (Rule::default(), Vec::new());
         for tick in 0..200 {
-            sets.push(at(BEGIN + tick * HOUR / 4));
+            push(&mut sets, BEGIN + tick * HOUR / 4);
             purge(&rule, &mut sets, BEGIN + tick * HOUR / 4);
         }
         let before = sets.clone();
         purge(&rule, &mut sets, BEGIN + 700 * DAY);
         assert_eq!(sets, before);
+        // Nor have the first ones after it made them older than they were.
+        for tick in 0..3 {
+            push(&mut sets, BEGIN + 700 * DAY + tick * HOUR / 4);
+            purge(&rule, &mut sets, BEGIN + 700 * DAY + tick * HOUR / 4);
+        }
+        assert!(before.len() - (sets.len() - 3) <= 3, "{} of {}", sets.len() - 3, before.len());
+    }
+
+    #[test]
+    fn what_no_later_one_has_is_kept_to_the_end() {
+        let (rule, mut sets) = (Rule::default(), Vec::new());
+        for day in 0..=370 {
+            push(&mut sets, BEGIN + day * DAY);
+            let goes = rule.goes(&sets, at(BEGIN + day * DAY), |number| number == 1);
+            assert_eq!(goes.contains(&1), day > 366, "{day}");
+        }
+    }
+
+    /// For as long as nobody sees it: nothing goes by it, neither while it is wrong nor when it is right again. Then all goes on as ever.
+    #[test]
+    fn a_clock_that_is_ahead() {
+        let rule = Rule::default();
+        for (ahead, wrong) in [(600 * DAY, 3), (600 * DAY, 4 * 24 * 10), (3 * DAY, 3), (-600 * DAY, 100)] {
+            let (mut sets, mut all) = (Vec::new(), 0);
+            for tick in 0..24 {
+                push(&mut sets, BEGIN + tick * HOUR);
+            }
+            let (before, mut now) = (sets.clone(), BEGIN + 23 * HOUR);
+            for tick in 0..wrong + 40 * 4 * 24 {
+                now += HOUR / 4;
+                let clock = if tick < wrong { now + ahead } else { now };
+                push(&mut sets, clock);
+                purge(&rule, &mut sets, clock);
+                all = all.max(sets.len());
+                let passed = now - BEGIN - 23 * HOUR;
+                let there = before.iter().filter(|set| sets.contains(set) || BEGIN + 23 * HOUR + passed - set.0.secs > DAY).count();
+                assert_eq!(there, before.len(), "{ahead} {passed}");
+            }
+            assert!(sets.len() < 60 + wrong as usize, "{ahead}: {} stay, of {all}", sets.len());
+        }
     }
 
     #[test]
     fn what_is_of_a_time_to_come_stays_and_counts_for_nothing() {
         let rule = Rule::default();
-        let times: Vec<Time> = [0, 10, 20, 30 * DAY, 500 * DAY, 500 * DAY + 1].map(|since| at(BEGIN + since)).to_vec();
-        assert_eq!(rule.goes(&times, at(BEGIN + 30)).len(), 0);
-        assert_eq!(rule.goes(&times, at(BEGIN - 1)).len(), 0);
-        // Once it has come with a second beside it, what is too old by it goes.
-        assert!(!rule.goes(&times, at(BEGIN + 500 * DAY)).contains(&3));
-        assert_eq!(rule.goes(&times, at(BEGIN + 500 * DAY + 1)), [0, 1, 2, 3]);
+        let mut sets = Vec::new();
+        [0, 10, 20, 30 * DAY, 500 * DAY, 500 * DAY + 1].iter().for_each(|since| push(&mut sets, BEGIN + since));
+        // It has not come by one jump, nor by two.
+        for now in [-1, 30, 500 * DAY, 500 * DAY + 1] {
+            assert_eq!(rule.goes(&sets, at(BEGIN + now), |_| false).len(), 0, "{now}");
+        }
+        // Of an older handler, which counted nothing, the calendar alone tells.
+        let sets: Vec<(Time, i64)> = sets.iter().map(|(time, _)| (*time, time.secs)).collect();
+        assert_eq!(rule.goes(&sets, at(BEGIN + 30), |_| false).len(), 0);
+        assert_eq!(rule.goes(&sets, at(BEGIN + 500 * DAY + 1), |_| false), [0, 1, 2, 3]);
     }
 
     /// A clock that is put back and forth by up to a week: nothing of the last hour ever goes, and of what stays it is the newest of its hour.
     #[test]
     fn a_clock_that_jumps() {
-        let (rule, mut sets, mut state) = (Rule::default(), Vec::<Time>::new(), 1u64);
+        let (rule, mut sets, mut state) = (Rule::default(), Vec::new(), 1u64);
         let mut now = BEGIN;
         for _ in 0..5000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -159,13 +214,13 @@ mod tests {
                 0 => draw % (7 * DAY) - 5 * DAY,
                 _ => 5 * MINUTE + draw % (20 * MINUTE),
             };
-            sets.push(at(now));
+            push(&mut sets, now);
             let before = sets.clone();
             purge(&rule, &mut sets, now);
-            for gone in before.iter().filter(|set| !sets.contains(set)) {
+            for (gone, _) in before.iter().filter(|set| !sets.contains(set)) {
                 assert!(gone.secs < now - HOUR, "{} s ago", now - gone.secs);
                 let bucket = |time: &Time| time.secs.div_euclid(HOUR);
-                let newer = before.iter().any(|other| other.secs > gone.secs && bucket(other) == bucket(gone));
+                let newer = before.iter().any(|(other, _)| other.secs > gone.secs && bucket(other) == bucket(gone));
                 assert!(newer || now - gone.secs > DAY, "{} s ago", now - gone.secs);
             }
         }

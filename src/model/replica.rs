@@ -68,6 +68,12 @@ pub struct Set {
     /// From the first snapshot until the last was sent.
     #[serde(default)]
     pub millis: u64,
+    /// In a node's book, where it was written down: [`counted`](super::keep::counted).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<i64>,
+    /// A migrate has replaced what it has: no later set has that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -88,7 +94,18 @@ pub struct Next {
     pub sent: bool,
 }
 
+/// When the first of them was taken, by their names.
+pub fn oldest<'t>(snapshots: impl Iterator<Item = &'t Taken>) -> Option<Time> {
+    let times = snapshots.filter_map(|taken| Time::parse(taken.snapshot.taken()));
+    times.reduce(|a, b| if a < b { a } else { b })
+}
+
 impl Replica {
+    /// The confirmed one, and the one on its way.
+    pub fn sets(&self) -> impl Iterator<Item = &Set> {
+        self.last.iter().chain(self.next.as_ref().map(|next| &next.set))
+    }
+
     /// Minutes from one set to the next.
     pub fn every(&self) -> u32 {
         if self.every == 0 { EVERY } else { self.every }
@@ -139,6 +156,12 @@ impl Set {
         self.deploy_id == record.deploy_id && self.data_id == *record.data_id()
     }
 
+    /// When it was taken, and what was counted until then; an older handler has counted nothing.
+    pub fn when(&self) -> Option<(Time, i64)> {
+        let time = Time::parse(&self.taken)?;
+        Some((time, self.counted.unwrap_or(time.secs)))
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &Snapshot> {
         self.snapshots.values().map(|taken| &taken.snapshot)
     }
@@ -158,6 +181,9 @@ mod tests {
             "keep":"1h:1d","later":1}"#;
         let read: Replica = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::from_str::<serde_json::Value>(text).unwrap());
+        // Of an older book the calendar tells.
+        let set = read.last.unwrap();
+        assert_eq!(set.when(), Some((Time::parse(&set.taken).unwrap(), Time::parse(&set.taken).unwrap().secs)));
         let bare: Replica = serde_json::from_str("{}").unwrap();
         assert_eq!(bare, Replica::default());
     }

@@ -19,6 +19,7 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
         Some(record) => warn!("{name}: this node ran it, but {} is its master now; fencing it here", record.master),
         None => warn!("{name}: this node ran it, but it has been destroyed; fencing it here"),
     }
+    let ran = here.engine().projects()?.get(&*name.project()) == Some(&true);
     here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?;
     // What this node does not remember, the record does.
     let known = local.into_iter().flat_map(|local| &local.volumes).chain(record.into_iter().flat_map(|record| &record.volumes));
@@ -29,10 +30,19 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
     if let Some(id) = id {
         service::deregister(here, name, id)?;
     }
+    // What a fence has kept that could not come to its end is not kept again, unless something has run since.
+    let before = id.map(|id| Local::new(LocalRole::Master, id.clone(), volumes.clone()));
+    let known = local::of(here, name).ok().flatten().filter(|known| !ran && id == Some(&known.deploy_id));
+    let mut kept = known.map(|known| known.kept).unwrap_or_default();
     for volume in &volumes {
-        if plugin.exists(volume)? {
-            let snapshot = own::take(here, volume, Some("as it was when this node was fenced"))?;
-            warn!("{name}: fenced; {volume} as it was here is kept as {snapshot}");
+        if kept.contains(volume) || !plugin.exists(volume)? {
+            continue;
+        }
+        let snapshot = own::take(here, volume, Some("as it was when this node was fenced"))?;
+        warn!("{name}: fenced; {volume} as it was here is kept as {snapshot}");
+        kept.insert(volume.clone());
+        if let Some(before) = &before {
+            local::set(here, name, Some(Local { kept: kept.clone(), ..before.clone() }))?;
         }
     }
     let Some(id) = id.cloned() else { return Ok(()) };

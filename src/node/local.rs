@@ -1,5 +1,7 @@
 //! What this node remembers of an application: the file `state.json` in its folder.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, text_of};
@@ -27,13 +29,16 @@ pub struct Local {
     pub deploy_id: DeployId,
     /// Data volumes.
     pub volumes: Vec<Volume>,
+    /// Those of which a fence that is not at its end has kept what they held.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept: BTreeSet<Volume>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
 impl Local {
     pub fn new(role: LocalRole, deploy_id: DeployId, volumes: Vec<Volume>) -> Local {
-        Local { role, deploy_id, volumes, unknown: Unknown::new() }
+        Local { role, deploy_id, volumes, kept: BTreeSet::new(), unknown: Unknown::new() }
     }
 
     /// The role that its volumes and containers are in.

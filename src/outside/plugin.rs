@@ -33,6 +33,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// It has answered, and is not at it any more.
+    pub fn is_answer(&self) -> bool {
+        !matches!(self, Error::Unanswered { .. })
+    }
+}
+
 impl std::error::Error for Error {}
 
 impl fmt::Display for Error {

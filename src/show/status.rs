@@ -1,15 +1,17 @@
 //! What is deployed where, as text for people or as JSON for programs; and what of it is wrong.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
-use crate::data::{own, sets, told, volumes};
+use crate::data::{own, remains, sets, told, volumes};
 use crate::error::Error;
 use crate::findings::{self, Finding, Findings};
 use crate::here::Here;
 use crate::model::json as text;
 use crate::model::keys;
 use crate::model::members::{self, Member};
-use crate::model::names::AppName;
+use crate::model::names::{AppName, Snapshot};
 use crate::model::order::Order;
 use crate::model::record::Record;
 use crate::model::replica::Replica;
@@ -29,6 +31,7 @@ pub fn status(here: &Here) -> Result<Status, Error> {
     let sets = sets::look(here);
     let mut found = findings::find(here, seen.as_ref(), sets.as_ref());
     let (mut lines, mut applications, mut orders) = (Vec::new(), Vec::new(), Vec::new());
+    let mut records = BTreeMap::new();
     if let Ok(seen) = &seen {
         let members = here.consul.members()?;
         for entry in here.consul.list(keys::APPS)? {
@@ -49,8 +52,9 @@ pub fn status(here: &Here) -> Result<Status, Error> {
             applications.push(as_json(&name, &record, &members, &volumes, replica));
             if !members::alive(&members, &record.master) {
                 let text = format!("{name}: its master, {}, is dead", record.master);
-                found.wrong.push(Finding { app: Some(name), text });
+                found.wrong.push(Finding { app: Some(name.clone()), text });
             }
+            records.insert(name, record);
         }
         if applications.is_empty() {
             lines.push("no application is deployed".into());
@@ -68,10 +72,23 @@ pub fn status(here: &Here) -> Result<Status, Error> {
         );
         lines.extend(aside.iter().map(|(snapshot, what)| format!("    {snapshot}: {what}")));
     }
+    let remains = seen.as_ref().map_or(Ok(BTreeMap::new()), |_| remains::of(here, &records)).unwrap_or_else(|why| {
+        lines.push(format!("what is left here of applications that were destroyed cannot be told: {why}"));
+        BTreeMap::new()
+    });
+    for (name, volumes) in &remains {
+        lines.push(format!(
+            "{name} was destroyed; of it this node keeps, until somebody removes them (buttervolume snapshots VOLUME lists them, buttervolume \
+             restore SNAPSHOT NEW_VOLUME opens one, buttervolume rm SNAPSHOT removes it):"
+        ));
+        let newest = |snapshots: &[Snapshot]| snapshots.last().map_or(String::new(), |newest| format!(", the newest {newest}"));
+        lines.extend(volumes.iter().map(|(volume, all)| format!("    {volume}: {} snapshots{}", all.len(), newest(all))));
+    }
     let Findings { wrong, notes } = &found;
     let text = wrong.iter().map(|it| format!("wrong: {}", it.text)).chain(notes.iter().map(|it| format!("note: {}", it.text)));
     let text: Vec<String> = text.chain(lines).collect();
-    let json = json!({ "wrong": wrong, "notes": notes, "applications": applications, "orders": orders, "aside": aside });
+    let json =
+        json!({ "wrong": wrong, "notes": notes, "applications": applications, "orders": orders, "aside": aside, "destroyed": remains });
     Ok(Status { text: text.join("\n") + "\n", json, wrong: wrong.len() })
 }
 

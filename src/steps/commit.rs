@@ -14,9 +14,8 @@ use crate::error::{Error, Fault, text_of};
 use crate::model::keys;
 use crate::model::order::{Deploy, Order, Request, Unknown};
 use crate::model::record::Record;
-use crate::model::replica::{Set, Taken};
+use crate::model::replica::{Set, Taken, oldest};
 use crate::model::roles::Role;
-use crate::model::time::Time;
 use crate::outside::consul::Op;
 use crate::service;
 
@@ -54,8 +53,7 @@ impl Run {
         if snapshots.is_empty() || snapshots.len() < record.volumes.len() {
             return Ok(None);
         }
-        let times = snapshots.values().filter_map(|taken: &Taken| Time::parse(taken.snapshot.taken()));
-        let taken = times.reduce(|a, b| if a < b { a } else { b }).unwrap_or_else(|| self.here.world.clock.now());
+        let taken = oldest(snapshots.values()).unwrap_or_else(|| self.here.world.clock.now());
         let set = Set {
             snapshots,
             taken: taken.rfc3339(),
@@ -64,6 +62,8 @@ impl Run {
             data_id: record.data_id().clone(),
             boot: about::read(&self.here, &old.master).map(|about| about.boot).unwrap_or_default(),
             millis: 0,
+            counted: None,
+            replaced: false,
             unknown: Unknown::new(),
         };
         Ok(Some(set))

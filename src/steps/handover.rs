@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::journal::Part;
 use super::output::{Output, Snapshots};
 use super::run::Run;
-use super::{Done, Stop};
+use super::{Done, Stop, retire};
 use crate::about;
 use crate::data::parents;
 use crate::error::{Error, Fault};
@@ -170,6 +170,9 @@ pub fn snapshot_source(run: &mut Run) -> Result<Output, Stop> {
     run.note_boot()?;
     let sent = run.send_all(snapshots)?;
     run.say_sent(&sent)?;
+    if let Some(app) = run.order.request.source_app() {
+        retire::leave(run, &app.name(), &source, &[(sent, false)]);
+    }
     Ok(Output::Nothing)
 }
 

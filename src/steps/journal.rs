@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::output::{Checked, Cloned, Output, Restored, Snapshots};
 use crate::error::{Error, Fault, text_of};
 use crate::model::json;
-use crate::model::names::{AppName, Host, Volume};
+use crate::model::names::{AppName, Host, Snapshot, Volume};
 use crate::model::order::{Order, Origin, Unknown};
 use crate::model::record::Record;
 use crate::outside::doors::{World, Write};
@@ -70,6 +70,9 @@ struct Line {
     undoing: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     undone: Option<usize>,
+    /// An undo that is not at its end has put this into its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    back: Option<Snapshot>,
 }
 
 /// A step, by its number, and what it may do to the volumes.
@@ -124,6 +127,7 @@ pub struct Journal {
     pub undoing: Option<String>,
     /// Once is enough: the second time would restore over what the old deployment wrote since.
     undone: BTreeSet<usize>,
+    back: BTreeSet<Snapshot>,
 }
 
 impl Journal {
@@ -148,6 +152,7 @@ impl Journal {
             pending: None,
             undoing: None,
             undone: BTreeSet::new(),
+            back: BTreeSet::new(),
         }
     }
 
@@ -187,6 +192,7 @@ impl Journal {
         line.begins.into_iter().for_each(|begins| self.at(begins));
         self.undoing = line.undoing.or(self.undoing.take());
         self.undone.extend(line.undone);
+        self.back.extend(line.back);
     }
 
     /// What the bag of format 1 says, step by step. Steps had the names of a type's variants then: `SendAhead`.
@@ -265,6 +271,17 @@ impl Journal {
         self.undone.insert(at);
         let left = self.pending.take();
         self.write(world, Line { left, undone: Some(at), ..Line::default() }, true)
+    }
+
+    pub fn is_back(&self, snapshot: &Snapshot) -> bool {
+        self.back.contains(snapshot)
+    }
+
+    /// What an undo has put into its volume stays there when the rest of it is tried again: nothing is started on it before the undo of its step
+    /// is at its end.
+    pub fn put_back(&mut self, world: &World, snapshot: &Snapshot) -> Result<(), Error> {
+        self.back.insert(snapshot.clone());
+        self.write(world, Line { back: Some(snapshot.clone()), ..Line::default() }, true)
     }
 
     fn write(&self, world: &World, line: Line, synced: bool) -> Result<(), Error> {
@@ -388,6 +405,8 @@ mod tests {
         journal.begin(&world, begins(2, true), true).unwrap();
         journal.keep(&world, Output::Restored(Restored::default())).unwrap();
         journal.undo_for(&world, "broken").unwrap();
+        let put_back = |at: &str| Snapshot::try_from(format!("v_data@2026-11-24T10:00:0{at}.000001")).unwrap();
+        journal.put_back(&world, &put_back("1")).unwrap();
         journal.undid(&world, 2).unwrap();
         let path = folder.join("journal");
         world.write_file(&path, b"\n{\"undone\": 1", Write::Append, false).unwrap();
@@ -397,6 +416,7 @@ mod tests {
         assert_eq!(read.outputs, journal.outputs);
         assert_eq!(read.outputs[&0], Output::Cloned(Cloned { commit: "abc".into() }));
         assert_eq!((read.undoing.as_deref(), read.is_undone(2), read.is_undone(1)), (Some("broken"), true, false));
+        assert!(read.is_back(&put_back("1")) && !read.is_back(&put_back("2")));
         assert_eq!(read.header.unknown["colour"], "blue");
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -211,8 +211,9 @@ fn keep_what_was_here(run: &mut Run) -> Result<Output, Stop> {
 pub fn restore_kept(run: &mut Run, kept: Option<Output>) -> Done {
     let Some(Output::Taken(kept)) = kept else { return Ok(()) };
     for (volume, snapshot) in &kept {
-        if !removal::is_anothers(&run.here, &run.name, volume)? {
+        if !run.journal.is_back(snapshot) && !removal::is_anothers(&run.here, &run.name, volume)? {
             restoring::restore(&run.here, snapshot, volume, &run.failed())?;
+            run.journal.put_back(&run.here.world, snapshot)?;
         }
     }
     Ok(())

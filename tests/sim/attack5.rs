@@ -328,7 +328,6 @@ fn a_takeover_brings_all_volumes_of_the_set() {
 
 /// All of a month is to be kept. The application gets another slave, and the first set for it cannot be taken.
 #[test]
-#[ignore = "not cured yet"]
 fn nothing_is_purged_by_another_rule_than_its_own() {
     let mut wrong = Vec::new();
     for broken in ["the snapshot", "the transaction", "nothing"] {
@@ -360,7 +359,6 @@ fn nothing_is_purged_by_another_rule_than_its_own() {
 
 /// The same where the checkout of the deployed version was removed.
 #[test]
-#[ignore = "not cured yet"]
 fn a_checkout_that_is_gone_is_no_reason_to_purge() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.keep: '30d'"), Some("node2"));
     for _ in 0..32 {
@@ -377,11 +375,31 @@ fn a_checkout_that_is_gone_is_no_reason_to_purge() {
     assert_eq!((gone("node1"), gone("node2")), (0, 0), "of {}; {:#}", before.len(), replica(&sim, "node2"));
 }
 
+/// An hour was to be kept, and from the new version on a month. The slave was dead meanwhile, so that no set has been told.
+#[test]
+fn nothing_is_purged_by_the_rule_of_an_earlier_version() {
+    let sim = of(&with_labels("com.github.mlfmonde.cluster.keep: '5h'"), Some("node2"));
+    for _ in 0..16 {
+        sim.lock().write("node1", DATA, ".");
+        after(&sim, 15 * MINUTE);
+    }
+    let before = snapshots(&sim, "node1", DATA);
+    commit(&sim, &with_labels("com.github.mlfmonde.cluster.keep: '30d'"));
+    sim.pass(4 * 60 * MINUTE);
+    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
+    sim.on_each("node1", "Snapshot", Act::Fail("try again".into()));
+    (0..4).for_each(|_| after(&sim, 60 * MINUTE));
+    sim.no_faults();
+    after(&sim, 60 * MINUTE);
+    let gone = before.iter().filter(|name| !snapshots(&sim, "node1", DATA).contains(name)).count();
+    sim.violations();
+    assert_eq!(gone, 0, "of {}", before.len());
+}
+
 // ---- growth
 
 /// A deploy each night for two months; a day is to be kept.
 #[test]
-#[ignore = "not cured yet"]
 fn the_snapshots_of_deploys_do_not_stay_for_ever() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.keep: '1d'"), Some("node2"));
     let mut counts = Vec::new();
@@ -399,7 +417,6 @@ fn the_snapshots_of_deploys_do_not_stay_for_ever() {
 
 /// A test instance gets the shop's data each night.
 #[test]
-#[ignore = "not cured yet"]
 fn the_snapshots_of_migrates_do_not_stay_for_ever() {
     let (sim, ..): (Sim, String, String) = with_copy("node3", "", &[]);
     let mut counts = Vec::new();
@@ -416,9 +433,49 @@ fn the_snapshots_of_migrates_do_not_stay_for_ever() {
     assert!(grown[0] < 20 && grown[1] < 20, "after ten nights {:?}, after forty {:?}; {status}", counts[9], counts[39]);
 }
 
+/// What the copy held before is no data that somebody has to look at, and stays as long as its rule says.
+#[test]
+fn what_a_migrate_has_replaced_is_kept() {
+    for full in [false, true] {
+        let (sim, _, data): (Sim, String, String) = with_copy("node3", "", &[]);
+        // What it has taken cannot be written down any more.
+        if full {
+            let is_commit = |line: &str| line.contains("cas app/");
+            sim.fault(move |e| e.node == "node3" && is_commit(&e.line), 1, Act::First(Box::new(|s| s.node("node3").full = true)));
+        }
+        sim.deliver_all(&[migrate("once")]);
+        assert!(sim.no_faults() && sim.lock().ended("once")["state"] == "done");
+        sim.lock().node("node3").full = false;
+        after(&sim, 15 * MINUTE);
+        let status = run(&sim, "node3", Start::Status);
+        let aside = status.stderr.contains("what it held before");
+        let there = snapshots(&sim, "node3", &data).iter().any(|name| held(&sim, "node3", name).unwrap() == "old copy");
+        sim.violations();
+        assert!(aside == full && there, "full {full}: set aside {aside}, there {there}: {status}");
+    }
+}
+
+/// The copy has what a migrate has brought in its own book; but the confirmed set of the shop is of the same snapshots.
+#[test]
+fn what_another_applications_key_names_is_not_purged() {
+    for named in [false, true] {
+        let (sim, ..): (Sim, String, String) = with_copy("node3", "", &[]);
+        all_well(&sim.deliver_all(&[migrate("once")]));
+        tick(&sim);
+        let brought = snapshots(&sim, "node3", DATA).remove(0);
+        let mut key = replica(&sim, "node2");
+        key["last"]["snapshots"][DATA]["snapshot"] = json!(brought);
+        if named {
+            sim.lock().store.set(&format!("replica/{APP}/node3"), key.to_string().as_bytes());
+        }
+        (0..4).for_each(|_| after(&sim, DAY));
+        assert_eq!(held(&sim, "node3", &brought).is_some(), named);
+        sim.violations();
+    }
+}
+
 /// A former master is back. Of one of its volumes no snapshot can be taken: somebody has put it back by hand, as a plain folder.
 #[test]
-#[ignore = "not cured yet"]
 fn a_fence_that_cannot_end_does_not_keep_the_same_again_and_again() {
     let sim = of(&with_extra(""), Some("node2"));
     sim.lock().write("node1", EXTRA, "invoices");
@@ -439,9 +496,27 @@ fn a_fence_that_cannot_end_does_not_keep_the_same_again_and_again() {
     assert!(struck && now < before + 5, "struck {struck}; before {before}, after two days {now}");
 }
 
+/// The same, and somebody starts again what the fence has stopped.
+#[test]
+fn a_fence_that_cannot_end_keeps_what_was_written_since() {
+    let sim = of(&with_extra(""), Some("node2"));
+    after(&sim, 15 * MINUTE);
+    sim.power_off("node1");
+    sim.deliver_all(&[deploy("over", "node2", Some("node3"))]);
+    sim.on_each("node1", &format!("Snapshot {EXTRA}"), Act::Fail("not a btrfs subvolume".into()));
+    sim.power_on("node1");
+    sim.start("node1", Start::Events(Vec::new()));
+    sim.run_until_rest();
+    sim.lock().two_may_run = true;
+    sim.lock().engine("node1").containers.iter_mut().for_each(|c| c.running = true);
+    sim.lock().write("node1", DATA, " by hand");
+    checks(&sim, 6);
+    assert!(snapshots(&sim, "node1", DATA).iter().any(|name| held(&sim, "node1", name).unwrap().contains("by hand")));
+    assert!(sim.lock().serving(PROJECT).iter().all(|line| !line.starts_with("node1")), "it is stopped");
+}
+
 /// Of two volumes one cannot be put back: its disk has no room. Each try puts the other back again, and keeps what that has replaced.
 #[test]
-#[ignore = "not cured yet"]
 fn an_undo_that_cannot_end_does_not_keep_the_same_again_and_again() {
     let sim = of(&with_extra(""), Some("node2"));
     sim.lock().write("node1", EXTRA, "invoices");
@@ -460,7 +535,6 @@ fn an_undo_that_cannot_end_does_not_keep_the_same_again_and_again() {
 
 /// An undo that cannot put the data back is given up; a person does it by hand, removes the journal and the maintenance, and it serves again.
 #[test]
-#[ignore = "not cured yet"]
 fn what_is_taken_after_a_give_up_is_a_set_like_others() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.keep: '1h'"), Some("node2"));
     tick(&sim);
@@ -567,7 +641,6 @@ fn what_should_run_is_started_on_a_full_disk_too() {
 
 /// A move to another node with another slave; the rule of the label is known to the new holder before its first set is.
 #[test]
-#[ignore = "not cured yet"]
 fn a_node_that_holds_nothing_yet_purges_by_no_rule_of_its_own() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.keep: '30d'"), Some("node2"));
     for _ in 0..32 {
@@ -599,7 +672,6 @@ fn a_slave_that_is_no_member_any_more_is_told_of() {
 
 /// Applications of branches come and go.
 #[test]
-#[ignore = "not cured yet"]
 fn what_destroyed_applications_leave_is_listed_or_goes() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     for n in 0..3 {
@@ -624,7 +696,6 @@ fn what_destroyed_applications_leave_is_listed_or_goes() {
 
 /// After a boot the clock is most of two years ahead, until it is put right half an hour later.
 #[test]
-#[ignore = "not cured yet"]
 fn a_clock_that_is_ahead_for_two_sets_purges_nothing() {
     let sim: Sim = deployed(&["node1"], "node1", None);
     for _ in 0..12 {
@@ -656,7 +727,6 @@ fn status_calls_nothing_a_replica_that_is_on_the_master_itself() {
 /// node2, a former master, has a volume, and is the slave. A takeover there fails, since the volume cannot be restored over; node1 is back, and goes
 /// on. Then it dies for good.
 #[test]
-#[ignore = "not cured yet"]
 fn what_comes_after_a_takeover_that_failed_is_a_replica_all_the_same() {
     let mut wrong = Vec::new();
     for blind in [false, true] {
@@ -716,7 +786,6 @@ fn what_comes_after_a_takeover_that_failed_is_a_replica_all_the_same() {
 
 /// Of one old snapshot the plugin cannot let go: somebody has mounted it to look for a file.
 #[test]
-#[ignore = "not cured yet"]
 fn one_snapshot_that_cannot_be_removed_does_not_keep_all_others() {
     let sim = of(&with_labels("com.github.mlfmonde.cluster.keep: '1h'"), Some("node2"));
     tick(&sim);

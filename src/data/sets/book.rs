@@ -9,6 +9,8 @@ use crate::error::{Error, text_of};
 use crate::here::Here;
 use crate::model::names::{AppName, Snapshot};
 use crate::model::replica::Set;
+use crate::model::time::Time;
+use crate::model::keep;
 
 const MOST: u64 = 64 << 20;
 
@@ -41,11 +43,14 @@ impl Book {
         self.sets.iter().any(|known| known.snapshots == set.snapshots)
     }
 
-    /// A later set may be of the same snapshots: of volumes that nobody has written to a newer plugin takes none.
-    pub fn add(&mut self, here: &Here, name: &AppName, set: &Set) -> Result<(), Error> {
+    /// A later set may be of the same snapshots: of volumes that nobody has written to a newer plugin takes none. `every`: minutes from one to
+    /// the next.
+    pub fn add(&mut self, here: &Here, name: &AppName, set: &Set, every: u32) -> Result<(), Error> {
         let before = self.sets.clone();
+        let latest = before.iter().rev().find_map(Set::when);
+        let counted = Time::parse(&set.taken).map(|taken| keep::counted(latest, taken, every));
         self.sets.retain(|known| known.snapshots != set.snapshots);
-        self.sets.push(set.clone());
+        self.sets.push(Set { counted, ..set.clone() });
         // What could not be written down is not kept by it.
         self.write(here, name).inspect_err(|_| self.sets = before)
     }

@@ -108,7 +108,7 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
     let Some(known) = part.known()? else { return Ok(()) };
     // A run that was killed after it had confirmed, or a move's commit: it is this node's to purge, too.
     if let Some(last) = known.replica(&part.me).last.filter(|last| !part.book.has(last) && is_here(part.here, last)) {
-        part.book.add(part.here, part.name, &last)?;
+        part.book.add(part.here, part.name, &last, known.every())?;
     }
     match wanted(&known, &part.me, &part.members) {
         Some(Wanted::Judge) => look(part, &known)?,
@@ -173,17 +173,17 @@ fn look(part: &mut Part, known: &Known) -> Result<(), Error> {
         }
         same
     })?;
-    if held { part.book.add(here, name, &set) } else { Ok(()) }
+    if held { part.book.add(here, name, &set, known.every()) } else { Ok(()) }
 }
 
 /// Removes what is void, but what something else names.
 fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
     let void = known.replica(&part.me).void;
-    part.remove(void.iter(), &part.book)?;
+    let left = part.remove(void.iter(), &part.book)?;
     part.change(&part.me, |replica| {
         let before = replica.void.len();
-        replica.void.retain(|name| !void.contains(name));
+        replica.void.retain(|name| !void.contains(name) || left.contains(name));
         replica.void.len() != before
     })
 }

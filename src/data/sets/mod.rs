@@ -15,6 +15,7 @@
 
 mod book;
 mod confirm;
+mod left;
 mod purge;
 mod take;
 
@@ -24,6 +25,7 @@ use log::{debug, info, warn};
 use serde::de::IgnoredAny;
 
 use self::book::Book;
+pub use self::left::{Left, leave};
 use super::{own, replicas, schedules};
 use crate::about::{self, About};
 use crate::error::{Error, in_consul, text_of};
@@ -78,10 +80,21 @@ impl Known {
         self.replicas.get(holder).cloned().unwrap_or_default()
     }
 
+    /// Minutes from one set to the next.
+    fn every(&self) -> u32 {
+        self.replica(self.holder()).every()
+    }
+
+    /// What was told of how often, and of what is kept, with a set of what is in force: an earlier version may have said otherwise.
+    fn rule(&self) -> Option<(u32, &str)> {
+        let in_force = |set: &Set| set.deploy_id == self.record.deploy_id && set.master == self.record.master;
+        let of_it = |replica: &&Replica| replica.sets().any(in_force) && !replica.keep.is_empty();
+        self.replicas.values().find(of_it).map(|replica| (replica.every, &*replica.keep))
+    }
+
     /// What keys of the application name.
     fn named(&self) -> BTreeSet<Snapshot> {
-        let sets = self.replicas.values().flat_map(|replica| replica.last.iter().chain(replica.next.as_ref().map(|next| &next.set)));
-        sets.flat_map(Set::names).cloned().collect()
+        self.replicas.values().flat_map(Replica::sets).flat_map(Set::names).cloned().collect()
     }
 }
 
@@ -166,6 +179,11 @@ fn can_hold(node: &NodeName, about: &About, members: &[Member]) -> bool {
     about.confirms && !about.boot.is_empty() && members::alive(members, node)
 }
 
+/// The snapshots of what this node has taken or confirmed.
+pub fn written_down(here: &Here, name: &AppName) -> Result<BTreeSet<Snapshot>, Error> {
+    Ok(Book::read(here, name)?.names())
+}
+
 /// This node's part in the sets of one application. `now`: its master takes one, whether it is due or not. `busy`: whether it is in the middle of something with it.
 pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Result<bool, Error>) -> Result<(), Error> {
     if !here.sees_snapshots() {
@@ -181,6 +199,7 @@ pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Resu
     about::tell(here)?;
     let (me, members) = (here.me()?.clone(), here.consul.members()?);
     let mut part = Part { here, name, me, members, now, busy, book: Book::read(here, name)? };
+    let left = left::take_in(&mut part);
     let held = confirm::hold(&mut part);
     let served = take::serve(&mut part);
     let purged = purge::purge(&mut part);
@@ -188,7 +207,7 @@ pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Resu
     if let Err(why) = part.end_schedules() {
         warn!("{name}: the plugin's own schedules are left: {why}");
     }
-    held.and(served).and(purged)
+    left.and(held).and(served).and(purged)
 }
 
 /// A run's part in one application, under the lock of its sets.
@@ -223,22 +242,43 @@ impl Part<'_> {
         Ok((!ordered && !left && !(self.busy)()?).then_some(lock))
     }
 
-    /// Removes snapshots that are here, but those that something names. At rest.
-    fn remove<'s>(&self, names: impl Iterator<Item = &'s Snapshot>, kept: &Book) -> Result<(), Error> {
-        let (named, own, kept) = (self.known()?.map(|known| known.named()).unwrap_or_default(), own::all(self.here)?, kept.names());
+    /// Removes snapshots that are here, but those that something names; answers those that the plugin cannot remove. At rest.
+    fn remove<'s>(&self, names: impl Iterator<Item = &'s Snapshot>, kept: &Book) -> Result<BTreeSet<Snapshot>, Error> {
+        let mut left = BTreeSet::new();
+        let (named, own, kept) = (self.named()?, own::all(self.here)?, kept.names());
         for name in names.filter(|name| !named.contains(*name) && !own.contains(&***name) && !kept.contains(*name)) {
-            if self.here.world.subvolume(&self.here.snapshot(name))?.is_some() {
-                self.here.plugin().remove(name)?;
+            if self.here.world.subvolume(&self.here.snapshot(name))?.is_none() {
+                continue;
+            }
+            match self.here.plugin().remove(name) {
+                Err(why) if why.is_answer() => {
+                    warn!("{}: {name} cannot be removed, and stays: {why}", self.name);
+                    left.insert(name.clone());
+                }
+                removed => removed?,
             }
         }
-        Ok(())
+        Ok(left)
     }
 
-    /// Removes what this node has written down. At rest.
+    /// What keys name, and what is written down here of other applications: a migrate brings what is also another's.
+    fn named(&self) -> Result<BTreeSet<Snapshot>, Error> {
+        let mut named = BTreeSet::new();
+        for entry in self.here.consul.list(keys::REPLICAS)? {
+            named.extend(replicas::parse(&entry)?.sets().flat_map(Set::names).cloned());
+        }
+        for other in self.here.apps()?.iter().filter(|other| *other != self.name) {
+            named.extend(Book::read(self.here, other)?.names());
+        }
+        Ok(named)
+    }
+
+    /// Removes what this node has written down; what cannot be removed stays there. At rest.
     fn strike(&mut self, goes: &[Set]) -> Result<(), Error> {
         let stays = self.book.sets.iter().filter(|set| !goes.iter().any(|gone| gone.snapshots == set.snapshots)).cloned().collect();
-        self.remove(goes.iter().flat_map(Set::names), &Book { sets: stays })?;
-        self.book.strike(self.here, self.name, goes)
+        let left = self.remove(goes.iter().flat_map(Set::names), &Book { sets: stays })?;
+        let gone: Vec<Set> = goes.iter().filter(|set| !set.names().any(|name| left.contains(name))).cloned().collect();
+        self.book.strike(self.here, self.name, &gone)
     }
 
     /// Changes what a node holds, whoever else does so at the same time. `change` says whether there is anything to change.

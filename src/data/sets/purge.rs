@@ -7,7 +7,7 @@ use log::{info, warn};
 use super::{Known, Part};
 use crate::error::Error;
 use crate::model::keep::Rule;
-use crate::model::names::{NodeName, Snapshot};
+use crate::model::names::Snapshot;
 use crate::model::replica::Set;
 use crate::model::time::Time;
 
@@ -17,7 +17,9 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
     if !part.lives(&known.record.master) {
         return Ok(());
     }
-    let Some(rule) = rule(&known, &part.me) else {
+    // Without a rule nothing goes: it is told with the next set.
+    let Some((_, keep)) = known.rule() else { return Ok(()) };
+    let Some(rule) = Rule::parse(keep) else {
         warn!("{}: what is to be kept of its sets is not understood here; nothing goes", part.name);
         return Ok(());
     };
@@ -40,15 +42,6 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
     part.strike(&goes)
 }
 
-/// `None`: a newer handler's.
-fn rule(known: &Known, me: &NodeName) -> Option<Rule> {
-    let holder = if known.record.master == *me { known.holder() } else { me };
-    match known.replica(holder).keep {
-        text if text.is_empty() => Some(Rule::default()),
-        text => Rule::parse(&text),
-    }
-}
-
 /// What keys name, and the newest that is written down, whatever the clock says and whatever it is of.
 fn held(known: &Known, sets: &[Set]) -> BTreeSet<Snapshot> {
     let newest = sets.iter().max_by(|a, b| a.taken.cmp(&b.taken));
@@ -57,8 +50,8 @@ fn held(known: &Known, sets: &[Set]) -> BTreeSet<Snapshot> {
 
 fn goes(sets: &[Set], rule: &Rule, now: Time, held: &BTreeSet<Snapshot>) -> Vec<Set> {
     // One that does not say when stays.
-    let dated: Vec<(&Set, Time)> = sets.iter().filter_map(|set| Some((set, Time::parse(&set.taken)?))).collect();
-    let times: Vec<Time> = dated.iter().map(|(_, time)| *time).collect();
-    let old = rule.goes(&times, now).into_iter().map(|number| dated[number].0);
+    let dated: Vec<(&Set, (Time, i64))> = sets.iter().filter_map(|set| Some((set, set.when()?))).collect();
+    let times: Vec<(Time, i64)> = dated.iter().map(|(_, when)| *when).collect();
+    let old = rule.goes(&times, now, |number| dated[number].0.replaced).into_iter().map(|number| dated[number].0);
     old.filter(|set| !set.names().any(|name| held.contains(name))).cloned().collect()
 }

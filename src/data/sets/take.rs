@@ -6,7 +6,6 @@ use super::{Known, Part, can_hold, confirmed, fail};
 use crate::about;
 use crate::data::parents;
 use crate::error::{Error, Fault};
-use crate::model::keep::Rule;
 use crate::model::names::NodeName;
 use crate::model::replica::{EVERY, Next, Set, Taken};
 use crate::model::time::Time;
@@ -84,6 +83,8 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
         data_id: known.record.data_id().clone(),
         boot,
         millis: 0,
+        counted: None,
+        replaced: false,
         unknown: Default::default(),
     };
     if let Err(why) = snapshots(part, known, &mut set, &lock) {
@@ -138,7 +139,7 @@ fn snapshots(part: &mut Part, known: &Known, set: &mut Set, _rests: &Lock) -> Re
         let found = found.ok_or_else(|| Fault::Unseen { snapshot: snapshot.clone(), folder: here.settings.snapshots.clone() })?;
         *uuid = found.stands_for().into();
     }
-    part.book.add(here, part.name, set)
+    part.book.add(here, part.name, set, known.every())
 }
 
 /// Once: what has failed is not sent again, a later set is.
@@ -180,15 +181,14 @@ fn discard(part: &mut Part, set: &Set) -> Result<(), Error> {
     }
 }
 
-/// What the compose file says of how often, and of what is kept.
+/// What the compose file says of how often, and of what is kept. Where it cannot be read, what was told before; else nothing is purged.
 fn rule(part: &Part, known: &Known) -> (u32, String) {
     match part.here.resolved(part.name, &known.record.deploy_id) {
         Ok(Some(compose)) => (compose.every, compose.keep.to_string()),
         said => {
-            if let Err(why) = said {
-                warn!("{}: {why}; it is replicated as if it said nothing of it", part.name);
-            }
-            (EVERY, Rule::default().to_string())
+            let why = said.err().map_or_else(|| "its compose file is not there as it was resolved".into(), |why| why.to_string());
+            warn!("{}: {why}; what is replicated, and what is kept, is as it was", part.name);
+            known.rule().map_or((EVERY, String::new()), |(every, keep)| (every, keep.into()))
         }
     }
 }
