@@ -250,27 +250,16 @@ fn pending(order: &Order) -> Vec<NodeName> {
     begun.filter(|node| !order.undone.contains(node) && !order.given_up.contains(node)).collect()
 }
 
-/// Whether the last order of the application that came to its end was a destroy: that alone tells what a record that is gone means. Keys that were
-/// exported and imported have other indexes: one that has ended long after it, by clocks that differ by no more than that, was not before it.
+/// Whether the last order of the application that came to its end was a destroy: that alone tells what a record that is gone means.
 pub fn was_destroyed(consul: &Consul, name: &AppName) -> Result<bool, Error> {
-    const LONG: Duration = Duration::from_secs(600);
-    let ended = |order: &Order| Time::parse(order.finished.as_deref()?);
-    let all = all_done(consul, name)?;
-    let Some(destroy) = all.first().filter(|last| matches!(last.request, Request::Destroy(_))) else { return Ok(false) };
-    let is_after = |order: &Order| ended(order).zip(ended(destroy)).is_some_and(|(other, destroy)| other.since(destroy) > LONG);
-    Ok(!all.iter().any(is_after))
+    Ok(last_done(consul, name)?.is_some_and(|order| matches!(order.request, Request::Destroy(_))))
 }
 
-/// The last deploy or destroy of the application that was done.
+/// The last deploy or destroy of the application that was done, by Consul's index: clocks differ.
 pub fn last_done(consul: &Consul, name: &AppName) -> Result<Option<Order>, Error> {
-    Ok(all_done(consul, name)?.into_iter().next())
-}
-
-/// The last one first.
-fn all_done(consul: &Consul, name: &AppName) -> Result<Vec<Order>, Error> {
     let mut entries = consul.list(&keys::histories(name))?;
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
-    Ok(entries.iter().filter_map(|entry| parse(entry).ok()).filter(placed).collect())
+    Ok(entries.iter().filter_map(|entry| parse(entry).ok()).find(placed))
 }
 
 /// Whether it says since when the application is where, or is no more.

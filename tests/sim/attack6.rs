@@ -414,34 +414,6 @@ fn an_undo_puts_nothing_back_over_a_volume_on_which_another_application_has_star
     assert!(two.contains("tables") && violations.is_empty(), "{one} “{two}” {violations:#?}");
 }
 
-/// Consul's keys have been exported, and imported into a new cluster: each has a new index, in the order of their names.
-#[test]
-fn what_is_known_of_the_last_order_does_not_hang_on_indexes() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    all_well(&sim.deliver_all(&[crate::world::shop::destroy("end")]));
-    sim.pass(20 * MINUTE);
-    all_well(&sim.deliver_all(&[deploy("anew", "node1", Some("node2"))]));
-    sim.lock().write("node1", DATA, "orders of monday");
-    sim.settle();
-    let mut all: Vec<(String, String)> = Vec::new();
-    {
-        let mut s = sim.lock();
-        for key in s.keys("") {
-            let text = s.store.text(&key).unwrap();
-            s.store.remove(&key);
-            all.push((key, text));
-        }
-        // The destroy comes last, by its id.
-        all.sort_by_key(|(key, _)| (key.contains(&id("end")), key.clone()));
-        all.iter().for_each(|(key, text)| s.store.set(key, text.as_bytes()));
-        s.store.remove(&format!("app/{APP}"));
-    }
-    sim.try_settle().ok();
-    checks(&sim, 2);
-    let serving = sim.lock().serving(PROJECT);
-    assert_eq!(serving.len(), 2, "{serving:?}");
-}
-
 /// node1 is cut off, and node2 takes over. The record vanishes. node1 is back: by the last order node2 is the master.
 #[test]
 fn a_node_that_is_master_by_no_order_is_not_said_to_be_the_one_to_deploy_on() {

@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, text_of};
 use crate::here::Here;
+use crate::model::keep;
 use crate::model::names::{AppName, Snapshot};
 use crate::model::replica::Set;
 use crate::model::time::Time;
-use crate::model::keep;
 
 const MOST: u64 = 64 << 20;
 
