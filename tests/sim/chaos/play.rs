@@ -473,9 +473,13 @@ impl Player {
                 .iter()
                 .any(|dead| line.contains(&format!("replica on {dead}")) || line.contains(&format!("snapshots on {dead} itself")))
         };
+        // What was handed over to a node that looks at nothing grows old.
+        let blind: Vec<String> =
+            self.sim.lock().nodes.iter().filter(|(_, node)| node.no_snapshots_seen).map(|(name, _)| name.clone()).collect();
         let expected = |line: &str| {
             ["fenced on this node", "set aside on this node", "was given up", ", is dead"].iter().any(|known| line.contains(known))
                 || of_dead(line)
+                || blind.iter().any(|blind| line.contains(&format!("since {blind} cannot look at its snapshots any more")))
         };
         let mut wrong = Vec::new();
         for run in self.sim.ended() {
