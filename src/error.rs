@@ -198,6 +198,8 @@ pub enum Fault {
     },
     NoVolume {
         volume: Volume,
+        /// Who has a confirmed set of what is deployed, and how old that is.
+        elsewhere: Option<(NodeName, String)>,
     },
     /// Of another driver.
     NoOrdinaryVolume {
@@ -282,15 +284,11 @@ pub enum Unusable {
         age: String,
     },
     Newer {
-        holder: NodeName,
-        age: String,
+        newer: Elsewhere,
         than: String,
     },
     /// Another node has one, this one none of what is in force.
-    Elsewhere {
-        holder: NodeName,
-        age: String,
-    },
+    Elsewhere(Elsewhere),
     Lacks {
         volume: Volume,
     },
@@ -298,6 +296,23 @@ pub enum Unusable {
         snapshot: Snapshot,
         seen: Seen,
     },
+}
+
+/// A confirmed set of another node.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    pub holder: NodeName,
+    pub age: String,
+    pub alive: bool,
+}
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Elsewhere { holder, age, alive } = self;
+        let back = if *alive { "" } else { ", which is dead, back, and deploy to it," };
+        let how = if *alive { "deploy to" } else { "bring" };
+        write!(f, "{holder} has one that is {age} old: {how} {holder}{back} to start from that")
+    }
 }
 
 impl std::error::Error for Error {}
@@ -386,12 +401,8 @@ impl fmt::Display for Unusable {
                 write!(f, "none has been, since this node cannot look at the snapshots ({} is no folder on btrfs here)", folder.display())
             }
             Unusable::Before { what, age } => write!(f, "the newest, {age} old, is from before {what}"),
-            Unusable::Newer { holder, age, than } => {
-                write!(f, "the one here is {than} old, and {holder} has one that is {age} old: deploy to {holder} to start from that")
-            }
-            Unusable::Elsewhere { holder, age } => {
-                write!(f, "none here is of what is deployed, and {holder} has one that is {age} old: deploy to {holder} to start from that")
-            }
+            Unusable::Newer { newer, than } => write!(f, "the one here is {than} old, and {newer}"),
+            Unusable::Elsewhere(elsewhere) => write!(f, "none here is of what is deployed, and {elsewhere}"),
             Unusable::Lacks { volume } => write!(f, "the newest has no snapshot of {volume}"),
             Unusable::NotWhole { snapshot, seen } => write!(f, "of the newest the snapshot {snapshot} {seen}"),
         }
@@ -425,7 +436,7 @@ impl fmt::Display for Fault {
             Fault::NothingKnown { app, master, node } => {
                 let elsewhere = match master {
                     Some(master) => format!("{master}, which ran it by its last order, is dead"),
-                    None => format!("{node} was not its master"),
+                    None => format!("{node} does not know itself as its master"),
                 };
                 write!(
                     f,
@@ -529,11 +540,22 @@ impl fmt::Display for Fault {
                  it is",
                 folder.display()
             ),
-            Fault::NoVolume { volume } => write!(
-                f,
-                "the record names the data volume {volume}, but the volume plugin has none of this name; nothing is done without it: restore \
-                 it from a snapshot or make it anew (docker volume create), then order again"
-            ),
+            Fault::NoVolume { volume, elsewhere } => {
+                write!(
+                    f,
+                    "the record names the data volume {volume}, but the volume plugin has none of this name; nothing is done without it: "
+                )?;
+                match elsewhere {
+                    Some((holder, age)) => write!(
+                        f,
+                        "{holder} has a confirmed set that is {age} old. To start from that, have this node leave the cluster (consul leave), \
+                         deploy to {holder}, and let it join again; or restore it here from a snapshot"
+                    ),
+                    None => {
+                        write!(f, "restore it from a snapshot, or begin with none of its data (docker volume create), then order again")
+                    }
+                }
+            }
             Fault::NoOrdinaryVolume { volume } => write!(
                 f,
                 "the volume {volume} is not there, and compose would make it anew, empty; nothing is started without it: bring it back, or make \

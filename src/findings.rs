@@ -223,8 +223,12 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
             if local.role == LocalRole::Fenced {
                 let volumes: Vec<&str> = local.volumes.iter().map(|volume| &**volume).collect();
                 found.wrong.push(of(name, &format!("fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", "))));
+                let is_master = |known: &sets::Known| known.name == *name && here.me().is_ok_and(|me| *me == known.record.master);
+                if sets.is_some_and(|sets| sets.apps.iter().any(is_master)) {
+                    found.wrong.push(of(name, local::FENCED_MASTER));
+                }
             }
-            if local.role == LocalRole::Master && sets.is_some_and(|sets| sets.apps.iter().all(|known| known.name != *name)) {
+            if local.role != LocalRole::Fenced && sets.is_some_and(|sets| sets.apps.iter().all(|known| known.name != *name)) {
                 match here.consul.get(&keys::app(name)).map_err(Error::from).and_then(|entry| Ok((entry, reconcile::gone(here, name)?))) {
                     Ok((None, Some(advice))) => found.wrong.push(of(name, &advice)),
                     Ok(_) => {}

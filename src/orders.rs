@@ -257,9 +257,14 @@ pub fn was_destroyed(consul: &Consul, name: &AppName) -> Result<bool, Error> {
 
 /// The last deploy or destroy of the application that was done, by Consul's index: clocks differ.
 pub fn last_done(consul: &Consul, name: &AppName) -> Result<Option<Order>, Error> {
+    Ok(all_done(consul, name)?.into_iter().next())
+}
+
+/// The last one first.
+pub fn all_done(consul: &Consul, name: &AppName) -> Result<Vec<Order>, Error> {
     let mut entries = consul.list(&keys::histories(name))?;
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
-    Ok(entries.iter().filter_map(|entry| parse(entry).ok()).find(placed))
+    Ok(entries.iter().filter_map(|entry| parse(entry).ok()).filter(placed).collect())
 }
 
 /// Whether it says since when the application is where, or is no more.

@@ -445,7 +445,7 @@ impl Records {
                 let local = local::of(here, &order.name)?;
                 // Where by the last order another one is the master, what ran here is older.
                 let was_master = records.lost.as_ref().is_none_or(|lost| *lost == deploy.master);
-                records.held = local.as_ref().is_some_and(|local| local.role != LocalRole::Master);
+                records.held = local.as_ref().map_or(records.lost.is_some(), |local| local.role != LocalRole::Master);
                 let local = local.filter(|local| local.role == LocalRole::Master && was_master);
                 records.record = local.map(|local| (Record { slave, ..remembered(order, deploy.master.clone(), local) }, 0));
             }
@@ -574,7 +574,13 @@ fn take(
         return Ok(None);
     }
     tally.handed_over |= plan.part == Part::Source;
-    let order = &if plan.part == Part::Owner { with_slave(order, &facts) } else { order.clone() };
+    let mut order = if plan.part == Part::Owner { with_slave(order, &facts) } else { order.clone() };
+    if plan.part == Part::Owner && facts.record.is_some_and(|record| record.master == *me) && local::is_fenced(here, &order.name)? {
+        let note = format!("{me} was fenced of it: another node may hold what is newer");
+        warn!("{note}");
+        order.notes.push(note);
+    }
+    let order = &order;
     let source = plan::source(order, &owner, &facts).filter(|source| facts.alive(source));
     let peer = if plan.part == Part::Owner { source.as_ref() } else { Some(&owner) };
     let address = peer.and_then(|peer| Some(members.iter().find(|member| member.name == **peer)?.address.clone()));

@@ -34,13 +34,14 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
 }
 
 /// The undo of one that gave a volume the name of another's leaves it as it is: it is that one's by its record, or, of two that did so at the same
-/// time and have none yet, by the containers that it has here.
+/// time and have none yet, by the containers that it has begun here.
 pub fn is_anothers(here: &Here, name: &AppName, volume: &Volume) -> Result<bool, Error> {
     let mut others = others::read(here, name)?.into_iter();
     let of_record = others.find(|(_, record)| record.volumes.iter().any(|it| **it == **volume)).map(|(other, _)| other);
     let (project, on) = (name.project(), here.engine().containers_on(volume)?);
     let is_on = |other: &AppName| other.project() != project && on.values().any(|project| *project == *other.project());
-    let owner = of_record.or(here.apps()?.into_iter().find(is_on));
+    let begins = |other: &AppName| is_on(other) && here.world.is_file(&here.paths.journal(other));
+    let owner = of_record.or(here.apps()?.into_iter().find(begins));
     if let Some(other) = &owner {
         warn!("the volume {volume} is {other}'s: it stays as it is");
     }

@@ -1,10 +1,12 @@
 //! What a node holds of an application's data, by Consul, and whether a snapshot here is what it should be.
 
-use crate::error::{Error, in_consul};
+use crate::error::{Error, Fault, in_consul};
 use crate::here::Here;
 use crate::model::keys;
-use crate::model::names::{AppName, NodeName, Snapshot};
+use crate::model::names::{AppName, NodeName, Snapshot, Volume};
+use crate::model::record::Record;
 use crate::model::replica::{Replica, Seen};
+use crate::model::time::{self, Time};
 use crate::outside::consul::Entry;
 
 pub fn parse(entry: &Entry) -> Result<Replica, Error> {
@@ -17,6 +19,21 @@ pub fn read(here: &Here, name: &AppName, holder: &NodeName) -> Result<(Replica, 
         Some(entry) => Ok((parse(&entry)?, entry.modify_index)),
         None => Ok((Replica::default(), 0)),
     }
+}
+
+/// A data volume that the record names and that is not here: who has a confirmed set of what is deployed?
+pub fn no_volume(here: &Here, name: &AppName, record: &Record, volume: &Volume) -> Result<Error, Error> {
+    let (mut elsewhere, me, now) = (None, here.me()?, here.world.clock.now());
+    for entry in here.consul.list(&keys::replicas(name))? {
+        let holder = NodeName::try_from(entry.key.trim_start_matches(&keys::replicas(name)));
+        let last = parse(&entry).ok().and_then(|replica| replica.last).filter(|last| last.is_of(record));
+        if let (Ok(holder), Some(last)) = (holder, last)
+            && holder != *me
+        {
+            elsewhere = Some((holder, Time::parse(&last.taken).map_or("?".into(), |taken| time::age(now.since(taken)))));
+        }
+    }
+    Ok(Fault::NoVolume { volume: volume.clone(), elsewhere }.into())
 }
 
 /// `uuid`: of the snapshot where it was taken, if that is known. `None`: this node cannot look.

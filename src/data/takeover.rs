@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{own, replicas};
-use crate::error::{Error, Fault, Unusable, text_of};
+use crate::error::{Elsewhere, Error, Fault, Unusable, text_of};
 use crate::here::Here;
 use crate::model::keys;
 use crate::model::members;
@@ -43,7 +43,8 @@ pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy) -> 
             others.push((holder, replica));
         }
     }
-    others.retain(|(holder, _)| holder != me);
+    // What the dead master has itself is dead with it.
+    others.retain(|(holder, _)| holder != me && *holder != record.master);
     let taking = Taking { here, record, deploy, replica, others, now: here.world.clock.now() };
     let mut choice = if deploy.replica.is_empty() { taking.confirmed(name)? } else { taking.by_name()? };
     taking.unused(&mut choice)?;
@@ -76,13 +77,11 @@ impl Taking<'_> {
     }
 
     fn confirmed(&self, name: &AppName) -> Result<Choice, Error> {
-        let elsewhere = self.newer_elsewhere();
+        let elsewhere = self.newer_elsewhere()?;
         let why = match (&self.replica.last, &elsewhere) {
             _ if self.record.volumes.is_empty() => return Ok(Choice::default()),
-            (Some(last), Some((holder, age))) if last.is_of(self.record) => {
-                Unusable::Newer { holder: holder.clone(), age: age.clone(), than: self.age(&last.taken) }
-            }
-            (_, Some((holder, age))) => Unusable::Elsewhere { holder: holder.clone(), age: age.clone() },
+            (Some(last), Some(newer)) if last.is_of(self.record) => Unusable::Newer { newer: newer.clone(), than: self.age(&last.taken) },
+            (_, Some(elsewhere)) => Unusable::Elsewhere(elsewhere.clone()),
             (None, None) if !self.here.sees_snapshots() => Unusable::CannotLook { folder: self.here.settings.snapshots.clone() },
             (None, None) => Unusable::None,
             (Some(last), None) if !last.is_of(self.record) => {
@@ -103,12 +102,11 @@ impl Taking<'_> {
         let (found, missing) = self.candidates()?;
         let master = self.record.master.clone();
         if found.is_empty() && self.deploy.empty {
-            let members = self.here.consul.members()?;
             let note = match elsewhere {
-                Some((holder, age)) if members::alive(&members, &holder) => {
-                    return Err(Fault::SetElsewhere { master, holder, age }.into());
+                Some(Elsewhere { holder, age, alive: true }) => return Err(Fault::SetElsewhere { master, holder, age }.into()),
+                Some(Elsewhere { holder, age, .. }) => {
+                    Some(format!("not used: {holder}, which is dead, has a confirmed set that is {age} old"))
                 }
-                Some((holder, age)) => Some(format!("not used: {holder}, which is dead, has a confirmed set that is {age} old")),
                 None => None,
             };
             return Ok(Choice { notes: note.into_iter().collect(), ..Choice::default() });
@@ -134,12 +132,14 @@ impl Taking<'_> {
         Some((set.master == self.record.master, Time::parse(&set.taken).filter(|_| set.is_of(self.record))?))
     }
 
-    /// Another node may hold what is newer: a former master has the set that it handed over, the slave those since. The newest, and its age.
-    fn newer_elsewhere(&self) -> Option<(NodeName, String)> {
+    /// Another node may hold what is newer: a former master has the set that it handed over, the slave those since. The newest.
+    fn newer_elsewhere(&self) -> Result<Option<Elsewhere>, Error> {
         let mine = self.replica.last.as_ref().and_then(|last| self.rank(last));
         let others = self.others.iter().filter_map(|(holder, replica)| Some((self.rank(replica.last.as_ref()?)?, holder, replica)));
         let newest = others.max_by(|a, b| a.0.cmp(&b.0)).filter(|(rank, ..)| mine.is_none_or(|mine| *rank > mine));
-        newest.and_then(|(_, holder, replica)| Some((holder.clone(), self.age(&replica.last.as_ref()?.taken))))
+        let Some((holder, last)) = newest.and_then(|(_, holder, replica)| Some((holder, replica.last.as_ref()?))) else { return Ok(None) };
+        let alive = members::alive(&self.here.consul.members()?, holder);
+        Ok(Some(Elsewhere { holder: holder.clone(), age: self.age(&last.taken), alive }))
     }
 
     /// Why the set cannot be started from, though it was confirmed.

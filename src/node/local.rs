@@ -36,6 +36,11 @@ pub struct Local {
     pub unknown: Unknown,
 }
 
+/// What is to be said where a record names a node as the master that was fenced of it.
+pub const FENCED_MASTER: &str = "its record names this node as its master, and it was fenced here, since another node went on with it: Consul was put \
+     back to an older state, perhaps. It runs nowhere by itself. Deploy it again here to go on from what this node holds; to go on from what \
+     another one holds, destroy it, and deploy it there";
+
 impl Local {
     pub fn new(role: LocalRole, deploy_id: DeployId, volumes: Vec<Volume>) -> Local {
         Local { role, deploy_id, volumes, kept: BTreeSet::new(), unknown: Unknown::new() }
@@ -56,6 +61,10 @@ pub fn of(here: &Here, name: &AppName) -> Result<Option<Local>, Error> {
     let Some(text) = here.world.read_file(&path, MOST)? else { return Ok(None) };
     let what = "what this node remembers of the application (repair it, or remove it to have it made anew from the record)";
     json::read(&text).map_err(|source| Error::Json { at: path.display().to_string(), what, source })
+}
+
+pub fn is_fenced(here: &Here, name: &AppName) -> Result<bool, Error> {
+    Ok(of(here, name)?.is_some_and(|local| local.role == LocalRole::Fenced))
 }
 
 /// Changes what is remembered of an application; `None` forgets it. Under its lock.

@@ -15,6 +15,7 @@ use crate::credentials;
 use crate::data::schedules;
 use crate::error::{Error, Fault};
 use crate::here::Here;
+use crate::model::members;
 use crate::model::names::{App, AppName, DeployId, OrderId};
 use crate::model::order::Request;
 use crate::model::record::Record;
@@ -256,12 +257,16 @@ pub enum Busy {
 /// Stops what of the application must not run here, journal or not: by what runs, not by what a file says.
 pub fn fence(here: &Here, name: &AppName, busy: Option<&Busy>) -> Result<(), Error> {
     start::end_left(here, name)?;
-    let record = record(here, name)?;
-    let (roles, me) = (record.as_ref().map(Roles::from), here.me()?);
+    let me = here.me()?;
     let local = local::of(here, name).unwrap_or_else(|why| {
         error!("{why}");
         None
     });
+    let record = match record(here, name)? {
+        None if local.is_some() && !may_act(here, name, None)? => by_the_last_order(here, name)?,
+        record => record,
+    };
+    let roles = record.as_ref().map(Roles::from);
     let must_stop = |runs| tasks(local.as_ref(), runs, roles.as_ref(), me).contains(&Task::Fence);
     // Where it may run it need not be known whether it does; elsewhere nothing is done without knowing.
     if !must_stop(true) {
@@ -277,6 +282,18 @@ pub fn fence(here: &Here, name: &AppName, busy: Option<&Busy>) -> Result<(), Err
         Some(_) => Ok(here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?),
         None => fence::fence(here, name, local.as_ref(), record.as_ref()),
     }
+}
+
+/// What stands in for a record that is gone, to say what must not run here: by the last deploy that was done it went elsewhere, perhaps.
+fn by_the_last_order(here: &Here, name: &AppName) -> Result<Option<Record>, Error> {
+    let Some(order) = orders::last_done(&here.consul, name)? else { return Ok(None) };
+    let App { repo, branch } = order.request.app();
+    Ok(match order.request {
+        Request::Deploy(deploy) => {
+            Some(Record { slave: deploy.slave.into(), ..Record::remembered(repo, branch, deploy.master, (&order.id).into(), Vec::new()) })
+        }
+        Request::Destroy(_) | Request::Migrate(_) => None,
+    })
 }
 
 /// Whether the project has another application now, whose master this node is: what runs is known by the project alone.
@@ -312,7 +329,11 @@ pub fn gone(here: &Here, name: &AppName) -> Result<Option<String>, Error> {
     let last = orders::last_done(&here.consul, name)?.map(|order| order.request);
     let keep = match last {
         Some(Request::Deploy(last)) if last.master != *here.me()? => {
-            format!("by its last order {0} runs it: deploy it again there, with {0} as its master, to keep what that has", last.master)
+            let back = if members::alive(&here.consul.members()?, &last.master) { "" } else { ", which is dead: bring it back" };
+            format!(
+                "by its last order {0} runs it{back}: deploy it again there, with {0} as its master, to keep what that has",
+                last.master
+            )
         }
         _ => "deploy it again, with this node as its master, to keep it".into(),
     };
@@ -383,6 +404,10 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
 
 /// This node is the master by the record, but does not remember it.
 fn adopt(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
+    if local::is_fenced(here, name)? {
+        warn!("{name}: {}", local::FENCED_MASTER);
+        return Ok(());
+    }
     if !here.world.is_folder(&here.paths.checkout(name, &record.deploy_id)) {
         warn!("{name}: this node is its master by the record but has no checkout of it; deploy it again");
         return Ok(());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use log::{info, warn};
 use serde::{Deserialize, Serialize};
 
+use crate::data::replicas;
 use crate::error::{Error, Fault, text_of};
 use crate::here::Here;
 use crate::model::names::{AppName, DeployId, NodeName, Project, Volume};
@@ -187,7 +188,7 @@ fn begin(here: &Here, name: &AppName, record: &Record, starts: &mut Starts, what
         return Err(Fault::NoCheckout { app: name.clone() }.into());
     }
     let (checkout, compose) = here.read_checkout(&project, folder, Tool::find(&here.world)?)?;
-    has_its_volumes(here, record, &compose)?;
+    has_its_volumes(here, name, record, &compose)?;
     let containers = here.engine().containers(&project)?;
     let services = to_start(&compose.services, &containers);
     if !may_start(here, name, record)? {
@@ -226,14 +227,14 @@ fn to_start(services: &[Service], containers: &[Container]) -> Vec<String> {
 }
 
 /// Each volume is there that compose would make, empty, if it were not. A cache may be made anew.
-fn has_its_volumes(here: &Here, record: &Record, compose: &Compose) -> Result<(), Error> {
+fn has_its_volumes(here: &Here, name: &AppName, record: &Record, compose: &Compose) -> Result<(), Error> {
     let (plugin, engine) = (here.plugin(), here.engine());
     let of_file = compose.volumes.iter().filter(|volume| volume.made && !record.volumes.contains(&volume.name));
     let (data, ordinary): (Vec<_>, Vec<_>) = of_file.partition(|volume| volume.data);
     let data: Vec<&Volume> = record.volumes.iter().chain(data.into_iter().map(|volume| &volume.name)).collect();
     for volume in data {
         if !plugin.exists(volume)? {
-            return Err(Fault::NoVolume { volume: volume.clone() }.into());
+            return Err(replicas::no_volume(here, name, record, volume)?);
         }
     }
     for volume in ordinary.into_iter().filter(|volume| !volume.disposable) {

@@ -23,7 +23,12 @@ pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
     if facts.record.is_none()
         && let Some(master) = facts.lost.filter(|master| **master == owner)
     {
-        lines.push(format!("its record is gone: {master} switches from what it remembers to have deployed"));
+        let does = if here.me()? == master {
+            "does not know itself as its master, and begins anew"
+        } else {
+            "switches from what it remembers, if it does"
+        };
+        lines.push(format!("its record is gone: {master} {does}"));
     }
     for member in &members {
         let Ok(name) = NodeName::try_from(member.name.clone()) else { continue };

@@ -7,7 +7,7 @@ use super::output::{Output, Snapshots};
 use super::run::Run;
 use super::{Done, Stop, retire};
 use crate::about;
-use crate::data::parents;
+use crate::data::{parents, replicas};
 use crate::error::{Error, Fault};
 use crate::model::names::{Host, NodeName, Volume};
 use crate::model::order::{Handover, Request, State};
@@ -20,7 +20,8 @@ impl Run {
         for volume in volumes {
             // asked for once: the application is down
             if !checked.existing.contains(volume) && !plugin.exists(volume)? {
-                return Err(Fault::NoVolume { volume: volume.clone() }.into());
+                let missing = self.old().map(|old| replicas::no_volume(&self.here, &self.name, old, volume)).transpose()?;
+                return Err(missing.unwrap_or_else(|| Fault::NoVolume { volume: volume.clone(), elsewhere: None }.into()));
             }
             snapshots.insert(volume.clone(), plugin.snapshot(volume)?);
         }

@@ -157,8 +157,9 @@ impl Run {
         let remembered = self.old_index() == 0;
         let reign = |record: &Record| (record.master.clone(), record.deploy_id.clone(), (!remembered).then(|| record.data_id().clone()));
         let same = record.as_ref().map(reign).zip(self.old().map(reign)).is_some_and(|(now, then)| now == then);
-        // One that has vanished says nothing, unless a destroy was done.
-        let vanished = index == 0 && fate != Fate::Done && !orders::was_destroyed(&self.here.consul, &self.name)?;
+        // One that has vanished says nothing, unless another order was done since.
+        let is_old = |last: Order| self.old().is_some_and(|old| *old.deploy_id == *last.id);
+        let vanished = index == 0 && fate != Fate::Done && orders::last_done(&self.here.consul, &self.name)?.is_none_or(is_old);
         let says = match record {
             _ if ours => Says::Ours,
             _ if same || (index == self.old_index() || vanished) && !lost => Says::Unchanged,

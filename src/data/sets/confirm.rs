@@ -10,7 +10,9 @@ use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
 use crate::model::names::{NodeName, Snapshot};
+use crate::model::order::Origin;
 use crate::model::replica::{Seen, Set};
+use crate::orders;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wanted {
@@ -115,7 +117,7 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
         Some(Wanted::Overtaken) => {
             if let Some(next) = known.replica(&part.me).next {
                 // Of a dead sender it is newer than what was taken over elsewhere, perhaps: named in `own`, it is not removed.
-                if !part.lives(&next.set.master) {
+                if !part.lives(&next.set.master) && was_taken_over(part, &next.set)? {
                     set_aside(part, &next.set)?;
                 }
                 info!("{}: the set of {} was overtaken by a deploy: void", part.name, next.set.taken);
@@ -128,6 +130,13 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
         Some(known) if wanted(&known, &part.me, &part.members) == Some(Wanted::Clear) => clear(part, &known),
         _ => Ok(()),
     }
+}
+
+/// Whether what is deployed has come from another set since: a move brings what there is.
+fn was_taken_over(part: &Part, set: &Set) -> Result<bool, Error> {
+    let since = orders::all_done(&part.here.consul, part.name)?;
+    let mut since = since.iter().take_while(|order| *order.id != *set.deploy_id);
+    Ok(since.any(|order| order.origin == Some(Origin::Dead)))
 }
 
 fn set_aside(part: &Part, set: &Set) -> Result<(), Error> {
