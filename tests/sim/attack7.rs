@@ -282,6 +282,17 @@ fn a_backup_of_consul_from_before_a_move_does_not_end_with_an_empty_application_
     sim.violations();
     let begins_empty = told["state"] == "done" && !held.contains("tuesday");
     assert!(!begins_empty, "after the restore {serving:?}\n{before}\n{reason}\n“{held}” {told:#}");
+    // As the README says.
+    sim.power_off("node1");
+    all_well(&sim.deliver_all(&[destroy("end")]));
+    all_well(&sim.deliver_all(&[deploy("from there", "node3", Some("node2"))]));
+    sim.power_on("node1");
+    sim.start("node1", Start::Events(Vec::new()));
+    sim.run_until_rest();
+    sim.settle();
+    let serving = sim.lock().serving(PROJECT);
+    let held = data(&sim, "node3", DATA);
+    assert!(held.contains("tuesday") && serving.len() == 2, "“{held}” {serving:?}");
 }
 
 /// From before a takeover. It runs nowhere.
