@@ -206,6 +206,15 @@ fn what_a_new_disk_has_lost_does_not_begin_empty_on_the_slave_that_has_it_as_it_
     sim.violations();
     let begins_empty = told["state"] == "done" && !held.contains("monday");
     assert!(!begins_empty && (!reason.contains(says) || reason.contains("node2")), "{before}\n{reason}\n“{held}” {told:#}");
+    // As the reason says.
+    assert!(reason.contains("node2 has a confirmed set"), "{reason}");
+    sim.power_off("node1");
+    sim.deliver_all(&[deploy("over it", "node2", Some("node3"))]);
+    sim.power_on("node1");
+    sim.start("node1", Start::Events(Vec::new()));
+    sim.run_until_rest();
+    sim.settle();
+    assert!(data(&sim, "node2", DATA).contains("monday"), "{:#}", sim.lock().ended("over it"));
 }
 
 /// The record is gone, and what the node remembered of it.
