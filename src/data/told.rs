@@ -83,7 +83,8 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         let why = replica.reason.as_deref().unwrap_or("for an unknown reason");
         let failed = format!("{} failed in a row, the last: {why}", replica.failures);
         told.line += &format!("; {failed}");
-        told.wrong.push(format!("{what}: {failed}"));
+        // A dead master takes no more.
+        told.wrong.extend(master_lives.then(|| format!("{what}: {failed}")));
     }
     // What has been deployed a moment ago cannot have one yet, if there never was one. Clocks differ a little; what is of a time to come for
     // longer than that a wrong one has written, and nobody knows how old it is.
@@ -182,6 +183,7 @@ mod tests {
                 "took 1.2 s; a newer one is on its way, 2 min old; 3 failed in a row, the last: no route",
                 "3 failed in a row, the last: no route",
             ),
+            (serde_json::json!({"failures": 1, "reason": "no route"}), false, "none yet; 1 failed in a row, the last: no route", ""),
         ] {
             let told = of(replica, true, lives);
             assert!(told.line.contains(line), "“{line}” expected in “{}”", told.line);

@@ -387,7 +387,7 @@ fn nothing_is_purged_by_the_rule_of_an_earlier_version() {
     commit(&sim, &with_labels("com.github.mlfmonde.cluster.keep: '30d'"));
     sim.pass(4 * 60 * MINUTE);
     all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
-    sim.on_each("node1", "Snapshot", Act::Fail("try again".into()));
+    sim.fault(|e| e.node == "node1" && e.what == "Snapshot", 0, Act::Fail("try again".into()));
     (0..4).for_each(|_| after(&sim, 60 * MINUTE));
     sim.no_faults();
     after(&sim, 60 * MINUTE);
@@ -588,6 +588,7 @@ fn an_undo_goes_on_where_another_application_cannot_be_started() {
         sim.lock().node("node1").full = true;
         if down {
             sim.lock().engine("node1").containers.iter_mut().filter(|c| c.project == copies).for_each(|c| c.running = false);
+            sim.fault(move |e| e.line.contains(&copies) && e.line.contains(" up "), 0, Act::Fail("port is already allocated".into()));
         }
         let mut said = String::new();
         for _ in 0..60 {
