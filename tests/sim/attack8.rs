@@ -109,29 +109,32 @@ fn a_snapshot_that_a_person_has_taken_is_not_removed_with_a_set_that_failed() {
     assert!(there.is_some_and(|held| held.contains("tuesday")), "{by_hand}: {:#?}", snapshots(&sim, "node1", DATA));
 }
 
-/// An hour is to be kept. Nobody writes to one of two volumes: all sets are of the same snapshot of it, which the key of the last one names, and
-/// which is the parent of the next difference. So none ever goes.
+/// A set is due once a day, and it is deployed each night; two days are to be kept. Nobody writes to one of its volumes.
 #[test]
 #[ignore = "not cured yet"]
-fn sets_go_though_one_volume_is_never_written_to() {
+fn sets_grow_old_though_one_volume_is_never_written_to() {
     let mut counts = Vec::new();
     for newer in [false, true] {
         let sim: Sim = deployed(&NODES, "node1", Some("node2"));
         if newer {
             thrifty(&sim);
         }
-        let labels = "driver: 'anybox/buttervolume:latest', labels: {com.github.mlfmonde.cluster.keep: '1h'}";
+        let labels = "driver: 'anybox/buttervolume:latest', labels: {com.github.mlfmonde.cluster.replicate: '1440', \
+                      com.github.mlfmonde.cluster.keep: '2d'}";
         commit(&sim, &with_extra("").replace("driver: 'anybox/buttervolume:latest'", labels));
-        all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
-        sim.settle();
-        for _ in 0..48 {
+        for night in 0..30 {
             sim.lock().write("node1", DATA, ".");
-            after(&sim, 15 * MINUTE);
+            all_well(&sim.deliver_all(&[deploy(&format!("night {night}"), "node1", Some("node2"))]));
+            sim.settle();
+            tick(&sim);
+            for _ in 0..6 {
+                after(&sim, 4 * 60 * MINUTE - MINUTE);
+            }
         }
-        counts.push(["node1", "node2"].map(|node| snapshots(&sim, node, DATA).len()));
+        counts.push(snapshots(&sim, "node1", DATA).len());
         sim.violations();
     }
-    assert!((0..2).all(|at| counts[1][at] < counts[0][at] + 10), "after twelve hours {:?}, with newer plugins {:?}", counts[0], counts[1]);
+    assert!(counts[1] < counts[0] + 10, "after thirty nights {}, with newer plugins {}", counts[0], counts[1]);
 }
 
 /// node1 has handed over to node2, whose slave is node3. The first set arrives there, whole, but the answer is lost, and it is called void. node2
