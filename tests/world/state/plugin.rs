@@ -40,6 +40,8 @@ pub struct Plugin {
     pub paused: bool,
     /// It restores over a volume and names nothing that was kept of it.
     pub nameless: bool,
+    /// A newer one: of a volume that nobody has written to it names the snapshot that it has taken last, and it sends nothing twice.
+    pub thrifty: bool,
 }
 
 /// Lists of snapshots and schedules change nothing.
@@ -76,7 +78,11 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
             false => Err(format!("{name}: no such volume")),
         },
         ("POST", "Snapshot") => match s.nodes[node].plugin.volumes.get(&name).cloned() {
-            Some(content) => Ok(json!({"Snapshot": s.snapshot(node, &name, content)})),
+            Some(content) => {
+                let last = s.nodes[node].plugin.last_taken(&name).filter(|last| s.nodes[node].plugin.snapshots.get(last) == Some(&content));
+                let last = last.filter(|_| s.nodes[node].plugin.thrifty);
+                Ok(json!({"Snapshot": last.unwrap_or_else(|| s.snapshot(node, &name, content))}))
+            }
             None => Err(format!("No such volume: {name}")),
         },
         ("GET", path) if path.starts_with("Snapshot.List") => {
@@ -131,6 +137,9 @@ fn send(s: &mut State, node: &str, name: &str, host: &str) -> Result<Value, Stri
     let Some(to) = to.filter(|to| s.reachable(node, to)) else {
         return Err(format!("ssh: connect to host {host} port 1122: Connection timed out"));
     };
+    if s.nodes[node].plugin.thrifty && s.nodes[node].plugin.snapshots.contains_key(&format!("{name}@{host}")) {
+        return Ok(json!({}));
+    }
     if s.plugin(&to).snapshots.remove(name).is_some() {
         s.plugin(&to).subvolumes.remove(name);
         s.violations.push(format!("{node}: {name} sent to {to} a second time: its copy there is gone"));
@@ -201,6 +210,15 @@ fn schedule(s: &mut State, node: &str, name: String, body: &Value) -> Result<Val
         _ => drop(schedules.insert((name, action), timer)),
     }
     Ok(json!({}))
+}
+
+impl Plugin {
+    fn last_taken(&self, volume: &str) -> Option<String> {
+        let of = format!("{volume}@");
+        let taken = self.subvolumes.iter().filter(|(name, it)| name.starts_with(&of) && it.received.is_none() && it.read_only);
+        let made = |it: &Subvolume| it.uuid.rsplit('-').next().and_then(|made| made.parse::<usize>().ok());
+        taken.max_by_key(|(_, it)| made(it)).map(|(name, _)| name.clone())
+    }
 }
 
 impl State {
