@@ -61,9 +61,9 @@ impl Rule {
         units.is_sorted_by(|a, b| a < b).then(|| Rule { text: text.into(), units })
     }
 
-    /// Which of the sets go, by when they were taken and what was counted until then: their numbers. `alone`: what one has no later one has, so that
-    /// it is kept to the end.
-    pub fn goes(&self, sets: &[(Time, i64)], now: Time, alone: impl Fn(usize) -> bool) -> Vec<usize> {
+    /// Which of the sets go, by when they were taken and what was counted until then: their numbers. `stands_for`: whether a later one has all
+    /// that an earlier one has; what none stands for is kept to the end.
+    pub fn goes(&self, sets: &[(Time, i64)], now: Time, stands_for: impl Fn(usize, usize) -> bool) -> Vec<usize> {
         let past = || sets.iter().enumerate().filter(|(_, (time, _))| *time <= now);
         let newest = past().map(|(_, (time, _))| time.secs).max();
         let most = past().map(|(_, (_, counted))| *counted).max();
@@ -74,7 +74,7 @@ impl Rule {
             let Some(unit) = longer.checked_sub(1).map(|shorter| self.units[shorter]) else { return false };
             // The newest of each hour, day …, which all clocks begin at the same time.
             let same = |other: &Time| other.secs.div_euclid(unit) == time.secs.div_euclid(unit);
-            !alone(at) && past().any(|(number, (other, _))| same(other) && (other.secs, number) > (time.secs, at))
+            past().any(|(number, (other, _))| same(other) && (other.secs, number) > (time.secs, at) && stands_for(number, at))
         };
         past().filter(|(at, set)| goes(*at, set)).map(|(at, _)| at).collect()
     }
@@ -98,11 +98,11 @@ mod tests {
     }
 
     fn purge(rule: &Rule, sets: &mut Vec<(Time, i64)>, now: i64) {
-        let goes = rule.goes(sets, at(now), |_| false);
+        let goes = rule.goes(sets, at(now), |_, _| true);
         for number in goes.iter().rev() {
             sets.remove(*number);
         }
-        assert_eq!(rule.goes(sets, at(now), |_| false).len(), 0, "what stays, stays");
+        assert_eq!(rule.goes(sets, at(now), |_, _| true).len(), 0, "what stays, stays");
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
         let (rule, mut sets) = (Rule::default(), Vec::new());
         for day in 0..=370 {
             push(&mut sets, BEGIN + day * DAY);
-            let goes = rule.goes(&sets, at(BEGIN + day * DAY), |number| number == 1);
+            let goes = rule.goes(&sets, at(BEGIN + day * DAY), |_, at| at != 1);
             assert_eq!(goes.contains(&1), day > 366, "{day}");
         }
     }
@@ -194,12 +194,12 @@ mod tests {
         [0, 10, 20, 30 * DAY, 500 * DAY, 500 * DAY + 1].iter().for_each(|since| push(&mut sets, BEGIN + since));
         // It has not come by one jump, nor by two.
         for now in [-1, 30, 500 * DAY, 500 * DAY + 1] {
-            assert_eq!(rule.goes(&sets, at(BEGIN + now), |_| false).len(), 0, "{now}");
+            assert_eq!(rule.goes(&sets, at(BEGIN + now), |_, _| true).len(), 0, "{now}");
         }
         // Of an older handler, which counted nothing, the calendar alone tells.
         let sets: Vec<(Time, i64)> = sets.iter().map(|(time, _)| (*time, time.secs)).collect();
-        assert_eq!(rule.goes(&sets, at(BEGIN + 30), |_| false).len(), 0);
-        assert_eq!(rule.goes(&sets, at(BEGIN + 500 * DAY + 1), |_| false), [0, 1, 2, 3]);
+        assert_eq!(rule.goes(&sets, at(BEGIN + 30), |_, _| true).len(), 0);
+        assert_eq!(rule.goes(&sets, at(BEGIN + 500 * DAY + 1), |_, _| true), [0, 1, 2, 3]);
     }
 
     /// A clock that is put back and forth by up to a week: nothing of the last hour ever goes, and of what stays it is the newest of its hour.

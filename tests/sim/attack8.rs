@@ -25,7 +25,6 @@ fn thrifty(sim: &Sim) {
 /// The shop has a volume that its test instance has not, which gets the shop's data at the end of each hour. What the migrate has taken, of one
 /// volume of two, is the newest set of the hour: the whole ones go, and of the other volume nothing is kept.
 #[test]
-#[ignore = "not cured yet"]
 fn what_a_migrate_takes_of_a_part_of_the_volumes_does_not_replace_whole_sets() {
     let mut kept = Vec::new();
     for migrates in [false, true] {
@@ -60,7 +59,6 @@ fn what_a_migrate_takes_of_a_part_of_the_volumes_does_not_replace_whole_sets() {
 
 /// A version does not declare a volume any more, by mistake. What the slave has of it no later set has; a year is to be kept.
 #[test]
-#[ignore = "not cured yet"]
 fn the_last_replica_of_a_volume_that_is_declared_no_more_is_kept() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     commit(&sim, &with_extra(""));

@@ -52,6 +52,9 @@ fn goes(sets: &[Set], rule: &Rule, now: Time, held: &BTreeSet<Snapshot>) -> Vec<
     // One that does not say when stays.
     let dated: Vec<(&Set, (Time, i64))> = sets.iter().filter_map(|set| Some((set, set.when()?))).collect();
     let times: Vec<(Time, i64)> = dated.iter().map(|(_, when)| *when).collect();
-    let old = rule.goes(&times, now, |number| dated[number].0.replaced).into_iter().map(|number| dated[number].0);
+    // What a later one has not all of stays to the end of the rule: it may be the last that has it.
+    let has_all = |later: &Set, set: &Set| set.snapshots.keys().all(|volume| later.snapshots.contains_key(volume));
+    let stands_for = |later: usize, at: usize| !dated[at].0.replaced && has_all(dated[later].0, dated[at].0);
+    let old = rule.goes(&times, now, stands_for).into_iter().map(|number| dated[number].0);
     old.filter(|set| !set.names().any(|name| held.contains(name))).cloned().collect()
 }
