@@ -220,8 +220,7 @@ fn what_was_handed_over_is_older_than_all_that_the_new_master_has_sent() {
 
 /// node1 has handed over to node2, whose new slave is node3. The first set has arrived there, whole, and node3 boots before it has looked at it:
 /// what was received is long on its disk. node2 dies for good; node1 takes over from what it had handed over.
-#[test]
-fn what_another_node_holds_of_a_dead_master_is_named_and_stays() {
+fn with_a_set_of_a_dead_master_elsewhere(first: &str) {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
     all_well(&sim.deliver_all(&[deploy("away", "node2", Some("node3"))]));
@@ -248,6 +247,8 @@ fn what_another_node_holds_of_a_dead_master_is_named_and_stays() {
     sim.deliver_all(&[deploy("over", "node1", None)]);
     let over = sim.lock().ended("over");
     let named = over["notes"].to_string().contains(&next) || over["reason"].to_string().contains("node3");
+    sim.start(first, Start::Sets);
+    sim.run_until_rest();
     tick(&sim);
     checks(&sim, 2);
     let there = held(&sim, "node3", &next);
@@ -260,6 +261,11 @@ fn what_another_node_holds_of_a_dead_master_is_named_and_stays() {
         over["state"],
         over["notes"]
     );
+}
+
+#[test]
+fn what_another_node_holds_of_a_dead_master_is_named_and_stays() {
+    ["node1", "node3"].iter().for_each(|first| with_a_set_of_a_dead_master_elsewhere(first));
 }
 
 /// A set is sent whole after its master's clock was put back; the answer is lost, and it is called void. The master dies for good.
