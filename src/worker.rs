@@ -443,10 +443,8 @@ impl Records {
             }
             if deploy.master == *here.me()? {
                 let local = local::of(here, &order.name)?;
-                // Where by the last order another one is the master, what ran here is older.
-                let was_master = records.lost.as_ref().is_none_or(|lost| *lost == deploy.master);
                 records.held = local.as_ref().map_or(records.lost.is_some(), |local| local.role != LocalRole::Master);
-                let local = local.filter(|local| local.role == LocalRole::Master && was_master);
+                let local = local.filter(|local| local.role == LocalRole::Master);
                 records.record = local.map(|local| (Record { slave, ..remembered(order, deploy.master.clone(), local) }, 0));
             }
         }

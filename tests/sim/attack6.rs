@@ -494,6 +494,23 @@ fn held_two_migrates_in_both_directions() {
     }
 }
 
+/// In the middle of a move that says nothing of the slave its key is replaced by what was ordered, as whoever takes an event in late does.
+#[test]
+fn the_slave_is_that_of_the_order_as_it_was_taken() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    let key = format!("order/{}", id("move"));
+    let anew = Act::First(Box::new(move |s: &mut State| {
+        let mut order = s.kv(&key).unwrap();
+        order["request"]["deploy"].as_object_mut().unwrap().remove("slave").unwrap();
+        s.store.set(&key, order.to_string().as_bytes());
+    }));
+    sim.on("node3", "up -d", anew);
+    sim.deliver_all(&[event("move", "deploy", &json!({"repo": URL, "branch": "master", "master": "node3"}))]);
+    assert!(sim.no_faults());
+    let record = sim.lock().kv(&format!("app/{APP}")).unwrap();
+    assert_eq!((&record["master"], &record["slave"]), (&json!("node3"), &json!("node2")), "{:#}", sim.lock().ended("move"));
+}
+
 /// What `docker-compose run` starts in a service of the project: an import of every night.
 fn job(sim: &Sim, node: &str, project: &str) {
     let mut s = sim.lock();
