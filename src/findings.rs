@@ -229,9 +229,9 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
                 }
             }
             if local.role != LocalRole::Fenced && sets.is_some_and(|sets| sets.apps.iter().all(|known| known.name != *name)) {
-                match here.consul.get(&keys::app(name)).map_err(Error::from).and_then(|entry| Ok((entry, reconcile::gone(here, name)?))) {
-                    Ok((None, Some(advice))) => found.wrong.push(of(name, &advice)),
-                    Ok(_) => {}
+                let entry = here.consul.get(&keys::app(name)).map_err(Error::from);
+                match entry.and_then(|entry| if entry.is_some() { Ok(None) } else { reconcile::gone(here, name) }) {
+                    Ok(advice) => found.wrong.extend(advice.map(|advice| of(name, &advice))),
                     Err(why) => found.wrong.push(of(name, &why.to_string())),
                 }
             }

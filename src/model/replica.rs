@@ -96,8 +96,7 @@ pub struct Next {
 
 /// When the first of them was taken, by their names.
 pub fn oldest<'t>(snapshots: impl Iterator<Item = &'t Taken>) -> Option<Time> {
-    let times = snapshots.filter_map(|taken| Time::parse(taken.snapshot.taken()));
-    times.reduce(|a, b| if a < b { a } else { b })
+    snapshots.filter_map(|taken| Time::parse(taken.snapshot.taken())).min()
 }
 
 impl Replica {

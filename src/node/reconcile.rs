@@ -323,11 +323,8 @@ fn may_act(here: &Here, name: &AppName, record: Option<&Record>) -> Result<bool,
 
 /// What is to be done about an application without a record. `None`: it was destroyed.
 pub fn gone(here: &Here, name: &AppName) -> Result<Option<String>, Error> {
-    if orders::was_destroyed(&here.consul, name)? {
-        return Ok(None);
-    }
-    let last = orders::last_done(&here.consul, name)?.map(|order| order.request);
-    let keep = match last {
+    let keep = match orders::last_done(&here.consul, name)?.map(|order| order.request) {
+        Some(Request::Destroy(_)) => return Ok(None),
         Some(Request::Deploy(last)) if last.master != *here.me()? => {
             let back = if members::alive(&here.consul.members()?, &last.master) { "" } else { ", which is dead: bring it back" };
             format!(
