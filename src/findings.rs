@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::data::{own, sets, told};
 use crate::error::Error;
-use crate::here::{GIVEN_UP, Here};
+use crate::here::{GIVEN_UP, Here, LEFT};
 use crate::model::keys;
 use crate::model::members::{self, Member};
 use crate::model::names::AppName;
@@ -215,18 +215,28 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
         } else if file.ends_with(GIVEN_UP) {
             let text = format!("an undo on this node was given up by hand; look at its journal, then remove it: {}", path.display());
             found.wrong.push(of(name, &text));
+        } else if file.ends_with(LEFT) {
+            found.wrong.extend(sets::read_left(here, &path).err().map(|why| of(name, &why.to_string())));
         }
     }
     found.wrong.extend(sets::unreadable(here, name).map(|why| of(name, &why.to_string())));
     match local::of(here, name) {
         Ok(Some(local)) => {
             if local.role == LocalRole::Fenced {
-                let volumes: Vec<&str> = local.volumes.iter().map(|volume| &**volume).collect();
+                let volumes: Vec<&str> = local.volumes.iter().filter(|it| !local.unkept.contains(*it)).map(|it| &**it).collect();
                 found.wrong.push(of(name, &format!("fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", "))));
                 let is_master = |known: &sets::Known| known.name == *name && here.me().is_ok_and(|me| *me == known.record.master);
                 if sets.is_some_and(|sets| sets.apps.iter().any(is_master)) {
                     found.wrong.push(of(name, local::FENCED_MASTER));
                 }
+            }
+            for volume in &local.unkept {
+                let text = format!(
+                    "what {volume} held when this node was fenced is not kept yet: it is once the plugin finds it; if it was removed by hand, strike \
+                     it from \"unkept\" in {}",
+                    here.paths.state(name).display()
+                );
+                found.wrong.push(of(name, &text));
             }
             if local.role != LocalRole::Fenced && sets.is_some_and(|sets| sets.apps.iter().all(|known| known.name != *name)) {
                 let entry = here.consul.get(&keys::app(name)).map_err(Error::from);

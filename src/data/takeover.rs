@@ -229,6 +229,10 @@ impl Taking<'_> {
         }
         // What others have not confirmed they set aside themselves.
         for (holder, replica) in &self.others {
+            for snapshot in replica.void.iter().filter(|snapshot| self.record.volumes.contains(&snapshot.volume())) {
+                let age = self.age(snapshot.taken());
+                choice.notes.push(format!("not used: {holder} may have {snapshot}, {age} old, which did not count as whole"));
+            }
             let Some((next, rank)) = replica.next.as_ref().and_then(|next| Some((&next.set, self.rank(&next.set)?))) else { continue };
             let mine = self.replica.last.as_ref().filter(|_| of_last).and_then(|last| self.rank(last));
             if mine.map_or(newest.is_none_or(|newest| rank.1 > newest), |mine| rank > mine) {

@@ -9,7 +9,7 @@
 //!   writes nothing.
 //! - What has failed is in `void`, until the holder has removed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,9 @@ pub struct Replica {
     /// Names of snapshots that the holder is to remove.
     #[serde(default)]
     pub void: Vec<Snapshot>,
+    /// Of those, what they were taken under, as far as that is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub void_of: BTreeMap<Snapshot, DeployId>,
     /// Minutes from one set to the next.
     #[serde(default)]
     pub every: u32,
@@ -71,6 +74,9 @@ pub struct Set {
     /// In a node's book, where it was written down: [`counted`](super::keep::counted).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<i64>,
+    /// In a node's book, where it was taken: what a newer plugin has named that was there already, of a person perhaps. It is nobody's to remove.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub found: BTreeSet<Snapshot>,
     /// A migrate has replaced what it has: no later set has that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
@@ -94,9 +100,9 @@ pub struct Next {
     pub sent: bool,
 }
 
-/// When the first of them was taken, by their names.
-pub fn oldest<'t>(snapshots: impl Iterator<Item = &'t Taken>) -> Option<Time> {
-    snapshots.filter_map(|taken| Time::parse(taken.snapshot.taken())).min()
+/// When the last of them was taken, by their names: of a volume that nobody has written to a newer plugin names one that it took before.
+pub fn newest<'t>(snapshots: impl Iterator<Item = &'t Taken>) -> Option<Time> {
+    snapshots.filter_map(|taken| Time::parse(taken.snapshot.taken())).max()
 }
 
 impl Replica {
@@ -163,6 +169,11 @@ impl Set {
 
     pub fn names(&self) -> impl Iterator<Item = &Snapshot> {
         self.snapshots.values().map(|taken| &taken.snapshot)
+    }
+
+    /// Those that were taken for it.
+    pub fn made(&self) -> impl Iterator<Item = &Snapshot> {
+        self.names().filter(|name| !self.found.contains(*name))
     }
 }
 

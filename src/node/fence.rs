@@ -19,32 +19,38 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
         Some(record) => warn!("{name}: this node ran it, but {} is its master now; fencing it here", record.master),
         None => warn!("{name}: this node ran it, but it has been destroyed; fencing it here"),
     }
-    let ran = here.engine().projects()?.get(&*name.project()) == Some(&true);
     here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?;
     // What this node does not remember, the record does.
     let known = local.into_iter().flat_map(|local| &local.volumes).chain(record.into_iter().flat_map(|record| &record.volumes));
-    let volumes: Vec<Volume> = known.cloned().collect::<BTreeSet<Volume>>().into_iter().collect();
+    let volumes: BTreeSet<Volume> = known.cloned().collect();
     let id: Option<&DeployId> = local.map(|local| &local.deploy_id).or(record.map(|record| &record.deploy_id));
+    let Some(id) = id else { return Ok(()) };
     let plugin = here.plugin();
-    schedules::set(&plugin, &Vec::new(), &[], &volumes)?;
-    if let Some(id) = id {
-        service::deregister(here, name, id)?;
-    }
-    // What a fence has kept that could not come to its end is not kept again, unless something has run since.
-    let before = id.map(|id| Local::new(LocalRole::Master, id.clone(), volumes.clone()));
-    let known = local::of(here, name).ok().flatten().filter(|known| !ran && id == Some(&known.deploy_id));
-    let mut kept = known.map(|known| known.kept).unwrap_or_default();
+    schedules::set(&plugin, &Vec::new(), &[], &volumes.iter().cloned().collect::<Vec<_>>())?;
+    service::deregister(here, name, id)?;
+    let mut unkept = BTreeSet::new();
     for volume in &volumes {
-        if kept.contains(volume) || !plugin.exists(volume)? {
+        // What the record names besides may never have been here.
+        if local.is_none_or(|local| local.volumes.contains(volume)) || plugin.exists(volume)? {
+            unkept.insert(volume.clone());
+        }
+    }
+    let fenced = Local { unkept, ..Local::new(LocalRole::Fenced, id.clone(), volumes.into_iter().collect()) };
+    local::set(here, name, Some(fenced.clone()))?;
+    keep(here, name, fenced)
+}
+
+/// What is still to be kept of a fenced one. What the plugin does not find it may find later: its disk is mounted late, perhaps.
+pub fn keep(here: &Here, name: &AppName, mut local: Local) -> Result<(), Error> {
+    for volume in local.unkept.clone() {
+        if !here.plugin().exists(&volume)? {
+            warn!("{name}: fenced; {volume} is not found here: what it holds is kept once it is");
             continue;
         }
-        let snapshot = own::take(here, volume, Some("as it was when this node was fenced"))?;
+        let snapshot = own::take(here, &volume, Some("as it was when this node was fenced"))?;
         warn!("{name}: fenced; {volume} as it was here is kept as {snapshot}");
-        kept.insert(volume.clone());
-        if let Some(before) = &before {
-            local::set(here, name, Some(Local { kept: kept.clone(), ..before.clone() }))?;
-        }
+        local.unkept.remove(&volume);
+        local::set(here, name, Some(local.clone()))?;
     }
-    let Some(id) = id.cloned() else { return Ok(()) };
-    local::set(here, name, Some(Local { volumes, role: LocalRole::Fenced, ..Local::new(LocalRole::Fenced, id, Vec::new()) }))
+    Ok(())
 }

@@ -29,9 +29,9 @@ pub struct Local {
     pub deploy_id: DeployId,
     /// Data volumes.
     pub volumes: Vec<Volume>,
-    /// Those of which a fence that is not at its end has kept what they held.
+    /// Those of which a fence has still to keep what they hold.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub kept: BTreeSet<Volume>,
+    pub unkept: BTreeSet<Volume>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -43,7 +43,7 @@ pub const FENCED_MASTER: &str = "its record names this node as its master, and i
 
 impl Local {
     pub fn new(role: LocalRole, deploy_id: DeployId, volumes: Vec<Volume>) -> Local {
-        Local { role, deploy_id, volumes, kept: BTreeSet::new(), unknown: Unknown::new() }
+        Local { role, deploy_id, volumes, unkept: BTreeSet::new(), unknown: Unknown::new() }
     }
 
     /// The role that its volumes and containers are in.

@@ -213,7 +213,9 @@ pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
         };
         let runs = runs(projects.as_ref().ok().and_then(|projects| projects.get(&*name.project())), local.as_ref(), roles);
         let runs = runs && !(roles.is_none() && is_served_here(&seen.records, name, me));
-        if !tasks(local.as_ref(), runs, roles, me).is_empty() {
+        let unkept = local.iter().flat_map(|local| &local.unkept);
+        let keeps = unkept.map(|volume| here.plugin().exists(volume)).any(|exists| exists.is_ok_and(|exists| exists));
+        if keeps || !tasks(local.as_ref(), runs, roles, me).is_empty() {
             due.insert(name.clone());
         }
         used.extend(kept(local.as_ref(), roles).map(|id| (name.clone(), id.to_string())));
@@ -268,13 +270,15 @@ pub fn fence(here: &Here, name: &AppName, busy: Option<&Busy>) -> Result<(), Err
     };
     let roles = record.as_ref().map(Roles::from);
     let must_stop = |runs| tasks(local.as_ref(), runs, roles.as_ref(), me).contains(&Task::Fence);
+    // Of one that is stopped.
+    let keep_the_rest = || local.clone().filter(|_| busy.is_none()).map_or(Ok(()), |local| fence::keep(here, name, local));
     // Where it may run it need not be known whether it does; elsewhere nothing is done without knowing.
     if !must_stop(true) {
-        return Ok(());
+        return keep_the_rest();
     }
     let runs = runs(here.engine().projects()?.get(&*name.project()), local.as_ref(), roles.as_ref());
     if !must_stop(runs) || is_anothers(here, name)? || !may_act(here, name, record.as_ref())? {
-        return Ok(());
+        return keep_the_rest();
     }
     match busy {
         // Until the commit the record names the node that has handed over.
@@ -379,12 +383,13 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
             (Task::CloneSlave, Some(record)) => clone(here, name, record)?,
             (Task::SchedulePurge, Some(record)) => {
                 schedules::of_role(here, Role::Slave, Some(&record.master), &record.volumes, &volumes)?;
-                let local = Local::new(LocalRole::Slave, record.deploy_id.clone(), record.volumes.clone());
-                local::set(here, name, Some(local))?;
+                let slave = Local::new(LocalRole::Slave, record.deploy_id.clone(), record.volumes.clone());
+                local::set(here, name, Some(Local { unkept: local.map(|local| local.unkept.clone()).unwrap_or_default(), ..slave }))?;
             }
             (Task::Unschedule, _) => {
                 schedules::set(&here.plugin(), &Vec::new(), &[], &volumes)?;
-                local::set(here, name, None)?;
+                let unkept = local.filter(|local| !local.unkept.is_empty());
+                local::set(here, name, unkept.map(|local| Local { role: LocalRole::Fenced, ..local.clone() }))?;
             }
             (Task::RemoveCheckouts, record) => {
                 let me = here.me()?;

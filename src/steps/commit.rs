@@ -14,7 +14,7 @@ use crate::error::{Error, Fault, text_of};
 use crate::model::keys;
 use crate::model::order::{Deploy, Order, Request, Unknown};
 use crate::model::record::Record;
-use crate::model::replica::{Set, Taken, oldest};
+use crate::model::replica::{Set, Taken, newest};
 use crate::model::roles::Role;
 use crate::outside::consul::Op;
 use crate::service;
@@ -53,7 +53,7 @@ impl Run {
         if snapshots.is_empty() || snapshots.len() < record.volumes.len() {
             return Ok(None);
         }
-        let taken = oldest(snapshots.values()).unwrap_or_else(|| self.here.world.clock.now());
+        let taken = newest(snapshots.values()).unwrap_or_else(|| self.here.world.clock.now());
         let set = Set {
             snapshots,
             taken: taken.rfc3339(),
@@ -63,6 +63,7 @@ impl Run {
             boot: about::read(&self.here, &old.master).map(|about| about.boot).unwrap_or_default(),
             millis: 0,
             counted: None,
+            found: Default::default(),
             replaced: false,
             unknown: Unknown::new(),
         };

@@ -86,7 +86,6 @@ fn the_last_replica_of_a_volume_that_is_declared_no_more_is_kept() {
 /// A person has taken a snapshot by hand, and nobody has written to the volume since, so that the next set names it. Of the other volume none can
 /// be taken: what was taken of the set is removed.
 #[test]
-#[ignore = "not cured yet"]
 fn a_snapshot_that_a_person_has_taken_is_not_removed_with_a_set_that_failed() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     thrifty(&sim);
@@ -109,7 +108,6 @@ fn a_snapshot_that_a_person_has_taken_is_not_removed_with_a_set_that_failed() {
 
 /// A set is due once a day, and it is deployed each night; two days are to be kept. Nobody writes to one of its volumes.
 #[test]
-#[ignore = "not cured yet"]
 fn sets_grow_old_though_one_volume_is_never_written_to() {
     let mut counts = Vec::new();
     for newer in [false, true] {
@@ -138,7 +136,6 @@ fn sets_grow_old_though_one_volume_is_never_written_to() {
 /// node1 has handed over to node2, whose slave is node3. The first set arrives there, whole, but the answer is lost, and it is called void. node2
 /// dies for good; node1 takes over from what it had handed over: what node2 wrote is in that set alone.
 #[test]
-#[ignore = "not cured yet"]
 fn what_a_dead_master_called_void_stays_where_another_node_takes_over() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -169,7 +166,6 @@ fn what_a_dead_master_called_void_stays_where_another_node_takes_over() {
 
 /// What an order has left cannot be read, by a newer handler perhaps: it stays, and so do the snapshots that it names.
 #[test]
-#[ignore = "not cured yet"]
 fn the_check_names_what_an_order_has_left_and_cannot_be_read() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
@@ -184,7 +180,6 @@ fn the_check_names_what_an_order_has_left_and_cannot_be_read() {
 /// A former master is back, and its plugin comes up before the disk of the volumes is mounted: it says that it has no such volume. It is fenced
 /// all the same, and what it alone wrote is kept as no snapshot. Once it is the slave nobody is told of it.
 #[test]
-#[ignore = "not cured yet"]
 fn a_fence_keeps_what_the_plugin_does_not_find_at_first() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);

@@ -1,6 +1,7 @@
 //! The holder's part: what was sent is looked at, and becomes what a takeover restores, or goes.
 
 use std::fmt;
+use std::iter;
 
 use log::{info, warn};
 
@@ -9,9 +10,9 @@ use crate::data::{own, replicas};
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
-use crate::model::names::{NodeName, Snapshot};
+use crate::model::names::{DeployId, NodeName, Snapshot};
 use crate::model::order::Origin;
-use crate::model::replica::{Seen, Set};
+use crate::model::replica::{Replica, Seen, Set};
 use crate::orders;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,8 +118,8 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
         Some(Wanted::Overtaken) => {
             if let Some(next) = known.replica(&part.me).next {
                 // Of a dead sender it is newer than what was taken over elsewhere, perhaps: named in `own`, it is not removed.
-                if !part.lives(&next.set.master) && was_taken_over(part, &next.set)? {
-                    set_aside(part, &next.set)?;
+                if !part.lives(&next.set.master) && was_taken_over(part, &next.set.deploy_id)? {
+                    set_aside(part, next.set.names())?;
                 }
                 info!("{}: the set of {} was overtaken by a deploy: void", part.name, next.set.taken);
                 part.void(&part.me, &next.set, "overtaken by a deploy", false)?;
@@ -132,22 +133,19 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
     }
 }
 
-/// Whether what is deployed has come from another set since: a move brings what there is.
-fn was_taken_over(part: &Part, set: &Set) -> Result<bool, Error> {
+/// Whether what is deployed has come from another set since that deploy: a move brings what there is.
+fn was_taken_over(part: &Part, deploy_id: &DeployId) -> Result<bool, Error> {
     let since = orders::all_done(&part.here.consul, part.name)?;
-    let mut since = since.iter().take_while(|order| *order.id != *set.deploy_id);
+    let mut since = since.iter().take_while(|order| *order.id != **deploy_id);
     Ok(since.any(|order| order.origin == Some(Origin::Dead)))
 }
 
-fn set_aside(part: &Part, set: &Set) -> Result<(), Error> {
+fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>) -> Result<(), Error> {
     let (here, known) = (part.here, own::all(part.here)?);
-    let what = format!(
-        "a set of {}, which died, of {}: nobody has confirmed it, and the application went on from another one",
-        set.master, set.taken
-    );
-    for name in set.names().filter(|name| !known.contains(&***name)) {
+    let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
+    for name in names.filter(|name| !known.contains(&***name)) {
         if matches!(replicas::look(here, name, None)?, Some(Seen::Whole)) {
-            own::remember(here, name, Some(&what))?;
+            own::remember(here, name, Some(what))?;
             info!("{}: {name} is set aside", part.name);
         }
     }
@@ -185,14 +183,20 @@ fn look(part: &mut Part, known: &Known) -> Result<(), Error> {
     if held { part.book.add(here, name, &set, known.every()) } else { Ok(()) }
 }
 
-/// Removes what is void, but what something else names.
+/// Removes what is void, but what something else names, and what a master that died may have called so wrongly.
 fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
-    let void = known.replica(&part.me).void;
+    let Replica { void, void_of, .. } = known.replica(&part.me);
+    for (name, deploy_id) in void_of.iter().filter(|(_, deploy_id)| **deploy_id != known.record.deploy_id) {
+        if was_taken_over(part, deploy_id)? {
+            set_aside(part, iter::once(name))?;
+        }
+    }
     let left = part.remove(void.iter(), &part.book)?;
     part.change(&part.me, |replica| {
         let before = replica.void.len();
         replica.void.retain(|name| !void.contains(name) || left.contains(name));
+        replica.void_of.retain(|name, _| replica.void.contains(name));
         replica.void.len() != before
     })
 }

@@ -2,6 +2,7 @@
 //! order waits for nobody who is at the sets: it leaves them in a file of its own, and whoever is at them next takes that in.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use log::warn;
 
@@ -11,7 +12,7 @@ use crate::here::{Here, LEFT};
 use crate::model::json;
 use crate::model::names::{AppName, OrderId, Snapshot, Volume};
 use crate::model::record::Record;
-use crate::model::replica::{Set, Taken, oldest};
+use crate::model::replica::{Set, Taken, newest};
 
 const MOST: u64 = 1 << 20;
 
@@ -32,7 +33,7 @@ pub fn leave(here: &Here, name: &AppName, id: &OrderId, record: &Record, left: &
             let taken = found.map(|found| Taken { snapshot: snapshot.clone(), uuid: found.stands_for().into() });
             snapshots.extend(taken.map(|taken| (volume.clone(), taken)));
         }
-        let taken = oldest(snapshots.values());
+        let taken = newest(snapshots.values());
         sets.extend(taken.map(|taken| Set {
             snapshots,
             taken: taken.rfc3339(),
@@ -42,6 +43,7 @@ pub fn leave(here: &Here, name: &AppName, id: &OrderId, record: &Record, left: &
             boot: String::new(),
             millis: 0,
             counted: None,
+            found: Default::default(),
             replaced: *replaced,
             unknown: Default::default(),
         }));
@@ -55,18 +57,25 @@ pub fn leave(here: &Here, name: &AppName, id: &OrderId, record: &Record, left: &
     Ok(here.world.replace_file(&path, &text, true)?)
 }
 
+/// Where it cannot be read, and nothing else takes it away, the health check says so.
+pub fn read(here: &Here, path: &Path) -> Result<Vec<Set>, Error> {
+    let text = here.world.read_file(path, MOST)?;
+    let what = "what an order has left of snapshots, which are not purged (repair it, or remove it and them)";
+    let read = text.map_or(Ok(Vec::new()), |text| json::read(&text));
+    read.map_err(|source| Error::Json { at: path.display().to_string(), what, source })
+}
+
 pub fn take_in(part: &mut Part) -> Result<(), Error> {
     let (here, name) = (part.here, part.name);
     let folder = here.paths.app(name);
     for file in here.world.list_folder(&folder)?.into_iter().filter(|file| file.ends_with(LEFT)) {
         let path = folder.join(file);
-        let Some(text) = here.world.read_file(&path, MOST)? else { continue };
-        let sets = match json::read::<Vec<Set>>(&text) {
-            Ok(sets) => sets,
-            Err(why) => {
-                warn!("{}: what an order has left is not understood, and stays: {why}", path.display());
+        let sets = match read(here, &path) {
+            Err(why @ Error::Json { .. }) => {
+                warn!("{why}");
                 continue;
             }
+            read => read?,
         };
         let every = part.known()?.map_or(0, |known| known.every());
         for set in sets {

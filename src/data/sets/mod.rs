@@ -25,7 +25,7 @@ use log::{debug, info, warn};
 use serde::de::IgnoredAny;
 
 use self::book::Book;
-pub use self::left::{Left, leave};
+pub use self::left::{Left, leave, read as read_left};
 use super::{own, replicas, schedules};
 use crate::about::{self, About};
 use crate::error::{Error, in_consul, text_of};
@@ -90,11 +90,6 @@ impl Known {
         let in_force = |set: &Set| set.deploy_id == self.record.deploy_id && set.master == self.record.master;
         let of_it = |replica: &&Replica| replica.sets().any(in_force) && !replica.keep.is_empty();
         self.replicas.values().find(of_it).map(|replica| (replica.every, &*replica.keep))
-    }
-
-    /// What keys of the application name.
-    fn named(&self) -> BTreeSet<Snapshot> {
-        self.replicas.values().flat_map(Replica::sets).flat_map(Set::names).cloned().collect()
     }
 }
 
@@ -275,8 +270,9 @@ impl Part<'_> {
 
     /// Removes what this node has written down; what cannot be removed stays there. At rest.
     fn strike(&mut self, goes: &[Set]) -> Result<(), Error> {
-        let stays = self.book.sets.iter().filter(|set| !goes.iter().any(|gone| gone.snapshots == set.snapshots)).cloned().collect();
-        let left = self.remove(goes.iter().flat_map(Set::names), &Book { sets: stays })?;
+        let is_gone = |set: &Set| goes.iter().any(|gone| gone.snapshots == set.snapshots);
+        let (goes, stays): (Vec<Set>, Vec<Set>) = self.book.sets.iter().cloned().partition(is_gone);
+        let left = self.remove(goes.iter().flat_map(Set::made), &Book { sets: stays })?;
         let gone: Vec<Set> = goes.iter().filter(|set| !set.names().any(|name| left.contains(name))).cloned().collect();
         self.book.strike(self.here, self.name, &gone)
     }
@@ -317,6 +313,7 @@ impl Part<'_> {
             }
             replica.next = None;
             let new: Vec<Snapshot> = set.names().filter(|name| !replica.void.contains(name)).cloned().collect();
+            replica.void_of.extend(new.iter().map(|name| (name.clone(), set.deploy_id.clone())));
             replica.void.extend(new);
             if failed {
                 fail(replica, &now, why);

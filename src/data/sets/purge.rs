@@ -8,7 +8,7 @@ use super::{Known, Part};
 use crate::error::Error;
 use crate::model::keep::Rule;
 use crate::model::names::Snapshot;
-use crate::model::replica::Set;
+use crate::model::replica::{Replica, Set};
 use crate::model::time::Time;
 
 pub fn purge(part: &mut Part) -> Result<(), Error> {
@@ -23,8 +23,10 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
         warn!("{}: what is to be kept of its sets is not understood here; nothing goes", part.name);
         return Ok(());
     };
-    let held = held(&known, &part.book.sets);
-    let goes = goes(&part.book.sets, &rule, part.here.world.clock.now(), &held);
+    let (sets, now) = (&part.book.sets, part.here.world.clock.now());
+    let held = held(&known, sets);
+    let goes = goes(sets, &rule, now).into_iter().filter(|set| !held.iter().any(|held| held.snapshots == set.snapshots));
+    let goes = free(goes.collect(), sets, &held.iter().flat_map(Set::names).cloned().collect());
     if goes.is_empty() {
         return Ok(());
     }
@@ -34,7 +36,7 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
     for volume in goes.iter().flat_map(|set| set.snapshots.keys()).collect::<BTreeSet<_>>() {
         marked.extend(part.here.plugin().marked(volume)?);
     }
-    let goes: Vec<Set> = goes.into_iter().filter(|set| !set.names().any(|name| marked.contains(name))).collect();
+    let goes = free(goes, &part.book.sets, &marked);
     if goes.is_empty() {
         return Ok(());
     }
@@ -43,18 +45,23 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
 }
 
 /// What keys name, and the newest that is written down, whatever the clock says and whatever it is of.
-fn held(known: &Known, sets: &[Set]) -> BTreeSet<Snapshot> {
+fn held(known: &Known, sets: &[Set]) -> Vec<Set> {
     let newest = sets.iter().max_by(|a, b| a.taken.cmp(&b.taken));
-    known.named().into_iter().chain(newest.into_iter().chain(sets.last()).flat_map(Set::names).cloned()).collect()
+    known.replicas.values().flat_map(Replica::sets).chain(newest).chain(sets.last()).cloned().collect()
 }
 
-fn goes(sets: &[Set], rule: &Rule, now: Time, held: &BTreeSet<Snapshot>) -> Vec<Set> {
+/// Those of which nothing is held that no other one has: of a volume that nobody has written to many sets may have the same snapshot.
+fn free(goes: Vec<Set>, sets: &[Set], held: &BTreeSet<Snapshot>) -> Vec<Set> {
+    let stays: BTreeSet<&Snapshot> = sets.iter().filter(|set| !goes.contains(set)).flat_map(Set::names).collect();
+    goes.iter().filter(|set| set.names().all(|name| !held.contains(name) || stays.contains(name))).cloned().collect()
+}
+
+fn goes(sets: &[Set], rule: &Rule, now: Time) -> Vec<Set> {
     // One that does not say when stays.
     let dated: Vec<(&Set, (Time, i64))> = sets.iter().filter_map(|set| Some((set, set.when()?))).collect();
     let times: Vec<(Time, i64)> = dated.iter().map(|(_, when)| *when).collect();
     // What a later one has not all of stays to the end of the rule: it may be the last that has it.
     let has_all = |later: &Set, set: &Set| set.snapshots.keys().all(|volume| later.snapshots.contains_key(volume));
     let stands_for = |later: usize, at: usize| !dated[at].0.replaced && has_all(dated[later].0, dated[at].0);
-    let old = rule.goes(&times, now, stands_for).into_iter().map(|number| dated[number].0);
-    old.filter(|set| !set.names().any(|name| held.contains(name))).cloned().collect()
+    rule.goes(&times, now, stands_for).into_iter().map(|number| dated[number].0.clone()).collect()
 }

@@ -1,12 +1,14 @@
 //! The master's part: a set is taken, written down, told, and sent.
 
+use std::collections::BTreeSet;
+
 use log::{info, warn};
 
 use super::{Known, Part, can_hold, confirmed, fail};
 use crate::about;
 use crate::data::parents;
 use crate::error::{Error, Fault};
-use crate::model::names::NodeName;
+use crate::model::names::{NodeName, Snapshot};
 use crate::model::replica::{EVERY, Next, Set, Taken};
 use crate::model::time::Time;
 use crate::outside::doors::Lock;
@@ -85,16 +87,18 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
         boot,
         millis: 0,
         counted: None,
+        found: Default::default(),
         replaced: false,
         unknown: Default::default(),
     };
     if let Err(why) = snapshots(part, known, &mut set, &lock) {
         warn!("{}: no set can be taken: {why}", part.name);
-        part.remove(set.names(), &part.book)?;
+        part.remove(set.made(), &part.book)?;
         return failed(part, holder, &why.to_string());
     }
     drop(lock);
     set.millis = (here.world.clock.uptime() - began).as_millis() as u64;
+    set.found.clear();
     // Told before anything is sent, by whoever is the master by the record that it was taken under.
     let (every, keep) = rule(part, known);
     if *holder == part.me {
@@ -130,8 +134,14 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
 }
 
 /// One right after the other; then what btrfs calls them. All of it is written down before the lock is let go.
+///
+/// Of a volume that nobody has written to a newer plugin takes none, and names the one before.
 fn snapshots(part: &mut Part, known: &Known, set: &mut Set, _rests: &Lock) -> Result<(), Error> {
     let (here, plugin) = (part.here, part.here.plugin());
+    let mine: BTreeSet<Snapshot> = part.book.sets.iter().flat_map(Set::made).cloned().collect();
+    for volume in &known.record.volumes {
+        set.found.extend(plugin.snapshots(volume)?.pop().filter(|last| !mine.contains(last)));
+    }
     for volume in &known.record.volumes {
         set.snapshots.insert(volume.clone(), Taken { snapshot: plugin.snapshot(volume)?, uuid: String::new() });
     }
@@ -140,6 +150,8 @@ fn snapshots(part: &mut Part, known: &Known, set: &mut Set, _rests: &Lock) -> Re
         let found = found.ok_or_else(|| Fault::Unseen { snapshot: snapshot.clone(), folder: here.settings.snapshots.clone() })?;
         *uuid = found.stands_for().into();
     }
+    let Set { snapshots, found, .. } = set;
+    found.retain(|found| snapshots.values().any(|taken| taken.snapshot == *found));
     part.book.add(here, part.name, set, known.every())
 }
 
