@@ -21,19 +21,20 @@ pub fn read(here: &Here, name: &AppName, holder: &NodeName) -> Result<(Replica, 
     }
 }
 
-/// A data volume that the record names and that is not here: who has a confirmed set of what is deployed?
+/// What the nodes but this one hold. What cannot be read confirms nothing.
+pub fn of_others(here: &Here, name: &AppName) -> Result<Vec<(NodeName, Replica)>, Error> {
+    let (prefix, me) = (keys::replicas(name), here.me()?);
+    let entries = here.consul.list(&prefix)?;
+    let others = entries.iter().filter_map(|entry| Some((NodeName::try_from(entry.key.strip_prefix(&prefix)?).ok()?, parse(entry).ok()?)));
+    Ok(others.filter(|(holder, _)| holder != me).collect())
+}
+
+/// A data volume that the record names and that is not here: who has the newest confirmed set of what is deployed?
 pub fn no_volume(here: &Here, name: &AppName, record: &Record, volume: &Volume) -> Result<Error, Error> {
-    let (mut elsewhere, me, now) = (None, here.me()?, here.world.clock.now());
-    for entry in here.consul.list(&keys::replicas(name))? {
-        let holder = NodeName::try_from(entry.key.trim_start_matches(&keys::replicas(name)));
-        let last = parse(&entry).ok().and_then(|replica| replica.last).filter(|last| last.is_of(record));
-        if let (Ok(holder), Some(last)) = (holder, last)
-            && holder != *me
-        {
-            elsewhere = Some((holder, Time::parse(&last.taken).map_or("?".into(), |taken| time::age(now.since(taken)))));
-        }
-    }
-    Ok(Fault::NoVolume { volume: volume.clone(), elsewhere }.into())
+    let others = of_others(here, name)?.into_iter();
+    let sets = others.filter_map(|(holder, replica)| Some((Time::parse(&replica.last.filter(|last| last.is_of(record))?.taken)?, holder)));
+    let newest = sets.max().map(|(taken, holder)| (holder, time::age(here.world.clock.now().since(taken))));
+    Ok(Fault::NoVolume { volume: volume.clone(), elsewhere: newest }.into())
 }
 
 /// `uuid`: of the snapshot where it was taken, if that is known. `None`: this node cannot look.

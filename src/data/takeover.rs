@@ -35,16 +35,9 @@ pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy) -> 
         Err(Error::Json { .. }) if !deploy.replica.is_empty() => Replica::default(),
         read => read?.0,
     };
-    let mut others = Vec::new();
-    for entry in here.consul.list(&keys::replicas(name))? {
-        let holder = NodeName::try_from(entry.key.trim_start_matches(&keys::replicas(name)));
-        // What cannot be read confirms nothing.
-        if let (Ok(holder), Ok(replica)) = (holder, replicas::parse(&entry)) {
-            others.push((holder, replica));
-        }
-    }
+    let mut others = replicas::of_others(here, name)?;
     // What the dead master has itself is dead with it.
-    others.retain(|(holder, _)| holder != me && *holder != record.master);
+    others.retain(|(holder, _)| *holder != record.master);
     let taking = Taking { here, record, deploy, replica, others, now: here.world.clock.now() };
     let mut choice = if deploy.replica.is_empty() { taking.confirmed(name)? } else { taking.by_name()? };
     taking.unused(&mut choice)?;
