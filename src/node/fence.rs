@@ -31,7 +31,7 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
     let mut unkept = BTreeSet::new();
     for volume in &volumes {
         // What the record names besides may never have been here.
-        if local.is_none_or(|local| local.volumes.contains(volume)) || plugin.exists(volume)? {
+        if local.is_some_and(|local| local.volumes.contains(volume)) || plugin.exists(volume)? {
             unkept.insert(volume.clone());
         }
     }

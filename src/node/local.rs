@@ -80,3 +80,12 @@ pub fn set(here: &Here, name: &AppName, local: Option<Local>) -> Result<(), Erro
     let text = text_of(path.display(), &local)?;
     Ok(here.world.replace_file(&path, &text, true)?)
 }
+
+/// That it was here, if this node remembers that and can read it. Under the application's lock.
+pub fn forget_volume(here: &Here, name: &AppName, volume: &Volume) -> Result<(), Error> {
+    let known = of(here, name).ok().flatten();
+    let Some(mut local) = known.filter(|local| local.volumes.contains(volume)) else { return Ok(()) };
+    local.volumes.retain(|it| it != volume);
+    local.unkept.remove(volume);
+    set(here, name, Some(local))
+}
