@@ -193,12 +193,13 @@ fn a_fence_keeps_what_the_plugin_does_not_find_at_first() {
     sim.run_until_rest();
     sim.lock().plugin("node1").blind = 0;
     checks(&sim, 3);
+    let kept = |sim: &Sim| snapshots(sim, "node1", DATA).iter().any(|name| held(sim, "node1", name).unwrap().contains("tuesday"));
+    assert!(kept(&sim), "it is found again");
     all_well(&sim.deliver_all(&[deploy("slave", "node2", Some("node1"))]));
     sim.settle();
     checks(&sim, 3);
     let status = run(&sim, "node1", Start::Status);
-    let kept = snapshots(&sim, "node1", DATA).iter().any(|name| held(&sim, "node1", name).unwrap().contains("tuesday"));
     assert!(data(&sim, "node1", DATA).contains("tuesday"));
     sim.violations();
-    assert!(kept || status.status == Some(1), "kept {kept}: {status}");
+    assert!(kept(&sim) && status.stderr.contains("as it was when this node was fenced"), "{status}");
 }

@@ -1,7 +1,6 @@
 //! The holder's part: what was sent is looked at, and becomes what a takeover restores, or goes.
 
 use std::fmt;
-use std::iter;
 
 use log::{info, warn};
 
@@ -11,7 +10,7 @@ use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
 use crate::model::names::{DeployId, NodeName, Snapshot};
-use crate::model::order::Origin;
+use crate::model::order::{Origin, Request};
 use crate::model::replica::{Replica, Seen, Set};
 use crate::orders;
 
@@ -117,10 +116,6 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
         Some(Wanted::Judge) => look(part, &known)?,
         Some(Wanted::Overtaken) => {
             if let Some(next) = known.replica(&part.me).next {
-                // Of a dead sender it is newer than what was taken over elsewhere, perhaps: named in `own`, it is not removed.
-                if !part.lives(&next.set.master) && was_taken_over(part, &next.set.deploy_id)? {
-                    set_aside(part, next.set.names())?;
-                }
                 info!("{}: the set of {} was overtaken by a deploy: void", part.name, next.set.taken);
                 part.void(&part.me, &next.set, "overtaken by a deploy", false)?;
             }
@@ -133,23 +128,15 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
     }
 }
 
-/// Whether what is deployed has come from another set since that deploy: a move brings what there is.
+/// Whether what is deployed has come from another set since that deploy, whose master is dead: a move brings what there is, and so does a fence.
 fn was_taken_over(part: &Part, deploy_id: &DeployId) -> Result<bool, Error> {
-    let since = orders::all_done(&part.here.consul, part.name)?;
-    let mut since = since.iter().take_while(|order| *order.id != **deploy_id);
-    Ok(since.any(|order| order.origin == Some(Origin::Dead)))
-}
-
-fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>) -> Result<(), Error> {
-    let (here, known) = (part.here, own::all(part.here)?);
-    let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
-    for name in names.filter(|name| !known.contains(&***name)) {
-        if matches!(replicas::look(here, name, None)?, Some(Seen::Whole)) {
-            own::remember(here, name, Some(what))?;
-            info!("{}: {name} is set aside", part.name);
-        }
-    }
-    Ok(())
+    let done = orders::all_done(&part.here.consul, part.name)?;
+    let of_it = done.iter().position(|order| *order.id == **deploy_id);
+    let lives = match of_it.map(|at| &done[at].request) {
+        Some(Request::Deploy(deploy)) => part.lives(&deploy.master),
+        _ => false,
+    };
+    Ok(!lives && done[..of_it.unwrap_or(done.len())].iter().any(|order| order.origin == Some(Origin::Dead)))
 }
 
 fn is_here(here: &Here, set: &Set) -> bool {
@@ -187,9 +174,13 @@ fn look(part: &mut Part, known: &Known) -> Result<(), Error> {
 fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
     let Replica { void, void_of, .. } = known.replica(&part.me);
+    let (here, set_aside) = (part.here, own::all(part.here)?);
     for (name, deploy_id) in void_of.iter().filter(|(_, deploy_id)| **deploy_id != known.record.deploy_id) {
-        if was_taken_over(part, deploy_id)? {
-            set_aside(part, iter::once(name))?;
+        let is_whole = !set_aside.contains(&**name) && matches!(replicas::look(here, name, None)?, Some(Seen::Whole));
+        if is_whole && was_taken_over(part, deploy_id)? {
+            let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
+            own::remember(here, name, Some(what))?;
+            info!("{}: {name} is set aside", part.name);
         }
     }
     let left = part.remove(void.iter(), &part.book)?;

@@ -29,8 +29,7 @@ pub fn wanted(known: &Known, me: &NodeName, now: Time) -> Option<Wanted> {
     }
     let replica = known.replica(known.holder());
     match &replica.next {
-        // That of another one its holder looks at: who sent it is dead, perhaps, and it may be newer than what was taken over.
-        Some(next) if !known.in_force(&next.set) => (next.set.master == *me).then_some(Wanted::Overtaken),
+        Some(next) if !known.in_force(&next.set) => Some(Wanted::Overtaken),
         Some(next) => (!next.sent).then_some(Wanted::Sent),
         None => (replica.due_in(&known.record, now) == 0).then_some(Wanted::Take),
     }
