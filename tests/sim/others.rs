@@ -160,15 +160,18 @@ fn what_was_destroyed_does_not_stop_the_application_that_has_its_project_now() {
 
 #[test]
 fn a_deploy_right_behind_a_destroy_of_the_same_project_waits_for_it() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    sim.lock().commit(URL, "mas-ter", &[("docker-compose.yml", &compose(""))]);
-    sim.on("node1", " down", Act::Slow(Duration::from_secs(60)));
-    NODES.iter().for_each(|node| sim.start(node, Start::Events(vec![destroy("end"), other_branch("two", "deploy")])));
-    sim.run_until_rest();
-    sim.settle();
-    assert_eq!((ended(&sim, "end").0, ended(&sim, "two")), ("done".into(), ("done".into(), String::new())));
-    assert_eq!(sim.lock().serving(PROJECT).len(), 2);
-    assert!(sim.lock().volume("node1", DATA).is_some_and(|data| !data.contains("monday")));
+    for master in ["node1", "node3"] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        sim.lock().commit(URL, "mas-ter", &[("docker-compose.yml", &compose(""))]);
+        sim.on("node1", " down", Act::Slow(Duration::from_secs(60)));
+        let two = event("two", "deploy", &json!({"repo": URL, "branch": "mas-ter", "master": master}));
+        NODES.iter().for_each(|node| sim.start(node, Start::Events(vec![destroy("end"), two.clone()])));
+        sim.run_until_rest();
+        sim.settle();
+        assert_eq!((ended(&sim, "end").0, ended(&sim, "two")), ("done".into(), ("done".into(), String::new())), "{master}");
+        assert_eq!(sim.lock().serving(PROJECT).len(), 2);
+        assert!(sim.lock().volume(master, DATA).is_some_and(|data| !data.contains("monday")));
+    }
 }
 
 // ---- images
