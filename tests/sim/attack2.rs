@@ -146,6 +146,17 @@ fn other_branch(word: &str, master: &str) -> Value {
     event(word, "deploy", &json!({"repo": URL, "branch": "mas-ter", "master": master}))
 }
 
+/// Two branches whose projects have one name, ordered together for two nodes: a later move would bring them together.
+#[test]
+fn two_applications_with_one_project_are_not_deployed_on_two_nodes_at_once() {
+    let sim: Sim = shop(&NODES);
+    sim.lock().commit(URL, "mas-ter", &[("docker-compose.yml", &compose(""))]);
+    at_work_everywhere(&sim, &[deploy("one", "node1", None), other_branch("two", "node2")]);
+    sim.run_until_rest();
+    let ended = ["one", "two"].map(|word| sim.lock().ended(word)["state"].clone());
+    assert_eq!(ended, ["done", "failed"]);
+}
+
 /// Two branches whose projects have one name, ordered together.
 #[test]
 fn two_applications_with_one_project_are_not_deployed_side_by_side() {
