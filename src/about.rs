@@ -46,7 +46,7 @@ pub fn tell(here: &Here) -> Result<(), Error> {
         version: VERSION.into(),
         understands: UNDERSTANDS,
         boot: here.world.boot()?,
-        confirms: here.sees_snapshots(),
+        confirms: here.sees_snapshots()?,
         peered: here.settings.proxy_protocol,
         unknown: Unknown::new(),
     };

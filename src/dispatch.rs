@@ -108,7 +108,7 @@ fn journals(here: &Here) -> Result<BTreeSet<AppName>, Error> {
 /// Consul's index at which there was nothing to do here: as long as it stands, there is nothing. Not for a handler that understands more: it has
 /// to say so; nor after a boot, or where the snapshots are seen now.
 fn quiet(here: &Here, index: u64) -> Result<String, Error> {
-    Ok(format!("{index} {UNDERSTANDS} {} {}", here.world.boot()?, here.sees_snapshots()))
+    Ok(format!("{index} {UNDERSTANDS} {} {}", here.world.boot()?, here.sees_snapshots()?))
 }
 
 fn is_quiet(here: &Here, index: u64) -> bool {

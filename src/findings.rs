@@ -97,12 +97,14 @@ pub fn find(here: &Here, seen: Result<&Seen, &Error>, sets: Result<&sets::Seen, 
             Err(why) => found.wrong.push(of_node(why)),
         }
     }
-    if needs_plugin && !here.sees_snapshots() {
-        found.notes.push(of_node(format!(
+    match here.sees_snapshots() {
+        Ok(false) if needs_plugin => found.notes.push(of_node(format!(
             "{} is not seen here as a folder of btrfs, so that no replica is confirmed on this node: mount the volume plugin's folder there, \
              read-only, or have HANDLER_SNAPSHOTS say where it is",
             here.settings.snapshots.display()
-        )));
+        ))),
+        Err(why) => found.wrong.push(of_node(why)),
+        Ok(_) => {}
     }
     found.wrong.extend(own.wrong);
     found.wrong.extend(of_aside(here));

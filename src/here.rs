@@ -261,8 +261,8 @@ impl Here {
     }
 
     /// Whether this node sees the plugin's snapshots as btrfs has them.
-    pub fn sees_snapshots(&self) -> bool {
-        self.world.is_on_btrfs(&self.settings.snapshots)
+    pub fn sees_snapshots(&self) -> Result<bool, Error> {
+        Ok(self.world.is_on_btrfs(&self.settings.snapshots)?)
     }
 
     /// Where the plugin has it.

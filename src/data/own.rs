@@ -93,7 +93,7 @@ impl Intended {
     fn found(&self, here: &Here, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
         let mut found = here.plugin().snapshots(volume)?;
         found.retain(|snapshot| **snapshot > *self.after);
-        if here.sees_snapshots() {
+        if here.sees_snapshots()? {
             let mut made = Vec::new();
             for snapshot in found {
                 if here.world.subvolume(&here.snapshot(&snapshot))?.is_some_and(|it| it.received.is_none()) {

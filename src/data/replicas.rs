@@ -39,7 +39,7 @@ pub fn no_volume(here: &Here, name: &AppName, record: &Record, volume: &Volume) 
 
 /// `uuid`: of the snapshot where it was taken, if that is known. `None`: this node cannot look.
 pub fn look(here: &Here, snapshot: &Snapshot, uuid: Option<&str>) -> Result<Option<Seen>, Error> {
-    if !here.sees_snapshots() {
+    if !here.sees_snapshots()? {
         return Ok(None);
     }
     let Some(found) = here.world.subvolume(&here.snapshot(snapshot))? else { return Ok(Some(Seen::Missing)) };

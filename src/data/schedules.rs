@@ -19,7 +19,7 @@ pub type Schedule = Vec<(String, &'static str)>;
 /// The plugin replicates and purges nothing then: its purge takes whatever is old, set aside or not.
 pub fn keeps_sets(here: &Here, other: Option<&NodeName>) -> Result<bool, Error> {
     let looks = |node| about::read(here, node).map(|about| about.confirms);
-    Ok(here.sees_snapshots() && other.map_or(Ok(true), looks)?)
+    Ok(here.sees_snapshots()? && other.map_or(Ok(true), looks)?)
 }
 
 /// Makes the schedules of `volumes` what they are to be on a node of this role, and ends those of `gone`. `other`: of a master its slave, of a slave

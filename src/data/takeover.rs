@@ -75,7 +75,7 @@ impl Taking<'_> {
             _ if self.record.volumes.is_empty() => return Ok(Choice::default()),
             (Some(last), Some(newer)) if last.is_of(self.record) => Unusable::Newer { newer: newer.clone(), than: self.age(&last.taken) },
             (_, Some(elsewhere)) => Unusable::Elsewhere(elsewhere.clone()),
-            (None, None) if !self.here.sees_snapshots() => Unusable::CannotLook { folder: self.here.settings.snapshots.clone() },
+            (None, None) if !self.here.sees_snapshots()? => Unusable::CannotLook { folder: self.here.settings.snapshots.clone() },
             (None, None) => Unusable::None,
             (Some(last), None) if !last.is_of(self.record) => {
                 Unusable::Before { what: before(self.here, name, self.record, last)?, age: self.age(&last.taken) }

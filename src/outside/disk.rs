@@ -194,9 +194,13 @@ impl World {
         }
     }
 
-    /// Whether the folder is there, on a disk whose snapshots can be looked at.
-    pub fn is_on_btrfs(&self, folder: &Path) -> bool {
-        self.disk.is_btrfs(folder).unwrap_or(false)
+    /// Whether the folder is there, for this user, on a disk whose snapshots can be looked at. A disk that does not answer says neither.
+    pub fn is_on_btrfs(&self, folder: &Path) -> Result<bool, Error> {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+        match self.disk.is_btrfs(folder) {
+            Err(why) if matches!(why.kind(), NotFound | NotADirectory | PermissionDenied) => Ok(false),
+            read => read.map_err(cannot("look at", folder)),
+        }
     }
 
     /// What names this run of the machine: another one after each boot.

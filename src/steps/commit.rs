@@ -43,7 +43,8 @@ impl Run {
         }
         let received = self.received()?;
         let mut snapshots = BTreeMap::new();
-        for volume in record.volumes.iter().filter(|_| !self.takes_over() && self.here.sees_snapshots()) {
+        let seen = self.here.sees_snapshots()? && !self.takes_over();
+        for volume in record.volumes.iter().filter(|_| seen) {
             let Some(snapshot) = received.get(volume) else { continue };
             // What cannot be looked at is confirmed by the next set.
             let found = self.here.world.subvolume(&self.here.snapshot(snapshot)).ok().flatten();

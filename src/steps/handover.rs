@@ -76,7 +76,8 @@ impl Run {
 
     fn say_sent(&mut self, snapshots: &Snapshots) -> Done {
         let mut uuids = BTreeMap::new();
-        for snapshot in snapshots.values().filter(|_| self.here.sees_snapshots()) {
+        let seen = self.here.sees_snapshots()?;
+        for snapshot in snapshots.values().filter(|_| seen) {
             let found = self.here.world.subvolume(&self.here.snapshot(snapshot))?;
             uuids.extend(found.map(|found| (snapshot.clone(), found.stands_for().to_string())));
         }

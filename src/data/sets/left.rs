@@ -22,7 +22,7 @@ pub type Left = (BTreeMap<Volume, Snapshot>, bool);
 /// To be called once the order is done, as often as one likes. `record`: what was in force before it.
 pub fn leave(here: &Here, name: &AppName, id: &OrderId, record: &Record, left: &[Left]) -> Result<(), Error> {
     // Where that cannot be looked at there is no book, and the plugin purges.
-    if !here.sees_snapshots() {
+    if !here.sees_snapshots()? {
         return Ok(());
     }
     let mut sets = Vec::new();

@@ -133,7 +133,7 @@ pub fn look(here: &Here) -> Result<Seen, Error> {
 pub fn due(here: &Here, seen: &Seen, open: &[Open]) -> Result<BTreeSet<AppName>, Error> {
     let mut due = BTreeSet::new();
     // A node that cannot look neither takes nor confirms.
-    if seen.apps.is_empty() || !here.sees_snapshots() {
+    if seen.apps.is_empty() || !here.sees_snapshots()? {
         return Ok(due);
     }
     let (me, now) = (here.me()?, here.world.clock.now());
@@ -181,7 +181,7 @@ pub fn written_down(here: &Here, name: &AppName) -> Result<BTreeSet<Snapshot>, E
 
 /// This node's part in the sets of one application. `now`: its master takes one, whether it is due or not. `busy`: whether it is in the middle of something with it.
 pub fn replicate(here: &Here, name: &AppName, now: bool, busy: &dyn Fn() -> Result<bool, Error>) -> Result<(), Error> {
-    if !here.sees_snapshots() {
+    if !here.sees_snapshots()? {
         debug!("{name}: the plugin's snapshots are not seen here; nothing is taken and nothing confirmed");
         return Ok(());
     }

@@ -441,12 +441,17 @@ impl Player {
         }
         self.sim.run_until_rest();
         let mut rest = Ok(());
-        // An order that nobody has taken up in time is failed by the first look after that; those behind it have their time after it.
-        let open = self.sim.lock().keys("order/").len();
-        for _ in 0..3 + open {
-            self.sim.pass(Duration::from_secs(2000));
-            rest = self.sim.try_settle();
-        }
+        let mut settle = |rounds| {
+            for _ in 0..rounds {
+                self.sim.pass(Duration::from_secs(2000));
+                rest = self.sim.try_settle();
+            }
+            self.sim.lock().keys("order/").len()
+        };
+        // An order that nobody has taken up in time is failed by the first look after that; those behind it have their time after it, those
+        // too that were still in an inbox.
+        let open = settle(3);
+        settle(open);
         // What one look confirms is followed by the next set, which is confirmed by the look after that.
         for look in 0..12 {
             self.sim.pass(Duration::from_secs(if look % 3 == 0 { 2000 } else { 15 }));
