@@ -155,6 +155,8 @@ pub enum Fault {
     NoReplica {
         master: NodeName,
         volumes: Vec<Volume>,
+        /// What there is besides.
+        others: Vec<String>,
     },
     /// It was asked to start empty.
     SetElsewhere {
@@ -495,12 +497,15 @@ impl fmt::Display for Fault {
                 "the volume {volume} has the driver {found}, which by its name is the volume plugin, too; BTRFSDRIVER of this node names it \
                  {driver}, and only volumes of that name are taken for data: write {driver}, or have BTRFSDRIVER say {found} on every node"
             ),
-            Fault::NoReplica { master, volumes } => write!(
-                f,
-                "{master}, the master, is dead, and this node has no replica of {}; deploy to a node that has one, or with \"empty\": true \
-                 to start without its data",
-                joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>())
-            ),
+            Fault::NoReplica { master, volumes, others } => {
+                let volumes = joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>());
+                write!(
+                    f,
+                    "{master}, the master, is dead, and this node has no replica of {volumes}; deploy to a node that has one, or with \
+                     \"empty\": true to start without its data"
+                )?;
+                others.iter().try_for_each(|other| write!(f, "; {other}"))
+            }
             Fault::SetElsewhere { master, holder, age } => write!(
                 f,
                 "{master}, the master, is dead, and {holder} has a confirmed set that is {age} old: deploy to {holder}; to begin without the \

@@ -226,7 +226,15 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
         Ok(Some(local)) => {
             if local.role == LocalRole::Fenced {
                 let volumes: Vec<&str> = local.volumes.iter().filter(|it| !local.unkept.contains(*it)).map(|it| &**it).collect();
-                found.wrong.push(of(name, &format!("fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", "))));
+                let plugin = here.plugin();
+                let is_left = local.volumes.iter().any(|volume| plugin.exists(volume).unwrap_or(true));
+                match is_left || local.volumes.is_empty() || !local.unkept.is_empty() {
+                    true => {
+                        let text = format!("fenced on this node, which ran it; its volumes are kept: {}", volumes.join(", "));
+                        found.wrong.push(of(name, &text));
+                    }
+                    false => found.notes.push(of(name, "fenced on this node, which ran it; none of its volumes is there any more")),
+                }
                 let is_master = |known: &sets::Known| known.name == *name && here.me().is_ok_and(|me| *me == known.record.master);
                 if sets.is_some_and(|sets| sets.apps.iter().any(is_master)) {
                     found.wrong.push(of(name, local::FENCED_MASTER));

@@ -94,6 +94,7 @@ impl Taking<'_> {
         };
         let (found, missing) = self.candidates()?;
         let master = self.record.master.clone();
+        let mut others = Choice { snapshots: found.clone(), ..Choice::default() };
         if found.is_empty() && self.deploy.empty {
             let note = match elsewhere {
                 Some(Elsewhere { holder, age, alive: true }) => return Err(Fault::SetElsewhere { master, holder, age }.into()),
@@ -105,11 +106,11 @@ impl Taking<'_> {
             return Ok(Choice { notes: note.into_iter().collect(), ..Choice::default() });
         }
         if found.is_empty() {
-            return Err(Fault::NoReplica { master, volumes: missing }.into());
+            self.unused(&mut others)?;
+            return Err(Fault::NoReplica { master, volumes: missing, others: others.notes }.into());
         }
         let of = |(volume, snapshot): (&Volume, &Snapshot)| format!("of {volume} {snapshot}, {} old", self.age(snapshot.taken()));
         let here = found.iter().map(of).chain(missing.iter().map(|volume| format!("of {volume} none")));
-        let mut others = Choice { snapshots: found.clone(), ..Choice::default() };
         self.unused(&mut others)?;
         let here = here.chain(others.notes).collect();
         let again =
@@ -226,16 +227,18 @@ impl Taking<'_> {
                 let age = self.age(snapshot.taken());
                 choice.notes.push(format!("not used: {holder} may have {snapshot}, {age} old, which did not count as whole"));
             }
-            let Some((next, rank)) = replica.next.as_ref().and_then(|next| Some((&next.set, self.rank(&next.set)?))) else { continue };
-            let mine = self.replica.last.as_ref().filter(|_| of_last).and_then(|last| self.rank(last));
-            if mine.map_or(newest.is_none_or(|newest| rank.1 > newest), |mine| rank > mine) {
-                let names: Vec<&str> = next.names().map(|snapshot| &**snapshot).collect();
-                choice.notes.push(format!(
-                    "not used: {holder} has a set of {}, {} old, newer, which nobody has confirmed: {}",
-                    next.taken,
-                    self.age(&next.taken),
-                    names.join(", ")
-                ));
+            let next = replica.next.as_ref().map(|next| (&next.set, "newer, which nobody has confirmed"));
+            for (set, what) in next.into_iter().chain(replica.last.as_ref().map(|last| (last, "confirmed"))) {
+                let mine = self.replica.last.as_ref().filter(|_| of_last).and_then(|last| self.rank(last));
+                let is_newer = match (self.rank(set), mine) {
+                    (Some(rank), Some(mine)) => rank > mine,
+                    _ => Time::parse(&set.taken).zip(newest).is_none_or(|(taken, newest)| taken > newest),
+                };
+                if is_newer {
+                    let names: Vec<&str> = set.names().map(|snapshot| &**snapshot).collect();
+                    let old = self.age(&set.taken);
+                    choice.notes.push(format!("not used: {holder} has a set of {}, {old} old, {what}: {}", set.taken, names.join(", ")));
+                }
             }
         }
         Ok(())

@@ -28,10 +28,10 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
     let plugin = here.plugin();
     schedules::set(&plugin, &Vec::new(), &[], &volumes.iter().cloned().collect::<Vec<_>>())?;
     service::deregister(here, name, id)?;
-    let mut unkept = BTreeSet::new();
+    let (remembered, mut unkept) = (local::of(here, name).ok().flatten(), BTreeSet::new());
     for volume in &volumes {
-        // What the record names besides may never have been here.
-        if local.is_some_and(|local| local.volumes.contains(volume)) || plugin.exists(volume)? {
+        // What the record names besides may never have been here, nor what a run had begun to make.
+        if remembered.iter().any(|local| local.volumes.contains(volume)) || plugin.exists(volume)? {
             unkept.insert(volume.clone());
         }
     }

@@ -1,16 +1,17 @@
 //! The hand-over between two nodes: the owner gets ready, the source stops and sends, the owner serves, the source deletes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::journal::Part;
 use super::output::{Output, Snapshots};
 use super::run::Run;
 use super::{Done, Stop, retire};
 use crate::about;
-use crate::data::{parents, replicas};
+use crate::data::{own, parents, replicas, sets};
 use crate::error::{Error, Fault};
-use crate::model::names::{Host, NodeName, Volume};
+use crate::model::names::{Host, NodeName, Snapshot, Volume};
 use crate::model::order::{Handover, Request, State};
+use crate::model::replica::Set;
 
 impl Run {
     /// A volume that the record names and this node has not is an error: the plugin says so for whatever trouble it has in looking.
@@ -23,7 +24,13 @@ impl Run {
                 let missing = self.old().map(|old| replicas::no_volume(&self.here, &self.name, old, volume)).transpose()?;
                 return Err(missing.unwrap_or_else(|| Fault::NoVolume { volume: volume.clone(), elsewhere: None }.into()));
             }
-            snapshots.insert(volume.clone(), plugin.snapshot(volume)?);
+            let before = plugin.snapshots(volume)?;
+            let snapshot = plugin.snapshot(volume)?;
+            // A newer plugin has named it, since nobody has written to the volume. What no set has may be a person's, and is not to be purged.
+            if before.contains(&snapshot) && !sets::written_down(&self.here, &self.name).unwrap_or_default().contains(&snapshot) {
+                own::remember(&self.here, &snapshot, None)?;
+            }
+            snapshots.insert(volume.clone(), snapshot);
         }
         Ok(snapshots)
     }
@@ -33,11 +40,25 @@ impl Run {
         let address = self.journal.header.peer_address.clone().ok_or(Fault::NoAddress { node: "the other node".into() })?;
         self.parents_on_disk(&snapshots, &address)?;
         let mut sent = Snapshots::new();
+        let there = self.confirmed_there()?;
         for (volume, snapshot) in snapshots {
+            // Of a volume that nobody has written to a newer plugin names what was sent as a set before. Sent again it would go there.
+            if there.contains(&snapshot) {
+                sent.insert(volume, snapshot);
+                continue;
+            }
             let snapshot = self.here.plugin().send(&volume, snapshot, &address)?;
             sent.insert(volume, snapshot);
         }
         Ok(sent)
+    }
+
+    /// The snapshots that the other node holds, and has confirmed.
+    fn confirmed_there(&self) -> Result<BTreeSet<Snapshot>, Error> {
+        let name = self.order.request.source_app().map_or(self.name.clone(), |source| source.name());
+        let owner = NodeName::try_from(self.owner()).map_err(|_| Fault::NoAddress { node: self.owner() })?;
+        let (replica, _) = replicas::read(&self.here, &name, &owner)?;
+        Ok(replica.last.iter().flat_map(Set::names).cloned().collect())
     }
 
     /// A difference is made from a set that the other node has confirmed, or from what this run has sent to it since it has booted.

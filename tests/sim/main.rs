@@ -14,6 +14,7 @@ mod attack5;
 mod attack6;
 mod attack7;
 mod attack8;
+mod attack9;
 mod basics;
 mod beside;
 mod chaos;

@@ -1,6 +1,7 @@
 //! The holder's part: what was sent is looked at, and becomes what a takeover restores, or goes.
 
 use std::fmt;
+use std::iter;
 
 use log::{info, warn};
 
@@ -10,8 +11,9 @@ use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
 use crate::model::names::{DeployId, NodeName, Snapshot};
-use crate::model::order::{Origin, Request};
-use crate::model::replica::{Replica, Seen, Set};
+use crate::model::order::{Order, Origin, Request};
+use crate::model::replica::{Replica, Seen, Set, newest};
+use crate::model::time::Time;
 use crate::orders;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,9 +33,10 @@ pub fn wanted(known: &Known, me: &NodeName, members: &[Member]) -> Option<Wanted
     match &replica.next {
         // Of a sender that died it may be whole all the same.
         Some(next) if known.in_force(&next.set) && (next.sent || !lives) => Some(Wanted::Judge),
-        // A sender that is still the master sees to that itself, when it has come to its end.
-        Some(next) if !known.in_force(&next.set) && lives && (next.sent || next.set.master != known.record.master) => {
-            Some(Wanted::Overtaken)
+        Some(next) if !known.in_force(&next.set) && lives => {
+            // A sender that is still the master sees to that itself, when it has come to its end.
+            let sender_sees_to_it = next.set.master == known.record.master && known.holder() == me;
+            (next.sent || !sender_sees_to_it).then_some(Wanted::Overtaken)
         }
         _ => (lives && !replica.void.is_empty()).then_some(Wanted::Clear),
     }
@@ -112,6 +115,7 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
     if let Some(last) = known.replica(&part.me).last.filter(|last| !part.book.has(last) && is_here(part.here, last)) {
         part.book.add(part.here, part.name, &last, known.every())?;
     }
+    set_aside_unused(part, &known)?;
     match wanted(&known, &part.me, &part.members) {
         Some(Wanted::Judge) => look(part, &known)?,
         Some(Wanted::Overtaken) => {
@@ -128,15 +132,40 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
     }
 }
 
-/// Whether what is deployed has come from another set since that deploy, whose master is dead: a move brings what there is, and so does a fence.
-fn was_taken_over(part: &Part, deploy_id: &DeployId) -> Result<bool, Error> {
+/// What this node has confirmed of a dead master, where the application was taken over elsewhere from an older set, or from none.
+fn set_aside_unused(part: &Part, known: &Known) -> Result<(), Error> {
+    let Some(last) = known.replica(&part.me).last.filter(|last| last.deploy_id != known.record.deploy_id) else { return Ok(()) };
+    let Some(takeover) = taken_over(part, &last.deploy_id)? else { return Ok(()) };
+    let taken = newest(last.snapshots.values());
+    let is_newer = |chosen: &Snapshot| Time::parse(chosen.taken()).zip(taken).is_some_and(|(chosen, taken)| chosen >= taken);
+    match takeover.snapshots.values().any(is_newer) {
+        true => Ok(()),
+        false => set_aside(part, last.names(), "of a master that died: it was confirmed, and the application went on from another set"),
+    }
+}
+
+fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>, what: &str) -> Result<(), Error> {
+    let (here, set_aside) = (part.here, own::all(part.here)?);
+    for name in names.filter(|name| !set_aside.contains(&***name)) {
+        if matches!(replicas::look(here, name, None)?, Some(Seen::Whole)) {
+            own::remember(here, name, Some(what))?;
+            info!("{}: {name} is set aside", part.name);
+        }
+    }
+    Ok(())
+}
+
+/// By which order the application has come from another set since that deploy, whose master is dead: a move brings what there is, and of one that
+/// is back a fence keeps it.
+fn taken_over(part: &Part, deploy_id: &DeployId) -> Result<Option<Order>, Error> {
     let done = orders::all_done(&part.here.consul, part.name)?;
     let of_it = done.iter().position(|order| *order.id == **deploy_id);
     let lives = match of_it.map(|at| &done[at].request) {
         Some(Request::Deploy(deploy)) => part.lives(&deploy.master),
         _ => false,
     };
-    Ok(!lives && done[..of_it.unwrap_or(done.len())].iter().any(|order| order.origin == Some(Origin::Dead)))
+    let mut since = done.into_iter().take(of_it.unwrap_or(usize::MAX)).filter(|order| !lives && order.origin == Some(Origin::Dead));
+    Ok(since.next_back())
 }
 
 fn is_here(here: &Here, set: &Set) -> bool {
@@ -174,13 +203,14 @@ fn look(part: &mut Part, known: &Known) -> Result<(), Error> {
 fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
     let Replica { void, void_of, .. } = known.replica(&part.me);
-    let (here, set_aside) = (part.here, own::all(part.here)?);
-    for (name, deploy_id) in void_of.iter().filter(|(_, deploy_id)| **deploy_id != known.record.deploy_id) {
-        let is_whole = !set_aside.contains(&**name) && matches!(replicas::look(here, name, None)?, Some(Seen::Whole));
-        if is_whole && was_taken_over(part, deploy_id)? {
+    for name in &void {
+        // An older handler says nothing of what it was taken under.
+        let before = known.record.previous_deploy_id.as_deref().and_then(|id| DeployId::try_from(id).ok());
+        let of = void_of.get(name).cloned().or(before);
+        let Some(deploy_id) = of.filter(|of| *of != known.record.deploy_id) else { continue };
+        if taken_over(part, &deploy_id)?.is_some() {
             let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
-            own::remember(here, name, Some(what))?;
-            info!("{}: {name} is set aside", part.name);
+            set_aside(part, iter::once(name), what)?;
         }
     }
     let left = part.remove(void.iter(), &part.book)?;

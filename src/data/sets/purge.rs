@@ -8,8 +8,10 @@ use super::{Known, Part};
 use crate::error::Error;
 use crate::model::keep::Rule;
 use crate::model::names::Snapshot;
+use crate::model::order::Request;
 use crate::model::replica::{Replica, Set};
 use crate::model::time::Time;
+use crate::orders;
 
 pub fn purge(part: &mut Part) -> Result<(), Error> {
     let Some(known) = part.known()? else { return Ok(()) };
@@ -26,7 +28,15 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
     let (sets, now) = (&part.book.sets, part.here.world.clock.now());
     let held = held(&known, sets);
     let goes = goes(sets, &rule, now).into_iter().filter(|set| !held.iter().any(|held| held.snapshots == set.snapshots));
-    let goes = free(goes.collect(), sets, &held.iter().flat_map(Set::names).cloned().collect());
+    let mut goes = free(goes.collect(), sets, &held.iter().flat_map(Set::names).cloned().collect());
+    if goes.iter().any(|set| set.deploy_id != known.record.deploy_id) {
+        let ended = of_a_destroyed_one(part, &known)?;
+        goes.retain(|set| !ended.contains(set));
+        if !ended.is_empty() {
+            info!("{}: {} sets are of before it was destroyed: they stay until somebody removes them", part.name, ended.len());
+            part.book.strike(part.here, part.name, &ended)?;
+        }
+    }
     if goes.is_empty() {
         return Ok(());
     }
@@ -42,6 +52,16 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
     }
     info!("{}: {} of {} sets are old enough to go", part.name, goes.len(), part.book.sets.len());
     part.strike(&goes)
+}
+
+/// What was taken before the application was destroyed, and deployed anew: no rule of the new one's is about that.
+fn of_a_destroyed_one(part: &Part, known: &Known) -> Result<Vec<Set>, Error> {
+    let done = orders::all_done(&part.here.consul, part.name)?;
+    let since = done.iter().position(|order| matches!(order.request, Request::Destroy(_))).map(|at| &done[..at]);
+    let is_since = |set: &Set| {
+        set.deploy_id == known.record.deploy_id || since.is_none_or(|since| since.iter().any(|order| *order.id == *set.deploy_id))
+    };
+    Ok(part.book.sets.iter().filter(|set| !is_since(set)).cloned().collect())
 }
 
 /// What keys name, and the newest that is written down, whatever the clock says and whatever it is of.

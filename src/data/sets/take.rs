@@ -139,7 +139,7 @@ fn snapshots(part: &mut Part, known: &Known, set: &mut Set, _rests: &Lock) -> Re
     let (here, plugin) = (part.here, part.here.plugin());
     let mine: BTreeSet<Snapshot> = part.book.sets.iter().flat_map(Set::made).cloned().collect();
     for volume in &known.record.volumes {
-        set.found.extend(plugin.snapshots(volume)?.pop().filter(|last| !mine.contains(last)));
+        set.found.extend(plugin.snapshots(volume)?.into_iter().filter(|there| !mine.contains(there)));
     }
     for volume in &known.record.volumes {
         set.snapshots.insert(volume.clone(), Taken { snapshot: plugin.snapshot(volume)?, uuid: String::new() });
