@@ -10,7 +10,6 @@ use super::{others, own};
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::names::{AppName, Project, Volume};
-use crate::node::local;
 use crate::outside::compose_file::{DISPOSABLE, says_yes};
 
 /// A volume of the data driver, which the application `name` has. One that is gone already has been through here. `aside`: what it is, if
@@ -31,8 +30,6 @@ pub fn remove(here: &Here, name: &AppName, volume: &Volume, aside: Option<&str>)
         return Err(Fault::NotKept { volume: volume.clone(), snapshot }.into());
     }
     info!("removing the volume {volume}; what it holds is kept as {snapshot}");
-    // A fence has nothing of it to keep any more.
-    local::forget_volume(here, name, volume)?;
     Ok(engine.remove_volume(volume)?)
 }
 

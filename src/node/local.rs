@@ -81,11 +81,8 @@ pub fn set(here: &Here, name: &AppName, local: Option<Local>) -> Result<(), Erro
     Ok(here.world.replace_file(&path, &text, true)?)
 }
 
-/// That it was here, if this node remembers that and can read it. Under the application's lock.
-pub fn forget_volume(here: &Here, name: &AppName, volume: &Volume) -> Result<(), Error> {
-    let known = of(here, name).ok().flatten();
-    let Some(mut local) = known.filter(|local| local.volumes.contains(volume)) else { return Ok(()) };
-    local.volumes.retain(|it| it != volume);
-    local.unkept.remove(volume);
-    set(here, name, Some(local))
+/// That its volumes are here, where that can be read. To be called before they are removed: a fence has nothing of them to keep. Under its lock.
+pub fn forget_volumes(here: &Here, name: &AppName) -> Result<(), Error> {
+    let Some(local) = of(here, name).ok().flatten() else { return Ok(()) };
+    set(here, name, Some(Local { volumes: Vec::new(), unkept: BTreeSet::new(), ..local }))
 }

@@ -79,6 +79,7 @@ pub fn remove(run: &mut Run) -> Result<Output, Stop> {
         None => run.here.engine().remove(&run.project, timeouts.stop)?,
     }
     let data = run.old_volumes();
+    local::forget_volumes(&run.here, &run.name)?;
     data.iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, None))?;
     removal::leave_ordinary(&run.here, &run.project, &data)?;
     run.here.remove_checkouts(&run.name, None)?;
