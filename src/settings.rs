@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -111,6 +112,10 @@ pub struct Proxies {
     /// `HANDLER_MAINTENANCE_PAGE`, `HANDLER_CADDY_HEAD`, `HANDLER_HAPROXY_HEAD`: the text of these files.
     pub page: Option<String>,
     pub caddy_head: Option<String>,
+    /// `HANDLER_TRUSTED_PROXIES`: addresses and networks in front of the cluster that say who the client is.
+    pub trusted: Vec<String>,
+    /// `HANDLER_CERTIFICATES`: a folder of `NAME.crt` and `NAME.key`, as Caddy sees it, too.
+    pub certificates: Option<PathBuf>,
     pub haproxy_head: Option<String>,
     /// `HANDLER_CADDY_CHECK` …: commands, as JSON lists, since nothing is ever split on spaces.
     pub caddy_check: Option<Vec<String>>,
@@ -205,6 +210,29 @@ fn command(name: &str) -> Result<Option<Vec<String>>, Error> {
     serde_json::from_str(&value).map(Some).map_err(|_| Error::Expected { name: name.into(), value, expected })
 }
 
+fn words(name: &str) -> Result<Vec<String>, Error> {
+    let text = text(name)?.unwrap_or_default();
+    Ok(text.split([',', ' ']).filter(|word| !word.is_empty()).map(String::from).collect())
+}
+
+/// `203.0.113.0/24`, `2001:db8::1`
+fn is_network(text: &str) -> bool {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let Ok(address) = address.parse::<IpAddr>() else { return false };
+    bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= if address.is_ipv4() { 32 } else { 128 }))
+}
+
+fn networks(name: &str) -> Result<Vec<String>, Error> {
+    let words = words(name)?;
+    match words.iter().find(|word| !is_network(word)) {
+        Some(word) => {
+            let expected = "addresses or networks with commas, such as 203.0.113.0/24,2001:db8::/32";
+            Err(Error::Expected { name: name.into(), value: word.clone(), expected })
+        }
+        None => Ok(words),
+    }
+}
+
 fn file(name: &'static str) -> Result<Option<String>, Error> {
     let Some(path) = text(name)? else { return Ok(None) };
     std::fs::read_to_string(&path).map(Some).map_err(|error| Error::File { name, path, why: error.to_string() })
@@ -219,6 +247,8 @@ impl Proxies {
             page: file("HANDLER_MAINTENANCE_PAGE")?,
             caddy_head: file("HANDLER_CADDY_HEAD")?,
             haproxy_head: file("HANDLER_HAPROXY_HEAD")?,
+            trusted: networks("HANDLER_TRUSTED_PROXIES")?,
+            certificates: text("HANDLER_CERTIFICATES")?.map(PathBuf::from),
             caddy_check: command("HANDLER_CADDY_CHECK")?,
             caddy_reload: command("HANDLER_CADDY_RELOAD")?,
             haproxy_check: command("HANDLER_HAPROXY_CHECK")?,
@@ -291,7 +321,7 @@ impl Settings {
                 admin: text("HANDLER_CADDY_ADMIN")?.map(PathBuf::from).filter(|_| caddy == Version::Two),
                 ports,
                 network: text("HANDLER_NETWORK")?,
-                upstreams: text("HANDLER_UPSTREAMS")?.iter().flat_map(|list| list.split([',', ' '])).map(String::from).collect(),
+                upstreams: words("HANDLER_UPSTREAMS")?,
             },
             proxy_protocol: match text("HANDLER_PROXY_PROTOCOL")?.as_deref() {
                 None | Some("0") => false,
@@ -359,6 +389,16 @@ fn tls_config() -> Result<Tls, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_of_proxies() {
+        for good in ["203.0.113.0/24", "10.0.0.1", "2001:db8::/32", "::1"] {
+            assert!(is_network(good), "{good}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "cdn.example.com", "10.0.0.1/", "::/129", "10.0.0.1/24/1", "private_ranges"] {
+            assert!(!is_network(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn ports() {

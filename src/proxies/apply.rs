@@ -4,6 +4,7 @@
 //! out, named in the log, and the others go on being served.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::Duration;
 
 use log::{debug, error, warn};
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::error::Error;
 use super::file::ProxyFile;
 use super::haproxy::TELLS;
-use super::view::{Clients, Frame, NOTE, Routed, TOLD, Unservable, View};
+use super::view::{Certificate, Clients, Frame, NOTE, Routed, TOLD, Unservable, View};
 use super::{caddy, haproxy};
 use crate::about::About;
 use crate::here::Here;
@@ -53,8 +54,10 @@ impl Setup {
             Version::Two if own.is_some() => &["caddy", "validate", "--config", "{path}"],
             Version::Two => &["caddy", "validate", "--adapter", "caddyfile", "--config", "{path}"],
         };
+        let frame = Frame::of(settings, &here.settings.routes, here.settings.proxy_protocol)?;
+        let certificates = settings.certificates.as_deref().map_or(Ok(Vec::new()), |folder| certificates(here, folder))?;
         Ok(Setup {
-            frame: Frame::of(settings, &here.settings.routes, here.settings.proxy_protocol)?,
+            frame: Frame { certificates, ..frame },
             hold: settings.hold,
             caddy: ProxyFile {
                 name: if own.is_some() { "caddy.sites" } else { "Caddyfile" },
@@ -76,6 +79,20 @@ impl Setup {
             },
         })
     }
+}
+
+/// `NAME.crt`, each with its `NAME.key`.
+fn certificates(here: &Here, folder: &Path) -> Result<Vec<Certificate>, Error> {
+    let mut found = Vec::new();
+    let files = if here.world.is_folder(folder) { here.world.list_folder(folder)? } else { Vec::new() };
+    for name in files.iter().filter_map(|file| file.strip_suffix(".crt")) {
+        let [certificate, key] = ["crt", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
+        match (here.world.read_file(&certificate, MOST)?, here.world.is_file(&key)) {
+            (Some(text), true) => found.push(Certificate { certificate, key, tags: [format!("{:x}", md5::compute(text))] }),
+            _ => warn!("{} is not used: {} is not there", certificate.display(), key.display()),
+        }
+    }
+    Ok(found)
 }
 
 impl Setup {

@@ -13,7 +13,8 @@ pub fn written(apps: &[&Routed], view: &View) -> String {
     let mut page_written = false;
     let apps: Vec<(&Routed, Option<Vec<Site>>)> =
         apps.iter().filter(|app| app.in_caddyfile()).map(|app| (*app, judged(app, view))).collect();
-    let mut marks = Marks::of(apps.iter().filter(|(_, judged)| judged.is_some()).flat_map(|(app, _)| &app.sites));
+    let sites = apps.iter().filter(|(_, judged)| judged.is_some()).flat_map(|(app, _)| &app.sites);
+    let mut marks = Marks::of(sites, &view.frame);
     for (app, judged) in apps {
         out.push_str(&format!("# {}\n", app.name));
         if let Some(mut sites) = judged {
@@ -89,7 +90,9 @@ mod tests {
     use super::super::view::tests::{app, apps, view, whole_view};
     use super::super::view::{Frame, Routed};
     use super::*;
+    use crate::routes::read::tests::set;
     use crate::routes::real;
+    use crate::settings;
 
     fn text_of(apps: &[Routed], view: &View) -> String {
         written(&apps.iter().collect::<Vec<_>>(), view)
@@ -144,6 +147,10 @@ mod tests {
     fn real_caddy_accepts_it() {
         let (apps, mut view) = (apps(), whole_view());
         real::accepts(real::CADDY, &text_of(&[], &view));
+        real::accepts(real::CADDY, &text_of(&apps, &view));
+        let trusted = ["198.51.100.0/24".to_string(), "2001:db8::1".into()].to_vec();
+        let proxies = settings::Proxies { trusted, ..Default::default() };
+        view.frame = Frame::of(&proxies, &set(Version::Two), true).unwrap();
         real::accepts(real::CADDY, &text_of(&apps, &view));
         view.maintenance = apps.iter().map(|app| app.name.clone()).collect();
         real::accepts(real::CADDY, &text_of(&apps, &view));

@@ -1,10 +1,11 @@
 //! From the text of `caddy.rs` to Caddy's own configuration: Caddy reads the addresses, which are ours, and what a site does is put in its place
-//! as it was judged. So no text of one application ever stands beside that of another.
+//! as it was judged. So no text of one application ever stands beside that of another. Certificates of the operator's are added.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::view::{Certificate, Frame};
 use crate::error::{Error, Fault};
 use crate::model::record::Handled;
 use crate::outside::caddy;
@@ -13,17 +14,24 @@ use crate::routes::caddyfile::{Directive, Position};
 /// Begins the text's last line, a comment: the sum that all marks begin with, and what stands for them.
 const MARKED: &str = "# marked ";
 
-/// What sites do, each with a mark in its place. The sum is over all of it, so that no text which was there before has a mark.
+/// What sites do, each with a mark in its place, and the certificates. The sum is over all of it, so that no text which was there before has a mark.
 pub struct Marks {
     sum: String,
     what: String,
+    certificates: bool,
     next: usize,
 }
 
 impl Marks {
-    pub fn of<'a>(sites: impl Iterator<Item = &'a Handled>) -> Marks {
-        let what = sites.map(|site| json!([site.handle, site.errors])).collect::<Value>().to_string();
-        Marks { sum: format!("{:x}", md5::compute(&what)), what, next: 0 }
+    pub fn of<'a>(sites: impl Iterator<Item = &'a Handled>, frame: &Frame) -> Marks {
+        let mut sites: Value = sites.map(|site| json!([site.handle, site.errors])).collect();
+        if !frame.trusted.is_empty() {
+            behind_proxies(&mut sites);
+        }
+        // Where Caddy is given text there is no place for them.
+        let certificates: &[Certificate] = if frame.composed { &frame.certificates } else { &[] };
+        let what = json!([sites, certificates]).to_string();
+        Marks { sum: format!("{:x}", md5::compute(&what)), what, certificates: !certificates.is_empty(), next: 0 }
     }
 
     /// The body of the next site.
@@ -36,7 +44,7 @@ impl Marks {
     }
 
     pub fn last_line(&self) -> String {
-        if self.next == 0 { String::new() } else { format!("{MARKED}{} {}\n", self.sum, self.what) }
+        if self.next == 0 && !self.certificates { String::new() } else { format!("{MARKED}{} {}\n", self.sum, self.what) }
     }
 }
 
@@ -46,9 +54,10 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
     let Some((sum, what)) = text.rsplit_once(MARKED).and_then(|(_, line)| line.trim_end().split_once(' ')) else {
         return Ok(config.to_string());
     };
-    let what: Vec<(Value, Value)> = serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
+    let (what, certificates): (Vec<(Value, Value)>, Vec<Value>) =
+        serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
     let mut placed = BTreeSet::new();
-    for (_, server) in config["apps"]["http"]["servers"].as_object_mut().into_iter().flatten() {
+    for (_, server) in config.pointer_mut("/apps/http/servers").and_then(Value::as_object_mut).into_iter().flatten() {
         for (pointer, of_errors) in [("/routes", false), ("/errors/routes", true)] {
             for route in server.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten() {
                 let Some(number) = marked(&route["handle"], sum) else { continue };
@@ -63,10 +72,32 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
             }
         }
     }
+    if !certificates.is_empty() {
+        config["apps"]["tls"]["certificates"]["load_files"] = certificates.into();
+    }
     if placed.len() < what.len() {
         return Err(Fault::Impossible { what: "a site that Caddy has not read as one" }.into());
     }
     Ok(config.to_string())
+}
+
+/// Who is the client, and not who is in front: a matcher that means the client by the connection goes by what trusted proxies say.
+fn behind_proxies(value: &mut Value) {
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(behind_proxies),
+        Value::Object(map) => {
+            if let Some(ranges) = map.get("remote_ip").filter(|it| it["ranges"].is_array()).cloned() {
+                map.remove("remote_ip");
+                map.insert("client_ip".into(), ranges);
+            }
+            let expression = map.get_mut("expression");
+            if let Some(Value::String(text)) = expression.map(|it| if it.is_object() { &mut it["expr"] } else { it }) {
+                *text = text.replace("remote_ip(", "client_ip(");
+            }
+            map.values_mut().for_each(behind_proxies);
+        }
+        _ => {}
+    }
 }
 
 /// The number of the mark that these handlers are, however deep.
@@ -86,8 +117,8 @@ mod tests {
     use serde_json::Map;
 
     use super::super::caddy::written;
+    use super::super::view::View;
     use super::super::view::tests::{app, whole_view};
-    use super::super::view::{Frame, View};
     use super::*;
     use crate::model::record::Understood;
     use crate::outside::process::Capture;
@@ -123,6 +154,44 @@ mod tests {
         }
     }
 
+    /// What the operator has is nobody's else: it comes into Caddy's own configuration, and a renewed one makes another text.
+    #[test]
+    fn certificates_are_added() {
+        let mut view = view();
+        let certificate = |sum: &str| Certificate { certificate: "/c/a.crt".into(), key: "/c/a.key".into(), tags: [sum.into()] };
+        view.frame.certificates = vec![certificate("1")];
+        let text = written(&[], &view);
+        let of = |adapted: Value| composed(&text, |_| Ok(adapted)).unwrap().parse::<Value>().unwrap();
+        let files = json!([{"certificate": "/c/a.crt", "key": "/c/a.key", "tags": ["1"]}]);
+        assert_eq!(of(json!({})), json!({"apps": {"tls": {"certificates": {"load_files": files.clone()}}}}));
+        let tls = json!({"apps": {"tls": {"automation": {"policies": []}}}});
+        assert_eq!(of(tls)["apps"]["tls"], json!({"automation": {"policies": []}, "certificates": {"load_files": files}}));
+        view.frame.certificates = vec![certificate("2")];
+        assert_ne!(written(&[], &view), text);
+        view.frame.composed = false;
+        assert!(!written(&[], &view).contains(MARKED));
+    }
+
+    #[test]
+    fn behind_trusted_proxies_a_matcher_means_the_client() {
+        let ranges = json!({"ranges": ["10.0.0.0/8"]});
+        let of = |name: &str, call: &str| {
+            let matchers =
+                json!([{"not": [{name: ranges}]}, {"expression": {"expr": format!("{call}('10.0.0.0/8')")}}, {"path": ["/remote_ip("]}]);
+            Handled { handle: json!([{"handler": "subroute", "routes": [{"match": matchers}]}]), errors: Value::Null }
+        };
+        let mut frame = view().frame;
+        assert_eq!(
+            Marks::of([of("remote_ip", "remote_ip")].iter(), &frame).what,
+            json!([[[of("remote_ip", "remote_ip").handle, null]], []]).to_string()
+        );
+        frame.trusted = vec!["198.51.100.0/24".into()];
+        assert_eq!(
+            Marks::of([of("remote_ip", "remote_ip")].iter(), &frame).what,
+            json!([[[of("client_ip", "client_ip").handle, null]], []]).to_string()
+        );
+    }
+
     #[test]
     fn nothing_of_one_stands_beside_another() {
         let sites = "http://a.x {\n    tls internal\n    respond a\n}\nhttps://a.x {\n    respond b\n}";
@@ -153,7 +222,7 @@ mod tests {
     #[test]
     fn each_site_is_found_again() {
         let config = |servers: Value| json!({"apps": {"http": {"servers": servers}}});
-        let marks = Marks::of([respond("a"), respond("b")].iter());
+        let marks = Marks::of([respond("a"), respond("b")].iter(), &view().frame);
         let mark = |number: usize| json!([{"handler": "subroute", "routes": [{"handle": [{"handler": "static_response", "body": format!("{}:{number}", marks.sum)}]}]}]);
         let route = |handle: Value| json!({"match": [{"host": ["x"]}], "handle": handle});
         let text = format!("{MARKED}{} {}\n", marks.sum, marks.what);

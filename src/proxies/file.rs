@@ -48,6 +48,16 @@ impl ProxyFile {
         }
     }
 
+    /// A Caddy that is given its own configuration runs as root, and hashes of passwords stand there. haproxy does not, in the official image, and
+    /// nothing of that kind is in its file.
+    fn replace(&self, world: &World, path: &Path, text: &str, synced: bool) -> Result<(), error::Error> {
+        let replaced = match &self.caddy {
+            Some(_) => world.replace_file(path, text.as_bytes(), synced),
+            None => world.replace_shared_file(path, text.as_bytes(), synced),
+        };
+        Ok(replaced?)
+    }
+
     /// Exists while the proxy has not read its file again.
     fn unread(&self) -> PathBuf {
         self.folder.join(format!(".{}.unread", self.name))
@@ -84,7 +94,7 @@ impl ProxyFile {
         let (text, bad) = if self.is(world, &text) { (text, Vec::new()) } else { self.accepted(world, &all, view, text)? };
         if !self.is(world, &text) {
             world.replace_file(&unread, b"", true)?;
-            world.replace_shared_file(&path, text.as_bytes(), true)?;
+            self.replace(world, &path, &text, true)?;
             info!("{} written for {} applications", path.display(), all.len() - bad.len());
         }
         if world.is_file(&unread) {
@@ -93,7 +103,7 @@ impl ProxyFile {
                     let own = self.own_text(&text)?;
                     caddy.load(&own).map_err(error::Error::from)?;
                     // For its next start, so only once it has taken it.
-                    world.replace_shared_file(&self.folder.join(self.own_name()), own.as_bytes(), true)?;
+                    self.replace(world, &self.folder.join(self.own_name()), &own, true)?;
                 }
                 (None, []) => debug!("no command is set to have {} read again", self.name),
                 (None, words) => cmd(words, &path).run(world)?,
@@ -148,7 +158,7 @@ impl ProxyFile {
         }
         // the proxy may look at the name
         let path = self.folder.join(format!("check-{}", self.own_name()));
-        world.replace_shared_file(&path, self.own_text(text)?.as_bytes(), false)?;
+        self.replace(world, &path, &self.own_text(text)?, false)?;
         let checked = cmd(&self.check, &path).both(world);
         world.remove_file(&path)?;
         match checked {

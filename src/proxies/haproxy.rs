@@ -155,24 +155,35 @@ fn unavailable(out: &mut String, page: &str) {
 /// Who the client is and whom it asked, the first node says; nobody else is believed, and what names headers in `Connection` would have those
 /// that we set taken out again. While nodes differ about who is the master, a request must not go round
 /// in circles: it passes two nodes at most.
-fn http_in_rules(out: &mut String) {
-    out.push_str(
+fn http_in_rules(out: &mut String, view: &View) {
+    for trusted in view.frame.trusted.chunks(40) {
+        out.push_str(&format!("    acl from-trusted src {}\n", trusted.join(" ")));
+    }
+    // Whoever the operator has in front of the cluster says it even before.
+    let unless = |said: &str| match view.frame.trusted.is_empty() {
+        true => format!("unless from-member{said}"),
+        false => format!("unless from-member{said} || from-trusted{said}"),
+    };
+    let said = |header: &str| unless(&format!(" {{ req.hdr({header}) -m found }}"));
+    let (nothing, ip, host) = (unless(""), said("X-Real-IP"), said("X-Forwarded-Host"));
+    let proto = if view.frame.trusted.is_empty() { String::new() } else { format!(" {}", said("X-Forwarded-Proto")) };
+    out.push_str(&format!(
         "    acl first-hop var(txn.hop) -m str 1
     acl second-hop var(txn.hop) -m str 2
-    http-request del-header X-Forwarded- -m beg unless from-member
-    http-request del-header Forwarded unless from-member
-    http-request set-header X-Real-IP %[src] unless from-member { req.hdr(X-Real-IP) -m found }
-    http-request set-header X-Forwarded-Host %[req.hdr(host)] unless from-member { req.hdr(X-Forwarded-Host) -m found }
-    http-request set-header X-Forwarded-Proto http
+    http-request del-header X-Forwarded- -m beg {nothing}
+    http-request del-header Forwarded {nothing}
+    http-request set-header X-Real-IP %[src] {ip}
+    http-request set-header X-Forwarded-Host %[req.hdr(host)] {host}
+    http-request set-header X-Forwarded-Proto http{proto}
     option forwardfor if-none
-    http-request set-header Connection upgrade if { req.hdr(Connection) -m sub -i upgrade }
-    http-request del-header Connection unless { req.hdr(Connection) -m sub -i upgrade }
+    http-request set-header Connection upgrade if {{ req.hdr(Connection) -m sub -i upgrade }}
+    http-request del-header Connection unless {{ req.hdr(Connection) -m sub -i upgrade }}
     http-request set-var(txn.hop) req.hdr(X-Handler-Hop) if from-member
     http-request deny deny_status 503 if second-hop
     http-request set-header X-Handler-Hop 1 unless first-hop
     http-request set-header X-Handler-Hop 2 if first-hop
 ",
-    );
+    ));
 }
 
 /// A connection that a node passes on comes to a port of its own, and first says who the client is. Whoever else knocks there is sent away.
@@ -328,7 +339,7 @@ impl Web {
             let host = match scheme {
                 Scheme::Http => {
                     out.push_str("    mode http\n    option httplog\n");
-                    http_in_rules(out);
+                    http_in_rules(out, view);
                     "req.hdr(host),field(1,:),lower"
                 }
                 Scheme::Https => {
@@ -424,6 +435,7 @@ mod tests {
         real::accepts(real::HAPROXY, &text_of(&[], &view));
         real::accepts(real::HAPROXY, &text_of(&apps, &view));
         real::accepts(real::HAPROXY, &text_of(&apps, &told_view()));
+        view.frame.trusted = (0..50).map(|n| format!("198.51.100.{n}/32")).chain(["2001:db8::/32".into()]).collect();
         view.maintenance = apps.iter().map(|app| app.name.clone()).collect();
         real::accepts(real::HAPROXY, &text_of(&apps, &view));
     }

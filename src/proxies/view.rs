@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::model::names::{Invalid, NodeName};
@@ -181,6 +183,19 @@ pub struct Frame {
     /// What stands in front of the files.
     pub caddy_head: String,
     pub haproxy_head: String,
+    /// In front of the cluster, and believed.
+    pub trusted: Vec<String>,
+    /// What the operator has of them; Caddy gets none itself for the names that they are of.
+    pub certificates: Vec<Certificate>,
+}
+
+/// Files, as Caddy sees them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Certificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// A sum of it: one that was renewed has to be read again.
+    pub tags: [String; 1],
 }
 
 impl Frame {
@@ -197,14 +212,22 @@ impl Frame {
             Version::Two if proxy_protocol => CADDY_HEAD_TOLD,
             Version::Two => CADDY_HEAD,
         };
+        let mut caddy_head = caddy_head.to_string();
+        if caddy_version == Version::Two && !settings.trusted.is_empty() {
+            let trusted =
+                format!("    servers {{\n        trusted_proxies static {}\n        trusted_proxies_strict\n", settings.trusted.join(" "));
+            caddy_head = caddy_head.replacen("    servers {\n", &trusted, 1);
+        }
         let or = |text: &Option<String>, default: &str| text.clone().unwrap_or_else(|| default.into());
         Ok(Frame {
             page: or(&settings.page, PAGE),
             caddy,
             caddy_version,
             composed: routes.admin.is_some(),
-            caddy_head: or(&settings.caddy_head, caddy_head),
+            caddy_head: or(&settings.caddy_head, &caddy_head),
             haproxy_head: or(&settings.haproxy_head, HAPROXY_HEAD),
+            trusted: settings.trusted.clone(),
+            certificates: Vec::new(),
         })
     }
 }

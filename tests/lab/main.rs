@@ -389,6 +389,8 @@ fn routes_on_every_node() {
     lab.deploy(&app, 1, Some(2)).done();
     lab.expect_routes(&app, 1, "1");
     let sites = lab.node(1).sh("cat /deploy/.proxies/caddy.sites");
+    let modes = lab.node(1).sh("stat -c %a /deploy/.proxies/caddy.sites /deploy/.proxies/caddy.json");
+    assert_eq!(modes.split_whitespace().collect::<Vec<_>>(), ["600", "600"], "hashes of passwords may stand there");
     assert!(sites.contains("# marked ") && !sites.contains("    reverse_proxy"), "what was judged, not the author's words: {sites}");
     // What Caddy does not understand is refused before anything is touched, and so is all that it cannot be asked about.
     app.replace("reverse_proxy", "encode lzw\n            reverse_proxy");
@@ -428,6 +430,37 @@ fn routes_on_every_node() {
             }
         });
     }
+    // But whoever is in front of the cluster is, if the operator trusts it.
+    let trusted = NODES.map(address).join(",");
+    for node in NODES {
+        lab.node(node).sh(&format!("echo export HANDLER_TRUSTED_PROXIES={trusted} >> /etc/handler.env; handler routes"));
+    }
+    for (node, scheme) in [(1, "http"), (2, "http"), (1, "https"), (3, "https")] {
+        let said = ["-H", "X-Forwarded-For: 198.51.100.7", "-H", "X-Forwarded-Proto: https"];
+        wait_until(&format!("what the proxy in front of {} says by {scheme}", name(node)), SOON, || {
+            match lab.node(node).routed_with(&format!("{scheme}://shop.example.com/request"), &said)?.to_lowercase() {
+                seen if seen.contains("x-forwarded-for: 198.51.100.7") && seen.contains("x-forwarded-proto: https") => Ok(()),
+                seen => Err(seen),
+            }
+        });
+        let seen =
+            client::ask(socket(node, 80), &format!("GET /request HTTP/1.1\r\nHost: shop.example.com\r\n{told}Connection: close\r\n\r\n"));
+        assert!(
+            seen.is_some_and(|seen| !seen.contains("10.9.9.9") && !seen.to_lowercase().contains("x-forwarded-proto: https")),
+            "{}",
+            name(node)
+        );
+    }
+    // A certificate of the operator's is served, and not Caddy's own.
+    lab.node(1).sh("cd /deploy/.certificates && openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=shop.example.com \
+                    -addext subjectAltName=DNS:shop.example.com -keyout shop.key -out shop.crt 2>&1 && handler routes");
+    let certificate = lab.node(1).sh("cat /deploy/.certificates/shop.crt");
+    client_of(1).sh(&format!("echo '{}' > /tmp/shop.crt", certificate.trim()));
+    wait_until("the operator's certificate", SOON, || {
+        lab.node(1).routed_with("https://shop.example.com/version", &["--cacert", "/tmp/shop.crt"]).map(drop)
+    });
+    lab.node(1).sh("rm /deploy/.certificates/shop.* && handler routes");
+    lab.expect_routes(&app, 1, "1");
     lab.deploy(&app, 2, Some(1)).done();
     let start = Instant::now();
     lab.expect_routes(&app, 2, "1");
