@@ -9,7 +9,7 @@
 //!   writes nothing.
 //! - What has failed is in `void`, until the holder has removed it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ pub struct Replica {
     pub void: Vec<Snapshot>,
     /// Of those, what they were taken under, as far as that is known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub void_of: BTreeMap<Snapshot, DeployId>,
+    pub void_of: BTreeMap<Snapshot, String>,
     /// Minutes from one set to the next.
     #[serde(default)]
     pub every: u32,
@@ -75,8 +75,8 @@ pub struct Set {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<i64>,
     /// In a node's book, where it was taken: what a newer plugin has named that was there already, of a person perhaps. It is nobody's to remove.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub found: BTreeSet<Snapshot>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<Snapshot>,
     /// A migrate has replaced what it has: no later set has that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use log::{debug, error, warn};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::error::Error;
 use super::file::ProxyFile;
 use super::haproxy::TELLS;
-use super::view::{Certificate, Clients, Frame, NOTE, Routed, TOLD, Unservable, View};
+use super::view::{Clients, Frame, NOTE, Routed, TOLD, Unservable, View};
 use super::{caddy, haproxy};
 use crate::about::About;
 use crate::here::Here;
@@ -82,13 +82,16 @@ impl Setup {
 }
 
 /// `NAME.crt`, each with its `NAME.key`.
-fn certificates(here: &Here, folder: &Path) -> Result<Vec<Certificate>, Error> {
+fn certificates(here: &Here, folder: &Path) -> Result<Vec<Value>, Error> {
     let mut found = Vec::new();
     let files = if here.world.is_folder(folder) { here.world.list_folder(folder)? } else { Vec::new() };
     for name in files.iter().filter_map(|file| file.strip_suffix(".crt")) {
         let [certificate, key] = ["crt", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
         match (here.world.read_file(&certificate, MOST)?, here.world.is_file(&key)) {
-            (Some(text), true) => found.push(Certificate { certificate, key, tags: [format!("{:x}", md5::compute(text))] }),
+            // With a sum of it: one that was renewed has to be read again.
+            (Some(text), true) => {
+                found.push(json!({"certificate": certificate, "key": key, "tags": [format!("{:x}", md5::compute(text))]}))
+            }
             _ => warn!("{} is not used: {} is not there", certificate.display(), key.display()),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::view::{Certificate, Frame};
+use super::view::Frame;
 use crate::error::{Error, Fault};
 use crate::model::record::Handled;
 use crate::outside::caddy;
@@ -29,7 +29,7 @@ impl Marks {
             behind_proxies(&mut sites);
         }
         // Where Caddy is given text there is no place for them.
-        let certificates: &[Certificate] = if frame.composed { &frame.certificates } else { &[] };
+        let certificates: &[Value] = if frame.composed { &frame.certificates } else { &[] };
         let what = json!([sites, certificates]).to_string();
         Marks { sum: format!("{:x}", md5::compute(&what)), what, certificates: !certificates.is_empty(), next: 0 }
     }
@@ -54,17 +54,18 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
     let Some((sum, what)) = text.rsplit_once(MARKED).and_then(|(_, line)| line.trim_end().split_once(' ')) else {
         return Ok(config.to_string());
     };
-    let (what, certificates): (Vec<(Value, Value)>, Vec<Value>) =
-        serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
+    let mut what: Value = serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
+    let (mut sites, certificates) = (what[0].take(), what[1].take());
+    let all = sites.as_array().map_or(0, Vec::len);
     let mut placed = BTreeSet::new();
     for (_, server) in config.pointer_mut("/apps/http/servers").and_then(Value::as_object_mut).into_iter().flatten() {
         for (pointer, of_errors) in [("/routes", false), ("/errors/routes", true)] {
             for route in server.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten() {
                 let Some(number) = marked(&route["handle"], sum) else { continue };
-                let (handle, errors) = what.get(number).ok_or(Fault::Impossible { what: "a mark of nothing" })?;
+                let what = sites.get_mut(number).ok_or(Fault::Impossible { what: "a mark of nothing" })?;
                 let Some(route) = route.as_object_mut() else { continue };
                 // A site that only handles errors has no others.
-                match if of_errors { errors } else { handle } {
+                match &what[usize::from(of_errors)] {
                     Value::Null => route.remove("handle"),
                     what => route.insert("handle".into(), what.clone()),
                 };
@@ -72,10 +73,10 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
             }
         }
     }
-    if !certificates.is_empty() {
-        config["apps"]["tls"]["certificates"]["load_files"] = certificates.into();
+    if certificates.as_array().is_some_and(|files| !files.is_empty()) {
+        config["apps"]["tls"]["certificates"]["load_files"] = certificates;
     }
-    if placed.len() < what.len() {
+    if placed.len() < all {
         return Err(Fault::Impossible { what: "a site that Caddy has not read as one" }.into());
     }
     Ok(config.to_string())
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn certificates_are_added() {
         let mut view = view();
-        let certificate = |sum: &str| Certificate { certificate: "/c/a.crt".into(), key: "/c/a.key".into(), tags: [sum.into()] };
+        let certificate = |sum: &str| json!({"certificate": "/c/a.crt", "key": "/c/a.key", "tags": [sum]});
         view.frame.certificates = vec![certificate("1")];
         let text = written(&[], &view);
         let of = |adapted: Value| composed(&text, |_| Ok(adapted)).unwrap().parse::<Value>().unwrap();

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::model::names::{Invalid, NodeName};
@@ -185,17 +183,8 @@ pub struct Frame {
     pub haproxy_head: String,
     /// In front of the cluster, and believed.
     pub trusted: Vec<String>,
-    /// What the operator has of them; Caddy gets none itself for the names that they are of.
-    pub certificates: Vec<Certificate>,
-}
-
-/// Files, as Caddy sees them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Certificate {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    /// A sum of it: one that was renewed has to be read again.
-    pub tags: [String; 1],
+    /// What the operator has of them, as Caddy's `load_files` has it; Caddy gets none itself for the names that they are of.
+    pub certificates: Vec<Value>,
 }
 
 impl Frame {

@@ -10,7 +10,7 @@ use crate::data::{own, replicas};
 use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
-use crate::model::names::{DeployId, NodeName, Snapshot};
+use crate::model::names::{NodeName, Snapshot};
 use crate::model::order::{Order, Origin, Request};
 use crate::model::replica::{Replica, Seen, Set, newest};
 use crate::model::time::Time;
@@ -157,9 +157,9 @@ fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>, what: &
 
 /// By which order the application has come from another set since that deploy, whose master is dead: a move brings what there is, and of one that
 /// is back a fence keeps it.
-fn taken_over(part: &Part, deploy_id: &DeployId) -> Result<Option<Order>, Error> {
+fn taken_over(part: &Part, deploy_id: &str) -> Result<Option<Order>, Error> {
     let done = orders::all_done(&part.here.consul, part.name)?;
-    let of_it = done.iter().position(|order| *order.id == **deploy_id);
+    let of_it = done.iter().position(|order| *order.id == *deploy_id);
     let lives = match of_it.map(|at| &done[at].request) {
         Some(Request::Deploy(deploy)) => part.lives(&deploy.master),
         _ => false,
@@ -205,10 +205,9 @@ fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Replica { void, void_of, .. } = known.replica(&part.me);
     for name in &void {
         // An older handler says nothing of what it was taken under.
-        let before = known.record.previous_deploy_id.as_deref().and_then(|id| DeployId::try_from(id).ok());
-        let of = void_of.get(name).cloned().or(before);
-        let Some(deploy_id) = of.filter(|of| *of != known.record.deploy_id) else { continue };
-        if taken_over(part, &deploy_id)?.is_some() {
+        let of = void_of.get(name).or(known.record.previous_deploy_id.as_ref());
+        let Some(deploy_id) = of.filter(|of| **of != *known.record.deploy_id) else { continue };
+        if taken_over(part, deploy_id)?.is_some() {
             let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
             set_aside(part, iter::once(name), what)?;
         }

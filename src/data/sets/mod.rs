@@ -313,7 +313,7 @@ impl Part<'_> {
             }
             replica.next = None;
             let new: Vec<Snapshot> = set.names().filter(|name| !replica.void.contains(name)).cloned().collect();
-            replica.void_of.extend(new.iter().map(|name| (name.clone(), set.deploy_id.clone())));
+            replica.void_of.extend(new.iter().map(|name| (name.clone(), set.deploy_id.to_string())));
             replica.void.extend(new);
             if failed {
                 fail(replica, &now, why);
