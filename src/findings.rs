@@ -305,8 +305,7 @@ fn of_aside(here: &Here) -> Option<Finding> {
 
 fn left_by_an_older_one(here: &Here) -> Vec<Finding> {
     let (journals, _) = here.paths.older();
-    let files = if here.world.is_folder(&journals) { here.world.list_folder(&journals) } else { Ok(Vec::new()) };
-    match files {
+    match here.world.list_folder_if_any(&journals) {
         Ok(files) => {
             files.iter().map(|file| of_node(format!("an older handler's journal is here: {}", journals.join(file).display()))).collect()
         }

@@ -18,7 +18,7 @@ const MOST: u64 = 64 << 20;
 pub fn take_over(here: &Here) -> Result<usize, Error> {
     let (journals, state) = here.paths.older();
     let world = &here.world;
-    let files = if world.is_folder(&journals) { world.list_folder(&journals)? } else { Vec::new() };
+    let files = world.list_folder_if_any(&journals)?;
     let remembered = world.is_file(&state);
     if files.is_empty() && !remembered {
         return Ok(0);

@@ -6,17 +6,10 @@
 
 use log::info;
 
-use super::replicas;
 use crate::error::Error;
 use crate::here::Here;
-use crate::model::names::{AppName, Host, NodeName, Volume};
+use crate::model::names::{Host, Volume};
 use crate::model::replica::Set;
-
-/// The same, with what stands in Consul. A node that confirms nothing has nothing confirmed: it gets all of it.
-pub fn on_disk(here: &Here, name: &AppName, node: &NodeName, address: &Host, volumes: &[Volume]) -> Result<(), Error> {
-    let (replica, _) = replicas::read(here, name, node)?;
-    only(here, address, volumes, replica.last.as_ref())
-}
 
 pub fn only(here: &Here, address: &Host, volumes: &[Volume], confirmed: Option<&Set>) -> Result<(), Error> {
     let plugin = here.plugin();

@@ -94,7 +94,6 @@ impl Taking<'_> {
         };
         let (found, missing) = self.candidates()?;
         let master = self.record.master.clone();
-        let mut others = Choice { snapshots: found.clone(), ..Choice::default() };
         if found.is_empty() && self.deploy.empty {
             let note = match elsewhere {
                 Some(Elsewhere { holder, age, alive: true }) => return Err(Fault::SetElsewhere { master, holder, age }.into()),
@@ -105,13 +104,13 @@ impl Taking<'_> {
             };
             return Ok(Choice { notes: note.into_iter().collect(), ..Choice::default() });
         }
+        let mut others = Choice { snapshots: found.clone(), ..Choice::default() };
+        self.unused(&mut others)?;
         if found.is_empty() {
-            self.unused(&mut others)?;
             return Err(Fault::NoReplica { master, volumes: missing, others: others.notes }.into());
         }
         let of = |(volume, snapshot): (&Volume, &Snapshot)| format!("of {volume} {snapshot}, {} old", self.age(snapshot.taken()));
         let here = found.iter().map(of).chain(missing.iter().map(|volume| format!("of {volume} none")));
-        self.unused(&mut others)?;
         let here = here.chain(others.notes).collect();
         let again =
             Deploy { replica: found.into_values().collect(), empty: self.deploy.empty || !missing.is_empty(), ..self.deploy.clone() };
@@ -221,7 +220,8 @@ impl Taking<'_> {
                 choice.unused.push(snapshot.clone());
             }
         }
-        // What others have not confirmed they set aside themselves.
+        let mine = self.replica.last.as_ref().filter(|_| of_last).and_then(|last| self.rank(last));
+        // What others hold they set aside themselves.
         for (holder, replica) in &self.others {
             for snapshot in replica.void.iter().filter(|snapshot| self.record.volumes.contains(&snapshot.volume())) {
                 let age = self.age(snapshot.taken());
@@ -229,7 +229,6 @@ impl Taking<'_> {
             }
             let next = replica.next.as_ref().map(|next| (&next.set, "newer, which nobody has confirmed"));
             for (set, what) in next.into_iter().chain(replica.last.as_ref().map(|last| (last, "confirmed"))) {
-                let mine = self.replica.last.as_ref().filter(|_| of_last).and_then(|last| self.rank(last));
                 let is_newer = match (self.rank(set), mine) {
                     (Some(rank), Some(mine)) => rank > mine,
                     _ => Time::parse(&set.taken).zip(newest).is_none_or(|(taken, newest)| taken > newest),

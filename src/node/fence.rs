@@ -22,11 +22,11 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
     here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?;
     // What this node does not remember, the record does.
     let known = local.into_iter().flat_map(|local| &local.volumes).chain(record.into_iter().flat_map(|record| &record.volumes));
-    let volumes: BTreeSet<Volume> = known.cloned().collect();
+    let volumes: Vec<Volume> = known.cloned().collect::<BTreeSet<Volume>>().into_iter().collect();
     let id: Option<&DeployId> = local.map(|local| &local.deploy_id).or(record.map(|record| &record.deploy_id));
     let Some(id) = id else { return Ok(()) };
     let plugin = here.plugin();
-    schedules::set(&plugin, &Vec::new(), &[], &volumes.iter().cloned().collect::<Vec<_>>())?;
+    schedules::set(&plugin, &Vec::new(), &[], &volumes)?;
     service::deregister(here, name, id)?;
     let (remembered, mut unkept) = (local::of(here, name).ok().flatten(), BTreeSet::new());
     for volume in &volumes {
@@ -35,7 +35,7 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
             unkept.insert(volume.clone());
         }
     }
-    let fenced = Local { unkept, ..Local::new(LocalRole::Fenced, id.clone(), volumes.into_iter().collect()) };
+    let fenced = Local { unkept, ..Local::new(LocalRole::Fenced, id.clone(), volumes) };
     local::set(here, name, Some(fenced.clone()))?;
     keep(here, name, fenced)
 }

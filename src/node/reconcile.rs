@@ -214,8 +214,8 @@ pub fn due(here: &Here, seen: &Seen) -> Result<BTreeSet<AppName>, Error> {
         let runs = runs(projects.as_ref().ok().and_then(|projects| projects.get(&*name.project())), local.as_ref(), roles);
         let runs = runs && !(roles.is_none() && is_served_here(&seen.records, name, me));
         let unkept = local.iter().flat_map(|local| &local.unkept);
-        let keeps = unkept.map(|volume| here.plugin().exists(volume)).any(|exists| exists.is_ok_and(|exists| exists));
-        if keeps || !tasks(local.as_ref(), runs, roles, me).is_empty() {
+        let mut there = unkept.map(|volume| here.plugin().exists(volume));
+        if !tasks(local.as_ref(), runs, roles, me).is_empty() || there.any(|exists| exists.is_ok_and(|exists| exists)) {
             due.insert(name.clone());
         }
         used.extend(kept(local.as_ref(), roles).map(|id| (name.clone(), id.to_string())));

@@ -51,6 +51,11 @@ impl World {
         self.disk.list(folder).map_err(cannot("read", folder))
     }
 
+    /// Nothing where there is no such folder.
+    pub fn list_folder_if_any(&self, folder: &Path) -> Result<Vec<String>, Error> {
+        if self.is_folder(folder) { self.list_folder(folder) } else { Ok(Vec::new()) }
+    }
+
     pub fn look_at(&self, path: &Path) -> Result<Option<Found>, Error> {
         self.disk.look(path).map_err(cannot("read", path))
     }

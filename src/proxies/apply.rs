@@ -84,8 +84,7 @@ impl Setup {
 /// `NAME.crt`, each with its `NAME.key`.
 fn certificates(here: &Here, folder: &Path) -> Result<Vec<Value>, Error> {
     let mut found = Vec::new();
-    let files = if here.world.is_folder(folder) { here.world.list_folder(folder)? } else { Vec::new() };
-    for name in files.iter().filter_map(|file| file.strip_suffix(".crt")) {
+    for name in here.world.list_folder_if_any(folder)?.iter().filter_map(|file| file.strip_suffix(".crt")) {
         let [certificate, key] = ["crt", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
         match (here.world.read_file(&certificate, MOST)?, here.world.is_file(&key)) {
             // With a sum of it: one that was renewed has to be read again.

@@ -43,7 +43,7 @@ impl Run {
         }
         let received = self.received()?;
         let mut snapshots = BTreeMap::new();
-        let seen = self.here.sees_snapshots()? && !self.takes_over();
+        let seen = !self.takes_over() && self.here.sees_snapshots()?;
         for volume in record.volumes.iter().filter(|_| seen) {
             let Some(snapshot) = received.get(volume) else { continue };
             // What cannot be looked at is confirmed by the next set.

@@ -38,9 +38,13 @@ impl Run {
     /// What the other node has now.
     fn send_all(&mut self, snapshots: Snapshots) -> Result<Snapshots, Error> {
         let address = self.journal.header.peer_address.clone().ok_or(Fault::NoAddress { node: "the other node".into() })?;
-        self.parents_on_disk(&snapshots, &address)?;
+        let name = self.order.request.source_app().map_or(self.name.clone(), |source| source.name());
+        let owner = NodeName::try_from(self.owner()).map_err(|_| Fault::NoAddress { node: self.owner() })?;
+        // A node that confirms nothing has nothing confirmed: it gets all of it.
+        let confirmed = replicas::read(&self.here, &name, &owner)?.0.last;
+        self.parents_on_disk(&snapshots, &owner, &address, confirmed.as_ref())?;
+        let there: BTreeSet<&Snapshot> = confirmed.iter().flat_map(Set::names).collect();
         let mut sent = Snapshots::new();
-        let there = self.confirmed_there()?;
         for (volume, snapshot) in snapshots {
             // Of a volume that nobody has written to a newer plugin names what was sent as a set before. Sent again it would go there.
             if there.contains(&snapshot) {
@@ -53,23 +57,12 @@ impl Run {
         Ok(sent)
     }
 
-    /// The snapshots that the other node holds, and has confirmed.
-    fn confirmed_there(&self) -> Result<BTreeSet<Snapshot>, Error> {
-        let name = self.order.request.source_app().map_or(self.name.clone(), |source| source.name());
-        let owner = NodeName::try_from(self.owner()).map_err(|_| Fault::NoAddress { node: self.owner() })?;
-        let (replica, _) = replicas::read(&self.here, &name, &owner)?;
-        Ok(replica.last.iter().flat_map(Set::names).cloned().collect())
-    }
-
     /// A difference is made from a set that the other node has confirmed, or from what this run has sent to it since it has booted.
-    fn parents_on_disk(&mut self, snapshots: &Snapshots, address: &Host) -> Result<(), Error> {
-        let owner = self.owner();
-        let owner = NodeName::try_from(&*owner).map_err(|_| Fault::NoAddress { node: owner })?;
-        let boot = about::read(&self.here, &owner)?.boot;
+    fn parents_on_disk(&mut self, snapshots: &Snapshots, owner: &NodeName, address: &Host, confirmed: Option<&Set>) -> Result<(), Error> {
+        let boot = about::read(&self.here, owner)?.boot;
         if self.sent_in.as_ref() != Some(&boot) {
-            let name = self.order.request.source_app().map_or(self.name.clone(), |source| source.name());
             let volumes: Vec<Volume> = snapshots.keys().cloned().collect();
-            parents::on_disk(&self.here, &name, &owner, address, &volumes)?;
+            parents::only(&self.here, address, &volumes, confirmed)?;
             self.sent_in = Some(boot);
         }
         Ok(())

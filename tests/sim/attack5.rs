@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::others::run;
-use crate::sets::{EXTRA, MINUTE, after, commit, data, fine, held, last, own, reboot, replica, tick, with_extra};
+use crate::sets::{EXTRA, MINUTE, after, commit, data, fine, held, last, own, reboot, replica, snapshots, tick, with_extra};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, migrate, push, shop, with_copy};
 use crate::world::state::Reach;
@@ -29,11 +29,6 @@ fn is_anywhere(sim: &Sim, text: &str) -> bool {
     let s = sim.lock();
     let mut all = s.nodes.values().flat_map(|node| node.plugin.volumes.values().chain(node.plugin.snapshots.values()));
     all.any(|held| held.replace('|', "").contains(text))
-}
-
-fn snapshots(sim: &Sim, node: &str, volume: &str) -> Vec<String> {
-    let is_of = |name: &&String| name.starts_with(&format!("{volume}@")) && name.matches('@').count() == 1;
-    sim.lock().nodes[node].plugin.snapshots.keys().filter(is_of).cloned().collect()
 }
 
 fn with_labels(labels: &str) -> String {

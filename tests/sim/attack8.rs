@@ -5,20 +5,10 @@ use std::path::Path;
 use handler::outside::doors::Write;
 
 use crate::others::run;
-use crate::sets::{EXTRA, MINUTE, after, checks, commit, data, held, own, replica, tick, with_extra};
+use crate::sets::{EXTRA, MINUTE, after, checks, commit, data, held, own, replica, snapshots, thrifty, tick, with_extra};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, all_well, deploy, deployed, migrate, push, with_copy};
 use crate::world::{Act, Cluster};
-
-fn snapshots(sim: &Sim, node: &str, volume: &str) -> Vec<String> {
-    let is_of = |name: &&String| name.starts_with(&format!("{volume}@")) && name.matches('@').count() == 1;
-    sim.lock().nodes[node].plugin.snapshots.keys().filter(is_of).cloned().collect()
-}
-
-/// The plugins are newer ones: of a volume that nobody has written to they name the snapshot that they have taken last.
-fn thrifty(sim: &Sim) {
-    sim.lock().nodes.values_mut().for_each(|node| node.plugin.thrifty = true);
-}
 
 // ---- what is kept
 

@@ -3,21 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::others::run;
-use crate::sets::{MINUTE, after, checks, commit, data, held, last, own, replica, tick};
+use crate::sets::{MINUTE, after, checks, commit, data, held, last, own, replica, snapshots, thrifty, tick};
 use crate::takeover::offered;
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, URL, all_well, compose, deploy, deployed, destroy};
 use crate::world::{Act, Cluster, event};
-
-fn snapshots(sim: &Sim, node: &str, volume: &str) -> Vec<String> {
-    let is_of = |name: &&String| name.starts_with(&format!("{volume}@")) && name.matches('@').count() == 1;
-    sim.lock().nodes[node].plugin.snapshots.keys().filter(is_of).cloned().collect()
-}
-
-/// The plugins are newer ones: of a volume that nobody has written to they name the snapshot that they have taken last.
-fn thrifty(sim: &Sim) {
-    sim.lock().nodes.values_mut().for_each(|node| node.plugin.thrifty = true);
-}
 
 /// The shop, of which sets are kept for so long.
 fn keeping(keep: &str) -> String {

@@ -67,6 +67,17 @@ pub fn held(sim: &Sim, node: &str, snapshot: &str) -> Option<String> {
     sim.lock().nodes[node].plugin.snapshots.get(snapshot).map(|text| text.replace('|', ""))
 }
 
+/// Of the volume, but the marks of what was sent.
+pub fn snapshots(sim: &Sim, node: &str, volume: &str) -> Vec<String> {
+    let is_of = |name: &&String| name.starts_with(&format!("{volume}@")) && name.matches('@').count() == 1;
+    sim.lock().nodes[node].plugin.snapshots.keys().filter(is_of).cloned().collect()
+}
+
+/// The plugins are newer ones: of a volume that nobody has written to they name the snapshot that they have taken last.
+pub fn thrifty(sim: &Sim) {
+    sim.lock().nodes.values_mut().for_each(|node| node.plugin.thrifty = true);
+}
+
 pub fn own(sim: &Sim, node: &str) -> String {
     let text = sim.disk(node, |disk| disk.read(Path::new("/deploy/.handler/own"), 1 << 20));
     text.map_or(String::new(), |text| String::from_utf8(text).unwrap())

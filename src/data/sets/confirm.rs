@@ -1,7 +1,6 @@
 //! The holder's part: what was sent is looked at, and becomes what a takeover restores, or goes.
 
 use std::fmt;
-use std::iter;
 
 use log::{info, warn};
 
@@ -135,7 +134,8 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
 /// What this node has confirmed of a dead master, where the application was taken over elsewhere from an older set, or from none.
 fn set_aside_unused(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(last) = known.replica(&part.me).last.filter(|last| last.deploy_id != known.record.deploy_id) else { return Ok(()) };
-    let Some(takeover) = taken_over(part, &last.deploy_id)? else { return Ok(()) };
+    let done = orders::all_done(&part.here.consul, part.name)?;
+    let Some(takeover) = taken_over(part, &done, &last.deploy_id) else { return Ok(()) };
     let taken = newest(last.snapshots.values());
     let is_newer = |chosen: &Snapshot| Time::parse(chosen.taken()).zip(taken).is_some_and(|(chosen, taken)| chosen >= taken);
     match takeover.snapshots.values().any(is_newer) {
@@ -155,17 +155,15 @@ fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>, what: &
     Ok(())
 }
 
-/// By which order the application has come from another set since that deploy, whose master is dead: a move brings what there is, and of one that
-/// is back a fence keeps it.
-fn taken_over(part: &Part, deploy_id: &str) -> Result<Option<Order>, Error> {
-    let done = orders::all_done(&part.here.consul, part.name)?;
+/// By which order of those that are done, the last one first, the application has come from another set since that deploy, whose master is dead: a
+/// move brings what there is, and of one that is back a fence keeps it.
+fn taken_over<'o>(part: &Part, done: &'o [Order], deploy_id: &str) -> Option<&'o Order> {
     let of_it = done.iter().position(|order| *order.id == *deploy_id);
     let lives = match of_it.map(|at| &done[at].request) {
         Some(Request::Deploy(deploy)) => part.lives(&deploy.master),
         _ => false,
     };
-    let mut since = done.into_iter().take(of_it.unwrap_or(usize::MAX)).filter(|order| !lives && order.origin == Some(Origin::Dead));
-    Ok(since.next_back())
+    done[..of_it.unwrap_or(done.len())].iter().rfind(|order| !lives && order.origin == Some(Origin::Dead))
 }
 
 fn is_here(here: &Here, set: &Set) -> bool {
@@ -203,14 +201,12 @@ fn look(part: &mut Part, known: &Known) -> Result<(), Error> {
 fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
     let Replica { void, void_of, .. } = known.replica(&part.me);
-    for name in &void {
-        // An older handler says nothing of what it was taken under.
-        let of = void_of.get(name).or(known.record.previous_deploy_id.as_ref());
-        let Some(deploy_id) = of.filter(|of| **of != *known.record.deploy_id) else { continue };
-        if taken_over(part, deploy_id)?.is_some() {
-            let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
-            set_aside(part, iter::once(name), what)?;
-        }
+    // An older handler says nothing of what it was taken under.
+    let of = |name| void_of.get(name).or(known.record.previous_deploy_id.as_ref()).filter(|of| **of != *known.record.deploy_id);
+    if void.iter().any(|name| of(name).is_some()) {
+        let done = orders::all_done(&part.here.consul, part.name)?;
+        let needed = void.iter().filter(|name| of(name).is_some_and(|deploy_id| taken_over(part, &done, deploy_id).is_some()));
+        set_aside(part, needed, "of a master that died: nobody has confirmed it, and the application went on from another set")?;
     }
     let left = part.remove(void.iter(), &part.book)?;
     part.change(&part.me, |replica| {

@@ -28,7 +28,7 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
     let (sets, now) = (&part.book.sets, part.here.world.clock.now());
     let held = held(&known, sets);
     let goes = goes(sets, &rule, now).into_iter().filter(|set| !held.iter().any(|held| held.snapshots == set.snapshots));
-    let mut goes = free(goes.collect(), sets, &held.iter().flat_map(Set::names).cloned().collect());
+    let mut goes = free(goes.collect(), sets, &held.iter().flat_map(|set| set.names()).cloned().collect());
     if goes.iter().any(|set| set.deploy_id != known.record.deploy_id) {
         let ended = of_a_destroyed_one(part, &known)?;
         goes.retain(|set| !ended.contains(set));
@@ -65,9 +65,9 @@ fn of_a_destroyed_one(part: &Part, known: &Known) -> Result<Vec<Set>, Error> {
 }
 
 /// What keys name, and the newest that is written down, whatever the clock says and whatever it is of.
-fn held(known: &Known, sets: &[Set]) -> Vec<Set> {
+fn held<'s>(known: &'s Known, sets: &'s [Set]) -> Vec<&'s Set> {
     let newest = sets.iter().max_by(|a, b| a.taken.cmp(&b.taken));
-    known.replicas.values().flat_map(Replica::sets).chain(newest).chain(sets.last()).cloned().collect()
+    known.replicas.values().flat_map(Replica::sets).chain(newest).chain(sets.last()).collect()
 }
 
 /// Those of which nothing is held that no other one has: of a volume that nobody has written to many sets may have the same snapshot.
