@@ -114,6 +114,12 @@ fn what_is_left_of_a_destroyed_application_stays_though_it_is_deployed_anew() {
     all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
     sim.settle();
     tick(&sim);
+    for _ in 0..2 {
+        sim.lock().write("node1", DATA, ".");
+        after(&sim, 15 * MINUTE);
+    }
+    let left = snapshots(&sim, "node2", DATA);
+    assert!(left.len() > 2, "{left:?}");
     sim.power_off("node1");
     sim.lock().nodes.remove("node1");
     sim.deliver_all(&[destroy("end")]);
@@ -129,6 +135,8 @@ fn what_is_left_of_a_destroyed_application_stays_though_it_is_deployed_anew() {
         after(&sim, 15 * MINUTE);
     }
     let there = anywhere(&sim, "monday");
+    let now = snapshots(&sim, "node2", DATA);
+    assert!(left.iter().all(|name| now.contains(name)), "{left:?} {now:?}");
     let status = run(&sim, "node2", Start::Status);
     let violations = sim.violations();
     assert!(there == ["node2"], "nobody has removed it: {there:?} {violations:#?} {status}");
@@ -313,4 +321,18 @@ fn a_move_that_fails_leaves_the_confirmed_set_of_its_slave() {
         away["reason"],
         over["reason"]
     );
+}
+
+/// The mark of the confirmed set is gone: the plugin's own purge has taken it, perhaps. The move goes on with what is there.
+#[test]
+fn what_the_new_master_holds_is_not_sent_though_its_mark_is_gone() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    thrifty(&sim);
+    tick(&sim);
+    let confirmed = last(&sim, "node2");
+    let marks = |name: &String| name.starts_with(&format!("{confirmed}@"));
+    sim.lock().plugin("node1").snapshots.retain(|name, _| !marks(name));
+    all_well(&sim.deliver_all(&[deploy("away", "node2", Some("node1"))]));
+    assert_eq!(sim.violations(), [""; 0]);
+    assert!(data(&sim, "node2", DATA).contains("monday"));
 }
