@@ -105,12 +105,14 @@ impl Node {
         must("docker", &["inspect", "-f", "{{.State.Running}}", &self.container()]).trim() == "true"
     }
 
-    /// The power of the node fails: what its volumes' disk was not told to keep is lost. It starts again.
+    /// The power of the node fails: what its volumes' disk was not told to keep is lost. It starts again. Nothing of the node runs while the
+    /// disk is copied: what it syncs, and tells others, after that would be lost.
     pub fn lose_power(self) {
         let (disk, name) = (Path::new(HOME).join("disk"), name(self.0));
         let (image, folder) = (disk.join(format!("{name}.img")), disk.join(&name));
         let script = format!(
-            "cp --sparse=always '{0}' '{0}.cut' && docker kill {2} >/dev/null && umount '{1}' && mv '{0}.cut' '{0}' && mount -o loop '{0}' '{1}'",
+            "docker pause {2} >/dev/null && cp --sparse=always '{0}' '{0}.cut' && docker kill {2} >/dev/null && umount '{1}' && \
+             mv '{0}.cut' '{0}' && mount -o loop '{0}' '{1}'",
             image.display(),
             folder.display(),
             self.container()
