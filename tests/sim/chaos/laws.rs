@@ -119,12 +119,15 @@ impl Witness {
         self.promised.insert(id, owed.unwrap_or_default());
     }
 
-    /// A person has given up an undo of this order.
-    pub fn give_up(&mut self, order: &Value) {
-        let name = order["name"].as_str().unwrap_or_default();
-        self.app(name).into_iter().for_each(|app| app.given_up = true);
-        if let Some(source) = source_of(order, &self.apps) {
-            self.apps[source].given_up = true;
+    /// Of what a person has given up an undo: of an order that is open, or of one that has ended without that node.
+    fn see_given_up(&mut self, s: &State) {
+        let orders = s.keys("order/").into_iter().chain(s.keys("history/")).filter_map(|key| s.kv(&key));
+        for order in orders.filter(|order| order["given_up"].as_array().is_some_and(|nodes| !nodes.is_empty())) {
+            let name = order["name"].as_str().unwrap_or_default();
+            self.app(name).into_iter().for_each(|app| app.given_up = true);
+            if let Some(source) = source_of(&order, &self.apps) {
+                self.apps[source].given_up = true;
+            }
         }
     }
 
@@ -136,6 +139,7 @@ impl Witness {
             .collect();
         let mut wrong: Vec<Wrong> = sim.violations().into_iter().map(|text| (label(&text), text)).collect();
         let s = &*sim.lock();
+        self.see_given_up(s);
         self.see_orders(s, &mut wrong);
         wrong.extend(unsound_replicas(s));
         for app in &mut self.apps {

@@ -240,10 +240,8 @@ impl Player {
             Step::GiveUp { order, node, on } => {
                 let Some(order) = self.pick(*order, "failed").filter(|_| is_alive(*node)) else { return false };
                 let mut s = self.sim.lock();
-                if let Some(open) = s.kv(&format!("order/{order}")) {
-                    self.witness.give_up(&open);
-                    s.two_may_run = true;
-                }
+                let key = s.keys("order/").into_iter().chain(s.keys("history/")).find(|key| key.ends_with(&order));
+                s.two_may_run |= key.and_then(|key| s.kv(&key)).is_some_and(|order| order["state"] != "done");
                 drop(s);
                 self.sim.start(NODES[*node as usize], Start::Cancel(order, Some(NODES[*on as usize])));
             }
