@@ -152,6 +152,10 @@ pub enum Fault {
         found: String,
         driver: String,
     },
+    /// The engine knows it from the plugin.
+    NotFoundByPlugin {
+        volume: Volume,
+    },
     NoReplica {
         master: NodeName,
         volumes: Vec<Volume>,
@@ -496,6 +500,11 @@ impl fmt::Display for Fault {
                 f,
                 "the volume {volume} has the driver {found}, which by its name is the volume plugin, too; BTRFSDRIVER of this node names it \
                  {driver}, and only volumes of that name are taken for data: write {driver}, or have BTRFSDRIVER say {found} on every node"
+            ),
+            Fault::NotFoundByPlugin { volume } => write!(
+                f,
+                "the volume {volume} is there by the engine, but the volume plugin says that there is none: see what is wrong with it or its disk, \
+                 and order again"
             ),
             Fault::NoReplica { master, volumes, others } => {
                 let volumes = joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>());

@@ -205,8 +205,8 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
         found.wrong.push(of(name, &why.to_string()));
         Vec::new()
     });
-    for file in files {
-        let path = folder.join(&file);
+    for file in &files {
+        let path = folder.join(file);
         if path == here.paths.journal(name) {
             let at_work = here.world.try_lock_file(&here.paths.worker_locks(name).0).is_ok_and(|lock| lock.is_none());
             let text = format!("a journal of this node is not at its end: {}", path.display());
@@ -235,10 +235,11 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
                     }
                     false => found.notes.push(of(name, "fenced on this node, which ran it; none of its volumes is there any more")),
                 }
-                let is_master = |known: &sets::Known| known.name == *name && here.me().is_ok_and(|me| *me == known.record.master);
-                if sets.is_some_and(|sets| sets.apps.iter().any(is_master)) {
-                    found.wrong.push(of(name, local::FENCED_MASTER));
-                }
+            }
+            let is_master = |known: &sets::Known| known.name == *name && here.me().is_ok_and(|me| *me == known.record.master);
+            let at_work = files.iter().any(|file| folder.join(file) == here.paths.journal(name));
+            if local.role != LocalRole::Master && !at_work && sets.is_some_and(|sets| sets.apps.iter().any(is_master)) {
+                found.wrong.push(of(name, local::FENCED_MASTER));
             }
             for volume in &local.unkept {
                 let text = format!(

@@ -14,7 +14,7 @@ use crate::logger;
 use crate::model::event::{self, Asked};
 use crate::model::names::{AppName, NodeName, OrderId};
 use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
-use crate::node::{local, probe};
+use crate::node::{probe, reconcile};
 use crate::orders::{self, Failing};
 use crate::show::{follow, plan, status};
 use crate::worker;
@@ -118,8 +118,7 @@ pub fn work(here: &Here, name: &str) -> Result<(), Failure> {
 /// This node's part in the replicas of one application.
 pub fn replicate(here: &Here, name: &str, now: bool) -> Result<(), Failure> {
     let name = AppName::try_from(name).map_err(|source| Failure::Usage(Error::Name { what: "replicate", source }))?;
-    // What a node holds that was fenced is older than what another one went on from, though a record that was put back names it as the master.
-    Ok(sets::replicate(here, &name, now, &|| Ok(worker::is_busy(here, &name)? || local::is_fenced(here, &name)?))?)
+    Ok(sets::replicate(here, &name, now, &|| Ok(worker::is_busy(here, &name)? || reconcile::holds_what_is_old(here, &name)?))?)
 }
 
 /// An order of one's own: written first, then the bell is rung, then a worker started apart and the order followed to its end, whoever works

@@ -573,8 +573,8 @@ fn take(
     }
     tally.handed_over |= plan.part == Part::Source;
     let mut order = if plan.part == Part::Owner { with_slave(order, &facts) } else { order.clone() };
-    if plan.part == Part::Owner && facts.record.is_some_and(|record| record.master == *me) && local::is_fenced(here, &order.name)? {
-        let note = format!("{me} was fenced of it: another node may hold what is newer");
+    if plan.part == Part::Owner && facts.record.is_some_and(|record| record.master == *me) && local::was_passed_on(here, &order.name)? {
+        let note = format!("another node went on with it after {me} was its master, and may hold what is newer");
         warn!("{note}");
         order.notes.push(note);
     }

@@ -61,9 +61,14 @@ pub fn ended(here: &Here, volume: &Volume) -> Result<(), Error> {
 
 /// Takes one that is no replica.
 pub fn take(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<Snapshot, Error> {
+    let there = here.plugin().snapshots(volume)?;
     intend(here, volume, aside)?;
     let snapshot = answered(here, volume, here.plugin().snapshot(volume))?;
-    remember(here, &snapshot, aside)?;
+    // A newer plugin has named what was there, since nobody has written to the volume: it stays what it was.
+    match aside.is_none() && there.contains(&snapshot) {
+        true => ended(here, volume)?,
+        false => remember(here, &snapshot, aside)?,
+    }
     Ok(snapshot)
 }
 

@@ -36,9 +36,9 @@ pub struct Local {
     pub unknown: Unknown,
 }
 
-/// What is to be said where a record names a node as the master that was fenced of it.
-pub const FENCED_MASTER: &str = "its record names this node as its master, and it was fenced here, since another node went on with it: Consul was put \
-     back to an older state, perhaps. It runs nowhere by itself. Deploy it again here to go on from what this node holds; to go on from what \
+/// What is to be said where a record names a node as the master that was fenced of it, or became its slave.
+pub const FENCED_MASTER: &str = "its record names this node as its master, but another node went on with it since: Consul was put back to an older \
+     state, perhaps. It runs nowhere by itself. Deploy it again here to go on from what this node holds; to go on from what \
      another one holds, destroy it, and deploy it there";
 
 impl Local {
@@ -63,8 +63,9 @@ pub fn of(here: &Here, name: &AppName) -> Result<Option<Local>, Error> {
     json::read(&text).map_err(|source| Error::Json { at: path.display().to_string(), what, source })
 }
 
-pub fn is_fenced(here: &Here, name: &AppName) -> Result<bool, Error> {
-    Ok(of(here, name)?.is_some_and(|local| local.role == LocalRole::Fenced))
+/// Whether another node went on with it, as far as this one remembers: only an order makes this one its master again.
+pub fn was_passed_on(here: &Here, name: &AppName) -> Result<bool, Error> {
+    Ok(of(here, name)?.is_some_and(|local| local.role != LocalRole::Master))
 }
 
 /// Changes what is remembered of an application; `None` forgets it. Under its lock.

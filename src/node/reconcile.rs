@@ -404,9 +404,22 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
     Ok(())
 }
 
+/// Whether another node went on with it, so that what is here is for nobody: it was fenced, or it became the slave, and a record that was put back
+/// names it as the master.
+pub fn holds_what_is_old(here: &Here, name: &AppName) -> Result<bool, Error> {
+    match local::of(here, name)?.map(|local| local.role) {
+        None | Some(LocalRole::Master) => Ok(false),
+        Some(LocalRole::Fenced) => Ok(true),
+        Some(LocalRole::Slave) => {
+            let (me, record) = (here.me()?, record(here, name)?);
+            Ok(record.is_some_and(|record| record.master == *me))
+        }
+    }
+}
+
 /// This node is the master by the record, but does not remember it.
 fn adopt(here: &Here, name: &AppName, record: &Record) -> Result<(), Error> {
-    if local::is_fenced(here, name)? {
+    if local::was_passed_on(here, name)? {
         warn!("{name}: {}", local::FENCED_MASTER);
         return Ok(());
     }

@@ -86,7 +86,10 @@ impl Run {
             let before = replica.clone();
             // A takeover has set it aside.
             let next = replica.next.take().filter(|_| !self.takes_over());
-            replica.void.extend(next.iter().flat_map(|next| next.set.names()).cloned());
+            for name in next.iter().flat_map(|next| next.set.names()) {
+                replica.void_of.extend(next.iter().map(|next| (name.clone(), next.set.deploy_id.to_string())));
+                replica.void.push(name.clone());
+            }
             if *holder == old.master
                 && let Some(set) = self.handed_over(old, record)?
             {

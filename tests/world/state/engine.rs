@@ -174,14 +174,17 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
         }
         ("GET", ["volumes"]) => {
             let wanted = label_of(request);
-            let found =
-                s.engine(node).volumes.iter().filter(|(_, made)| wanted.is_empty() || wanted == format!("{PROJECT}={}", made.project));
+            let (made, plugin) = (&s.nodes[node].engine.volumes, &s.nodes[node].plugin);
+            let found = made.iter().filter(|(_, made)| wanted.is_empty() || wanted == format!("{PROJECT}={}", made.project));
             let one = |(name, made): (&String, &Made)| {
                 let mut labels = json!(made.labels);
                 labels[PROJECT] = made.project.clone().into();
                 json!({"Name": name, "Labels": labels})
             };
-            json(json!({"Volumes": found.map(one).collect::<Vec<_>>(), "Warnings": null}))
+            // An engine asks its plugins, too, for what it has not made itself.
+            let brought = plugin.volumes.keys().filter(|name| wanted.is_empty() && !made.contains_key(*name));
+            let all: Vec<Value> = found.map(one).chain(brought.map(|name| json!({"Name": name, "Labels": null}))).collect();
+            json(json!({"Volumes": all, "Warnings": null}))
         }
         ("GET", ["volumes", name]) if s.engine(node).volumes.contains_key(*name) => json(json!({"Name": name})),
         ("DELETE", ["volumes", name]) => match s.remove_engine_volume(node, name) {
