@@ -30,8 +30,9 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
     service::deregister(here, name, id)?;
     let (remembered, mut unkept) = (local::of(here, name).ok().flatten(), BTreeSet::new());
     for volume in &volumes {
-        // What the record names besides may never have been here, nor what a run had begun to make.
-        if remembered.iter().any(|local| local.volumes.contains(volume)) || plugin.exists(volume)? {
+        // What the record names besides may never have been here, nor what a run had begun to make; a slave has none.
+        let had = |local: &Local| local.role != LocalRole::Slave && local.volumes.contains(volume);
+        if remembered.as_ref().is_some_and(had) || plugin.exists(volume)? {
             unkept.insert(volume.clone());
         }
     }

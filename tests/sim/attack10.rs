@@ -276,3 +276,38 @@ fn a_takeover_finds_what_was_handed_over_with_a_newer_plugin_too() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// A move to the slave fails, and is undone there. Its power fails before the disk knows of it: it reads that it is in the middle
+/// of a move that others have ended, and fences itself. As a slave it had no volume, and misses none.
+#[test]
+fn a_slave_that_was_to_become_the_master_misses_no_volume_after_a_power_failure() {
+    let mut back = 0;
+    for seed in 1..=20 {
+        let sim = Sim::with_seed(seed, &NODES);
+        sim.lock().registry.insert("cache:1".into(), "cache one".into());
+        push_files(&sim, "", &[]);
+        all_well(&sim.deliver_all(&[deploy("first", "node1", Some("node2"))]));
+        tick(&sim);
+        push_files(&sim, "x-standin: {start: exits}", &[]);
+        let undone =
+            |e: &crate::world::state::effect::Effect| e.node == "node2" && e.line.contains("cas order/") && e.line.contains("(failed)");
+        sim.fault(undone, 2, Act::KillAfter);
+        NODES.iter().for_each(|node| sim.start(node, Start::Events(vec![deploy("away", "node2", None)])));
+        sim.run_until_rest();
+        assert!(sim.no_faults());
+        assert_eq!(sim.lock().ended("away")["state"], "failed");
+        sim.power_off("node2");
+        push_files(&sim, "", &[]);
+        all_well(&sim.deliver_all(&[deploy("again", "node1", Some("node2"))]));
+        sim.power_on("node2");
+        sim.ended();
+        sim.start("node2", Start::Events(Vec::new()));
+        sim.run_until_rest();
+        back += usize::from(sim.ended().iter().any(|run| run.stderr.contains("somebody has gone on since")));
+        checks(&sim, 2);
+        let status = run(&sim, "node2", Start::Status);
+        sim.violations();
+        assert!(!status.stderr.contains("is not kept yet"), "{status}");
+    }
+    assert!(back > 0, "the journal was never back");
+}
