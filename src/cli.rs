@@ -5,22 +5,94 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-pub const USAGE: &str = "\
+use crate::by_name::Words;
+use crate::model::order::EVENTS;
+
+/// A command, what it takes, the flags that go with it and their values, and what it does.
+struct Command {
+    name: &'static str,
+    takes: &'static str,
+    flags: &'static [&'static str],
+    does: &'static str,
+}
+
+const COMMANDS: [Command; 17] = [
+    Command {
+        name: "deploy",
+        takes: "NAME|REPO|JSON",
+        flags: &["--branch B", "--master NODE", "--slave NODE|none", "--update"],
+        does: "deploy it; what is not said stays as it is",
+    },
+    Command { name: "destroy", takes: "NAME|JSON", flags: &["--yes"], does: "destroy it; its snapshots are kept" },
+    Command { name: "migrate", takes: "NAME TARGET|JSON", flags: &["--no-update"], does: "copy its data to another application" },
+    Command {
+        name: "evacuate",
+        takes: "NODE",
+        flags: &["--to NODE", "--plan"],
+        does: "move all that runs on a node, to its slave or to NODE",
+    },
+    Command {
+        name: "plan",
+        takes: "deploy|destroy|migrate …",
+        flags: &["--branch B", "--master NODE", "--slave NODE|none", "--update", "--no-update"],
+        does: "print what each node would do; change nothing",
+    },
+    Command {
+        name: "cancel",
+        takes: "ID",
+        flags: &["--give-up NODE"],
+        does: "fail an open order; leave the undo of a failed one on NODE to a person",
+    },
+    Command { name: "maintenance", takes: "NAME on|off", flags: &[], does: "show the maintenance page, and start nothing of it meanwhile" },
+    Command { name: "status", takes: "[NAME]", flags: &["--json"], does: "print what is deployed, where, and which orders are open" },
+    Command { name: "history", takes: "[NAME|ID]", flags: &["--json"], does: "print the orders that have ended" },
+    Command {
+        name: "check",
+        takes: "",
+        flags: &[],
+        does: "print what is wrong on this node, and begin what is due (a script check of Consul's)",
+    },
+    Command {
+        name: "probe",
+        takes: "",
+        flags: &[],
+        does: "look at what this node needs: versions, rights, ssh, clocks (check does once an hour)",
+    },
+    Command {
+        name: "replicate",
+        takes: "NAME",
+        flags: &["--now"],
+        does: "take, send, confirm and purge what is due of its replicas here; or a set at once",
+    },
+    Command { name: "reconcile", takes: "", flags: &[], does: "take part in open orders, compare this node with the records" },
+    Command { name: "work", takes: "NAME", flags: &[], does: "the same for one application (what the others start for each)" },
+    Command { name: "routes", takes: "", flags: &[], does: "write the proxies' files from the records" },
+    Command { name: "completion", takes: "bash|zsh", flags: &[], does: "print what a shell completes commands by" },
+    // git asks this program for what its server asks for; see `outside::git`.
+    Command { name: "credential", takes: "get|store|erase", flags: &[], does: "" },
+];
+
+pub fn usage() -> String {
+    let mut usage = String::from(
+        "\
 handler - deploys, moves and takes over docker-compose applications on a Consul cluster
 
-usage: handler [OPTIONS]                        carry out the events on standard input (run by a Consul watch)
-       handler [OPTIONS] deploy JSON            order it, take part in it, follow it to its end
-       handler [OPTIONS] destroy JSON           the same
-       handler [OPTIONS] migrate JSON           the same
-       handler [OPTIONS] plan EVENT JSON        print what each node would do; change nothing
-       handler [OPTIONS] reconcile              take part in open orders, compare this node with the records
-       handler [OPTIONS] work NAME              the same for one application (what the others start for each)
-       handler [OPTIONS] replicate NAME [--now] take, send, confirm and purge what is due of its replicas here; or a set at once
-       handler [OPTIONS] cancel ID [--give-up NODE]   fail an open order; leave the undo of a failed one on NODE to a person
-       handler [OPTIONS] routes                 write the proxies' files from the records
-       handler [OPTIONS] status [--json]        print what is deployed, where, and which orders are open
-       handler [OPTIONS] check                  print what is wrong on this node, and begin what is due (a script check of Consul's)
-       handler [OPTIONS] probe                  look at what this node needs: versions, rights, ssh, clocks (check does once an hour)
+usage: handler [OPTIONS] COMMAND
+       handler [OPTIONS]              carry out the events on standard input (run by a Consul watch)
+
+commands:
+",
+    );
+    for command in COMMANDS.iter().filter(|command| !command.does.is_empty()) {
+        // What plan takes is what the others do.
+        let flags = command.flags.iter().filter(|_| command.name != "plan").map(|flag| format!("[{flag}]"));
+        let words: Vec<String> =
+            [command.name, command.takes].map(str::to_owned).into_iter().chain(flags).filter(|word| !word.is_empty()).collect();
+        usage += &format!("  {}\n      {}\n", words.join(" "), command.does);
+    }
+    usage
+        + "
+NAME   an application that is deployed: its name, or any part of it that no other has
 
 JSON   deploy   {\"repo\": URL, \"branch\": B, \"master\": NODE, \"slave\": NODE or null, \"update\": false, \"empty\": false}
        destroy  {\"repo\": URL, \"branch\": B}
@@ -42,18 +114,65 @@ exit status:
 environment: DEPLOY_DIR [/deploy], BTRFSDRIVER [anybox/buttervolume:latest], BUTTERVOLUME_SOCKET, CADDY_VERSION [2],
 CONSUL_HTTP_ADDR and the other variables of Consul's own command, HANDLER_TIMEOUT_<KIND> in seconds, HANDLER_SETTLE [1],
 RUST_LOG
-";
+"
+}
+
+/// For bash, and for zsh by its own emulation of that.
+fn completion(shell: &str) -> Result<String, String> {
+    let begin = match shell {
+        "bash" => "",
+        "zsh" => "autoload -U +X bashcompinit && bashcompinit\n",
+        other => return Err(format!("completion {other}: expected bash or zsh")),
+    };
+    let known = || COMMANDS.iter().filter(|command| !command.does.is_empty());
+    let names: Vec<&str> = known().map(|command| command.name).collect();
+    let flags = known().filter(|command| !command.flags.is_empty()).map(|command| {
+        let flags: Vec<&str> = command.flags.iter().map(|flag| long(flag)).collect();
+        format!("        {}) words=\"{}\";;\n", command.name, flags.join(" "))
+    });
+    Ok(format!(
+        "{begin}_handler() {{
+    local word words=\"{}\"
+    for word in \"${{COMP_WORDS[@]:1:COMP_CWORD-1}}\"; do
+        case $word in
+        -*) continue;;
+{}        *) words=;;
+        esac
+        break
+    done
+    COMPREPLY=($(compgen -W \"$words\" -- \"${{COMP_WORDS[COMP_CWORD]}}\"))
+}}
+complete -F _handler handler
+",
+        names.join(" "),
+        flags.collect::<String>()
+    ))
+}
+
+/// A flag of the table, without its value.
+fn long(flag: &'static str) -> &'static str {
+    flag.split(' ').next().unwrap_or(flag)
+}
 
 #[derive(Debug, PartialEq)]
 pub enum Verb {
     Events,
     Request {
         event: String,
-        json: String,
+        words: Words,
     },
     Plan {
         event: String,
-        json: String,
+        words: Words,
+    },
+    Evacuate {
+        node: String,
+        to: Option<String>,
+        plan: bool,
+    },
+    Maintenance {
+        name: String,
+        on: bool,
     },
     Reconcile,
     Work {
@@ -70,16 +189,20 @@ pub enum Verb {
     },
     Routes,
     Status {
+        of: Option<String>,
+        json: bool,
+    },
+    History {
+        of: Option<String>,
         json: bool,
     },
     Check,
     Probe,
-    /// git asks this program for what its server asks for; see `outside::git`.
     Credential {
         get: bool,
     },
-    Help,
-    Version,
+    /// Text that is known here already.
+    Print(String),
 }
 
 #[derive(Debug, PartialEq)]
@@ -125,7 +248,7 @@ where
     I::Item: Into<OsString>,
 {
     let mut parser = lexopt::Parser::from_args(args);
-    let (mut words, mut asked, mut give_up, mut json, mut now) = (Vec::new(), None, None, false, false);
+    let (mut words, mut given, mut asked) = (Vec::new(), Vec::<(&'static str, String)>::new(), None);
     let mut parsed = Args { verb: Verb::Events, verbosity: 0, log_file: None, json_log: false };
     while let Some(arg) = parser.next()? {
         match arg {
@@ -139,53 +262,90 @@ where
                     other => return Err(format!("--log-format {other}: expected text or json").into()),
                 }
             }
-            Long("json") => json = true,
-            Long("now") => now = true,
-            Long("give-up") => give_up = Some(parser.value()?.string()?),
-            Short('h') | Long("help") => asked = asked.or(Some(Verb::Help)),
-            Short('V') | Long("version") => asked = asked.or(Some(Verb::Version)),
+            Short('h') | Long("help") => asked = asked.or(Some(Verb::Print(usage()))),
+            Short('V') | Long("version") => {
+                asked = asked.or(Some(Verb::Print(concat!("handler ", env!("CARGO_PKG_VERSION"), "\n").into())))
+            }
+            Long(name) => {
+                let mut known = COMMANDS.iter().flat_map(|command| command.flags);
+                let Some(flag) = known.find(|flag| long(flag)[2..] == *name) else { return Err(arg.unexpected()) };
+                given.push((long(flag), if flag.contains(' ') { parser.value()?.string()? } else { String::new() }));
+            }
             Value(word) => words.push(word.string()?),
             _ => return Err(arg.unexpected()),
         }
     }
-    let mut words = words.into_iter();
-    let verb = match words.next().as_deref() {
-        None => Verb::Events,
-        Some(event) if crate::model::order::EVENTS.contains(&event) => {
-            Verb::Request { event: event.into(), json: words.next().ok_or(format!("{event}: expected JSON after it"))? }
-        }
-        Some("plan") => match (words.next(), words.next()) {
-            (Some(event), Some(json)) => Verb::Plan { event, json },
-            _ => return Err("plan: expected EVENT JSON after it".into()),
-        },
-        Some("reconcile") => Verb::Reconcile,
-        Some("work") => Verb::Work { name: words.next().ok_or("work: expected the name of an application after it")? },
-        Some("replicate") => Verb::Replicate {
-            name: words.next().ok_or("replicate: expected the name of an application after it")?,
-            now: std::mem::take(&mut now),
-        },
-        Some("cancel") => Verb::Cancel { id: words.next().ok_or("cancel: expected the ID of an order after it")?, give_up: give_up.take() },
-        Some("routes") => Verb::Routes,
-        Some("status") => Verb::Status { json: std::mem::take(&mut json) },
-        Some("check") => Verb::Check,
-        Some("probe") => Verb::Probe,
-        Some("credential") => Verb::Credential { get: words.next().as_deref() == Some("get") },
-        Some(other) => return Err(format!("unknown command {other:?}").into()),
+    parsed.verb = match asked {
+        Some(asked) => asked,
+        None => verb(words, given)?,
     };
-    if let Some(word) = words.next().filter(|_| asked.is_none()) {
-        return Err(format!("unexpected argument {word:?}").into());
-    }
-    if now && asked.is_none() {
-        return Err("--now goes with replicate".into());
-    }
-    if give_up.is_some() && asked.is_none() {
-        return Err("--give-up NODE goes with cancel".into());
-    }
-    if json && asked.is_none() {
-        return Err("--json goes with status".into());
-    }
-    parsed.verb = asked.unwrap_or(verb);
     Ok(parsed)
+}
+
+fn verb(words: Vec<String>, given: Vec<(&'static str, String)>) -> Result<Verb, String> {
+    let mut words = words.into_iter();
+    let name = words.next();
+    let command = COMMANDS.iter().find(|command| Some(command.name) == name.as_deref());
+    if let (Some(name), None) = (&name, command) {
+        return Err(format!("unknown command {name:?}"));
+    }
+    let goes_with = |command: &Command, flag: &str| command.flags.iter().any(|known| long(known) == flag);
+    if let Some((flag, _)) = given.iter().find(|(flag, _)| !command.is_some_and(|command| goes_with(command, flag))) {
+        let with: Vec<&str> = COMMANDS.iter().filter(|command| goes_with(command, flag)).map(|command| command.name).collect();
+        return Err(format!("{flag} goes with {}", with.join(", ")));
+    }
+    let Some(command) = command else { return Ok(Verb::Events) };
+    let value = |flag: &str| given.iter().rfind(|(given, _)| *given == flag).map(|(_, value)| value.clone());
+    let is_given = |flag: &str| value(flag).is_some();
+    let mut next = |what: &str| words.next().ok_or(format!("{}: expected {what} after it", command.name));
+    let mut of = |event: &str| {
+        let mut of = vec![next("a name or JSON")?];
+        let json = of[0].trim_start().starts_with('{');
+        if event == "migrate" && !json {
+            of.push(next("NAME TARGET or JSON")?);
+        }
+        if json && let Some((flag, _)) = given.iter().find(|(flag, _)| *flag != "--yes") {
+            return Err(format!("{flag} does not go with JSON: write it there"));
+        }
+        let update = if is_given("--no-update") { Some(false) } else { is_given("--update").then_some(true) };
+        Ok(Words { of, branch: value("--branch"), master: value("--master"), slave: value("--slave"), update, yes: is_given("--yes") })
+    };
+    let verb = match command.name {
+        event if EVENTS.contains(&event) => Verb::Request { event: event.into(), words: of(event)? },
+        "plan" => {
+            let event = words.next().ok_or("plan: expected deploy, destroy or migrate after it, and what these take")?;
+            let mut plan = vec![event];
+            plan.extend(words.by_ref());
+            let Verb::Request { event, words } = verb(plan, given)? else {
+                return Err("plan: expected deploy, destroy or migrate after it".into());
+            };
+            return Ok(Verb::Plan { event, words });
+        }
+        "evacuate" => Verb::Evacuate { node: next("the name of a node")?, to: value("--to"), plan: is_given("--plan") },
+        "maintenance" => Verb::Maintenance {
+            name: next("NAME on|off")?,
+            on: match next("NAME on|off")?.as_str() {
+                "on" => true,
+                "off" => false,
+                other => return Err(format!("maintenance: expected on or off, found {other:?}")),
+            },
+        },
+        "reconcile" => Verb::Reconcile,
+        "work" => Verb::Work { name: next("the name of an application")? },
+        "replicate" => Verb::Replicate { name: next("the name of an application")?, now: is_given("--now") },
+        "cancel" => Verb::Cancel { id: next("the ID of an order")?, give_up: value("--give-up") },
+        "routes" => Verb::Routes,
+        "status" => Verb::Status { of: words.next(), json: is_given("--json") },
+        "history" => Verb::History { of: words.next(), json: is_given("--json") },
+        "check" => Verb::Check,
+        "probe" => Verb::Probe,
+        "completion" => Verb::Print(completion(&next("bash or zsh")?)?),
+        _ => Verb::Credential { get: words.next().as_deref() == Some("get") },
+    };
+    match words.next() {
+        Some(word) => Err(format!("unexpected argument {word:?}")),
+        None => Ok(verb),
+    }
 }
 
 #[cfg(test)]
@@ -199,18 +359,59 @@ mod tests {
 
     #[test]
     fn commands() {
+        let of = |of: &[&str]| Words { of: of.iter().map(|word| (*word).into()).collect(), ..Words::default() };
+        let request = |event: &str, words: Words| Ok(Verb::Request { event: event.into(), words });
         assert_eq!(verb(""), Ok(Verb::Events));
-        assert_eq!(verb("deploy {}"), Ok(Verb::Request { event: "deploy".into(), json: "{}".into() }));
-        assert_eq!(verb("plan destroy {}"), Ok(Verb::Plan { event: "destroy".into(), json: "{}".into() }));
-        assert_eq!(verb("-h"), Ok(Verb::Help));
-        assert_eq!(verb("-q status -V"), Ok(Verb::Version));
-        assert_eq!(verb("deploy"), Err("deploy: expected JSON after it".into()));
-        assert_eq!(verb("status now"), Err("unexpected argument \"now\"".into()));
-        assert_eq!(verb("status --json"), Ok(Verb::Status { json: true }));
-        assert_eq!(verb("check --json"), Err("--json goes with status".into()));
-        assert_eq!(verb("restart"), Err("unknown command \"restart\"".into()));
-        assert_eq!(verb("--log-format xml"), Err("--log-format xml: expected text or json".into()));
-        assert_eq!(verb("--frobnicate"), Err("invalid option '--frobnicate'".into()));
+        assert_eq!(verb("deploy {}"), request("deploy", of(&["{}"])));
+        assert_eq!(verb("migrate {}"), request("migrate", of(&["{}"])));
+        let words = Words { master: Some("node2".into()), slave: Some("none".into()), update: Some(true), ..of(&["blog"]) };
+        assert_eq!(verb("deploy blog --master node2 --slave=none --update"), request("deploy", words));
+        assert_eq!(verb("destroy --yes blog"), request("destroy", Words { yes: true, ..of(&["blog"]) }));
+        assert_eq!(verb("migrate blog try --no-update"), request("migrate", Words { update: Some(false), ..of(&["blog", "try"]) }));
+        assert_eq!(verb("plan destroy {}"), Ok(Verb::Plan { event: "destroy".into(), words: of(&["{}"]) }));
+        let words = Words { branch: Some("b".into()), ..of(&["blog"]) };
+        assert_eq!(verb("plan --branch b deploy blog"), Ok(Verb::Plan { event: "deploy".into(), words }));
+        assert_eq!(verb("evacuate node1 --plan"), Ok(Verb::Evacuate { node: "node1".into(), to: None, plan: true }));
+        assert_eq!(verb("maintenance blog off"), Ok(Verb::Maintenance { name: "blog".into(), on: false }));
+        assert_eq!(verb("status --json"), Ok(Verb::Status { of: None, json: true }));
+        assert_eq!(verb("history blog"), Ok(Verb::History { of: Some("blog".into()), json: false }));
+        assert_eq!(verb("-q status -V"), Ok(Verb::Print(format!("handler {}\n", env!("CARGO_PKG_VERSION")))));
+        for (line, error) in [
+            ("deploy", "deploy: expected a name or JSON after it"),
+            ("deploy {} --master n", "--master does not go with JSON: write it there"),
+            ("deploy blog --yes", "--yes goes with destroy"),
+            ("migrate blog", "migrate: expected NAME TARGET or JSON after it"),
+            ("plan", "plan: expected deploy, destroy or migrate after it, and what these take"),
+            ("plan status", "plan: expected deploy, destroy or migrate after it"),
+            ("plan destroy blog --update", "--update goes with deploy, plan"),
+            ("maintenance blog maybe", "maintenance: expected on or off, found \"maybe\""),
+            ("status blog now", "unexpected argument \"now\""),
+            ("check --json", "--json goes with status, history"),
+            ("--now", "--now goes with replicate"),
+            ("restart", "unknown command \"restart\""),
+            ("completion fish", "completion fish: expected bash or zsh"),
+            ("--log-format xml", "--log-format xml: expected text or json"),
+            ("--frobnicate", "invalid option '--frobnicate'"),
+        ] {
+            assert_eq!(verb(line), Err(error.into()), "{line}");
+        }
+    }
+
+    /// What bash makes of it is tried where there is one.
+    #[test]
+    fn completion_and_usage_know_every_command() {
+        let (usage, bash) = (usage(), completion("bash").unwrap());
+        assert!(completion("zsh").unwrap().ends_with(&bash));
+        for command in COMMANDS.iter().filter(|command| !command.does.is_empty()) {
+            assert!(
+                usage.contains(&format!("\n  {} ", command.name)) || usage.contains(&format!("\n  {}\n", command.name)),
+                "{}",
+                command.name
+            );
+            let words = format!(" {} ", bash.lines().nth(1).unwrap().replace('"', " "));
+            assert!(words.contains(&format!(" {} ", command.name)) || words.contains(&format!("={} ", command.name)), "{words}");
+        }
+        assert!(bash.contains("replicate) words=\"--now\";;"), "{bash}");
     }
 
     #[test]

@@ -71,6 +71,31 @@ pub enum Fault {
     NotOpen {
         id: String,
     },
+    /// A name that none, or more than one, has.
+    NoSuchName {
+        part: String,
+        many: bool,
+        of: Vec<AppName>,
+    },
+    Unsaid {
+        name: String,
+        flag: &'static str,
+    },
+    NoSuchMember {
+        node: String,
+    },
+    NowhereToGo {
+        name: AppName,
+        node: String,
+    },
+    NothingEnded {
+        of: String,
+    },
+    /// An order has it in maintenance.
+    Maintained {
+        name: AppName,
+        id: String,
+    },
     OldEvent {
         waited: String,
     },
@@ -428,6 +453,21 @@ impl fmt::Display for Fault {
             Fault::NoAddress { node } => write!(f, "the address of {node} is unknown"),
             Fault::NotAService { file, why } => write!(f, "{file}: {why}"),
             Fault::NotOpen { id } => write!(f, "the order {id} is not open"),
+            Fault::NoSuchName { part, of, .. } if of.is_empty() => write!(f, "{part:?}: no application is deployed"),
+            Fault::NoSuchName { part, many, of } => {
+                let of = joined(&of.iter().map(|name| &**name).collect::<Vec<&str>>());
+                match many {
+                    true => write!(f, "{part:?} may be any of {of}: say more of its name"),
+                    false => write!(f, "no application of the name {part:?} is deployed; there are {of}"),
+                }
+            }
+            Fault::Unsaid { name, flag } => write!(f, "{name} is not deployed yet: say {flag}"),
+            Fault::NoSuchMember { node } => write!(f, "{node:?} is no member of the cluster"),
+            Fault::NowhereToGo { name, node } => {
+                write!(f, "{name} has no slave that is alive: nothing is moved away from {node}; say where to with --to NODE")
+            }
+            Fault::NothingEnded { of } => write!(f, "no order of {of:?} has ended"),
+            Fault::Maintained { name, id } => write!(f, "{name} is in maintenance by the order {id}, which ends that itself"),
             Fault::NotFailed { id, node } => {
                 write!(f, "the order {id} has not failed: there is no undo on {node} to give up; handler cancel {id} fails it")
             }

@@ -21,10 +21,11 @@
 //! - [`older`]: what an older handler has left on this node.
 //! - [`worker`]: what is to be done for one application. [`dispatch`]: for which there is something to do.
 //! - [`findings`]: what is to be said of this node. [`check`]: the health check.
-//! - [`show`]: text for people.
+//! - [`show`]: text for people. [`by_name`]: what people say in few words.
 //! - [`verbs`]: what the handler can be asked to do; [`cli`]: how.
 
 pub mod about;
+pub mod by_name;
 pub mod check;
 pub mod cli;
 pub mod credentials;

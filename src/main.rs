@@ -15,8 +15,9 @@ use handler::outside::interrupt;
 use handler::outside::process::RealProcesses;
 use handler::outside::seal;
 use handler::settings::{self, Settings};
+use handler::show::history;
 use handler::verbs::{self, Failure};
-use handler::{logger, proxies};
+use handler::{by_name, logger, proxies};
 use log::error;
 
 /// Of standard input: 256 events of the largest payload.
@@ -59,12 +60,11 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Ended> {
     match &args.verb {
-        Verb::Help => return print(cli::USAGE),
-        Verb::Version => return print(concat!("handler ", env!("CARGO_PKG_VERSION"), "\n")),
+        Verb::Print(text) => return print(text),
         Verb::Credential { get } => return answer_git(*get),
         // Whatever hangs: to Consul a check without an end is critical, and takes all services of the node out of DNS.
         Verb::Check => interrupt::at_latest(8, "wrong: the check has not ended within 8 s: something does not answer here".into()),
-        Verb::Events if io::stdin().is_terminal() => return Err(usage(cli::USAGE)),
+        Verb::Events if io::stdin().is_terminal() => return Err(usage(cli::usage())),
         _ => {}
     }
     let settings = Settings::from_env().map_err(usage)?;
@@ -79,7 +79,10 @@ fn run(args: &Args) -> Result<(), Ended> {
     let log_file = args.log_file.clone().unwrap_or_else(|| paths.log());
     // Asking changes nothing, not even the log file; what it has to say goes to standard error.
     let checks = args.verb == Verb::Check && args.verbosity == 0;
-    let asks = matches!(args.verb, Verb::Plan { .. } | Verb::Status { .. } | Verb::Check) && args.log_file.is_none();
+    let asks = matches!(
+        args.verb,
+        Verb::Plan { .. } | Verb::Evacuate { plan: true, .. } | Verb::Status { .. } | Verb::History { .. } | Verb::Check
+    ) && args.log_file.is_none();
     let prepared = paths.prepare(&world);
     // What the check has to say, it prints.
     let logged = logger::init(if checks { "off" } else { args.level() }, args.json_log, (!asks && prepared.is_ok()).then_some(&*log_file));
@@ -90,8 +93,18 @@ fn run(args: &Args) -> Result<(), Ended> {
     let here = Here::new(settings, world);
     match &args.verb {
         Verb::Events => Ok(verbs::events(&here, &input()?, &args.of_worker())?),
-        Verb::Request { event, json } => Ok(verbs::request(&here, event, json, &args.of_worker(), watched, say)?),
-        Verb::Plan { event, json } => print(&verbs::plan(&here, event, json)?),
+        Verb::Request { event, words } => {
+            let payload = by_name::payload(&here, event, words).map_err(failed)?;
+            if event == "destroy" && !words.yes && !words.is_json() {
+                ask(&verbs::plan(&here, event, &payload)?)?;
+            }
+            Ok(verbs::request(&here, event, &payload, &args.of_worker(), watched, say)?)
+        }
+        Verb::Plan { event, words } => print(&verbs::plan(&here, event, &by_name::payload(&here, event, words).map_err(failed)?)?),
+        Verb::Evacuate { node, to, plan: true } => print(&verbs::plan_evacuation(&here, node, to.as_deref())?),
+        Verb::Evacuate { node, to, .. } => Ok(verbs::evacuate(&here, (node, to.as_deref()), &args.of_worker(), watched, say)?),
+        Verb::Maintenance { name, on } => Ok(verbs::maintenance(&here, name, *on)?),
+        Verb::History { of, json } => print(&history::history(&here, of.as_deref(), *json).map_err(failed)?),
         Verb::Cancel { id, give_up } => print(&verbs::cancel(&here, id, give_up.as_deref())?),
         Verb::Reconcile => Ok(verbs::reconcile(&here, &args.of_worker())?),
         Verb::Work { name } => Ok(verbs::work(&here, name)?),
@@ -100,14 +113,14 @@ fn run(args: &Args) -> Result<(), Ended> {
             let settings = settings::Proxies::from_env().map_err(usage)?;
             proxies::apply::routes(&here, &settings).map_err(failed)
         }
-        Verb::Status { json } => verbs::status(&here, *json, print),
+        Verb::Status { of, json } => verbs::status(&here, of.as_deref(), *json, print),
         Verb::Probe => verbs::probe(&here, print),
         Verb::Check => {
             let report = verbs::check(&here, &args.of_worker());
             print(&report.text)?;
             if report.wrong == 0 { Ok(()) } else { Err(Ended(1, String::new())) }
         }
-        Verb::Help | Verb::Version | Verb::Credential { .. } => Ok(()),
+        Verb::Print(_) | Verb::Credential { .. } => Ok(()),
     }
 }
 
@@ -118,6 +131,18 @@ fn answer_git(get: bool) -> Result<(), Ended> {
         Some(answer) => print(&answer),
         None => Ok(()),
     }
+}
+
+/// Whether that is meant: what is to be done, and a word of it.
+fn ask(what: &str) -> Result<(), Ended> {
+    if !io::stdin().is_terminal() {
+        return Err(usage("destroy asks whether that is meant, and standard input is no terminal: say --yes"));
+    }
+    print(&format!("{what}\nDestroy it? Write yes: "))?;
+    io::stdout().flush().map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    if answer.trim() == "yes" { Ok(()) } else { Err(failed("not destroyed")) }
 }
 
 /// Consul's events.

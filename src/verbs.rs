@@ -4,6 +4,7 @@ use std::fmt;
 
 use log::error;
 
+use crate::by_name;
 use crate::check::{self, Report};
 use crate::data::sets;
 use crate::dispatch::{self, Sent};
@@ -12,10 +13,12 @@ use crate::here::Here;
 use crate::inbox;
 use crate::logger;
 use crate::model::event::{self, Asked};
+use crate::model::keys;
 use crate::model::names::{AppName, NodeName, OrderId};
 use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
 use crate::node::{probe, reconcile};
 use crate::orders::{self, Failing};
+use crate::outside::consul::Op;
 use crate::show::{follow, plan, status};
 use crate::worker;
 
@@ -153,6 +156,44 @@ pub fn request(
     }
 }
 
+/// All that runs on a node goes elsewhere, one after the other; the first one that fails is the last one that is tried.
+pub fn evacuate(
+    here: &Here,
+    (node, to): (&str, Option<&str>),
+    flags: &[String],
+    ordered: impl Fn(&Order),
+    mut told: impl FnMut(&str),
+) -> Result<(), Failure> {
+    for (name, payload) in by_name::evacuation(here, node, to)? {
+        told(&format!("deploy {name}: {payload}"));
+        request(here, "deploy", &payload, flags, &ordered, &mut told)?;
+    }
+    Ok(())
+}
+
+/// What each of these orders would do.
+pub fn plan_evacuation(here: &Here, node: &str, to: Option<&str>) -> Result<String, Failure> {
+    by_name::evacuation(here, node, to)?.iter().map(|(_, payload)| plan(here, "deploy", payload)).collect()
+}
+
+/// An operator's own maintenance: that of an order is the order's.
+pub fn maintenance(here: &Here, name: &str, on: bool) -> Result<(), Failure> {
+    let deployed = by_name::Deployed::read(here)?;
+    let (name, _) = deployed.find(name)?;
+    let key = keys::maintenance(name);
+    let found = here.consul.get(&key)?;
+    let value = found.as_ref().and_then(|entry| serde_json::from_slice::<serde_json::Value>(&entry.value).ok()).unwrap_or_default();
+    if let Some(id) = value["order"].as_str() {
+        return Err(Fault::Maintained { name: name.clone(), id: id.into() }.into());
+    }
+    match (on, found) {
+        (true, None) => drop(here.consul.cas(&key, b"{}", 0)?),
+        (false, Some(entry)) => drop(here.consul.transaction(&[Op::DeleteCas(&key, entry.modify_index)])?),
+        _ => {}
+    }
+    Ok(())
+}
+
 /// An open order fails; with `give_up` the undo of one that has failed is a person's from now on, on that node.
 pub fn cancel(here: &Here, id: &str, give_up: Option<&str>) -> Result<String, Failure> {
     let invalid = |source| Failure::Usage(Error::Name { what: "cancel", source });
@@ -198,9 +239,10 @@ pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
     Ok(plan::plan(here, &order)?)
 }
 
-/// What is deployed where, for people or as `json`; what is wrong is a failure, once `print` has shown it.
-pub fn status<E: From<Failure>>(here: &Here, json: bool, print: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
-    let status = status::status(here).map_err(Failure::from)?;
+/// What is deployed where, or of one application, for people or as `json`; what is wrong is a failure, once `print` has shown it.
+pub fn status<E: From<Failure>>(here: &Here, of: Option<&str>, json: bool, print: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
+    let named = of.map(|of| Ok(by_name::Deployed::read(here)?.find(of)?.0.clone())).transpose().map_err(|why: Error| Failure::from(why))?;
+    let status = status::status(here, named.as_ref()).map_err(Failure::from)?;
     print(&if json { format!("{}\n", status.json) } else { status.text })?;
     match status.wrong {
         0 => Ok(()),

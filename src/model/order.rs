@@ -403,6 +403,9 @@ pub struct Order {
     pub created: String,
     #[serde(default)]
     pub finished: Option<String>,
+    /// When the application was stopped for it, by the clock of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
     /// The node that carries it out; empty until it has taken the order up.
     #[serde(default)]
     pub owner: Option<NodeName>,
@@ -482,6 +485,7 @@ impl Order {
             state: State::Open,
             created: now.rfc3339(),
             finished: None,
+            stopped: None,
             owner: None,
             source: None,
             commit: None,

@@ -1,5 +1,6 @@
 //! Text for people.
 
 pub mod follow;
+pub mod history;
 pub mod plan;
 pub mod status;

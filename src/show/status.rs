@@ -26,7 +26,8 @@ pub struct Status {
     pub wrong: usize,
 }
 
-pub fn status(here: &Here) -> Result<Status, Error> {
+/// `of`: of one application only, and nothing of the node.
+pub fn status(here: &Here, of: Option<&AppName>) -> Result<Status, Error> {
     let seen = reconcile::look(here);
     let sets = sets::look(here);
     let mut found = findings::find(here, seen.as_ref(), sets.as_ref());
@@ -39,6 +40,9 @@ pub fn status(here: &Here) -> Result<Status, Error> {
             let name = AppName::try_from(entry.key.trim_start_matches(keys::APPS));
             let Ok((name, record)) = name.map(|name| (name, text::read::<Record>(&entry.value))) else { continue };
             let Ok(record) = record else { continue };
+            if of.is_some_and(|of| *of != name) {
+                continue;
+            }
             let volumes = volumes::deployed(here, &name, &record)?;
             lines.extend(described(&name, &record, &members));
             lines.extend(volumes.iter().map(|line| format!("    {line}")));
@@ -59,20 +63,21 @@ pub fn status(here: &Here) -> Result<Status, Error> {
         if applications.is_empty() {
             lines.push("no application is deployed".into());
         }
-        for open in &seen.orders {
+        for open in seen.orders.iter().filter(|open| of.is_none_or(|of| open.order.apps().contains(of))) {
             lines.extend(order_described(here, &open.order));
             orders.push(serde_json::to_value(&open.order).unwrap_or_default());
         }
     }
     // Why it cannot be told is among what was found.
-    let aside = own::aside(here).unwrap_or_default();
+    let aside = if of.is_none() { own::aside(here).unwrap_or_default() } else { Default::default() };
     if !aside.is_empty() {
         lines.push(
             "set aside on this node; buttervolume restore SNAPSHOT NEW_VOLUME opens one, buttervolume rm SNAPSHOT removes it:".into(),
         );
         lines.extend(aside.iter().map(|(snapshot, what)| format!("    {snapshot}: {what}")));
     }
-    let remains = seen.as_ref().map_or(Ok(BTreeMap::new()), |_| remains::of(here, &records)).unwrap_or_else(|why| {
+    let remains = seen.as_ref().ok().filter(|_| of.is_none()).map_or(Ok(BTreeMap::new()), |_| remains::of(here, &records));
+    let remains = remains.unwrap_or_else(|why| {
         lines.push(format!("what is left here of applications that were destroyed cannot be told: {why}"));
         BTreeMap::new()
     });
@@ -83,6 +88,10 @@ pub fn status(here: &Here) -> Result<Status, Error> {
         ));
         let newest = |snapshots: &[Snapshot]| snapshots.last().map_or(String::new(), |newest| format!(", the newest {newest}"));
         lines.extend(volumes.iter().map(|(volume, all)| format!("    {volume}: {} snapshots{}", all.len(), newest(all))));
+    }
+    if of.is_some() {
+        found.wrong.retain(|it| it.app.as_ref() == of);
+        found.notes.retain(|it| it.app.as_ref() == of);
     }
     let Findings { wrong, notes } = &found;
     let text = wrong.iter().map(|it| format!("wrong: {}", it.text)).chain(notes.iter().map(|it| format!("note: {}", it.text)));

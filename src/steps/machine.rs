@@ -277,6 +277,9 @@ impl Run {
             return Ok(());
         }
         let progress = self.progress(at, step);
+        if step == Step::Stop {
+            self.order.stopped.get_or_insert_with(|| progress.since.clone());
+        }
         self.order.progress.insert(me, progress);
         match self.here.consul.try_cas(&self.order.key(), &orders::text(&self.order)?, self.index) {
             Ok(Some(index)) => self.index = index,

@@ -6,6 +6,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod by_name;
 mod check;
 mod cluster;
 mod credentials;

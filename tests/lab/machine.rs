@@ -123,7 +123,7 @@ impl Machine {
 
     /// Runs the README's own command that deploys it, and waits until it is there.
     fn deploy(&self, name: &str) {
-        let asked = self.sh(command(&format!("\"git@git.example.com:web/{name}\"")));
+        let asked = self.sh(command(&format!("git@git.example.com:web/{name}")));
         let record = wait_until(&format!("{name} in Consul"), SOON, || {
             let found = self.try_sh(&format!("docker exec consul consul kv get -keys app/{name}_main."))?;
             if found.is_empty() { Err(self.sh("cat /deploy/handler.log")) } else { Ok(found) }
@@ -236,7 +236,7 @@ fn a_newcomer_gets_what_the_readme_says() {
 
     // The page, while the key is there.
     let shop = machine.sh("docker exec consul consul kv get -keys app/shop").trim().replace("app/", "maintenance/");
-    machine.sh(command("kv put maintenance/blog_main."));
+    machine.sh(command("maintenance blog on"));
     machine.sh(&format!("docker exec consul consul kv put {shop}"));
     for url in ["http://blog.example.com", "https://shop.example.com"] {
         wait_until("the maintenance page", secs(20), || {
@@ -246,7 +246,7 @@ fn a_newcomer_gets_what_the_readme_says() {
             if there { Ok(()) } else { Err(answer) }
         });
     }
-    machine.sh(command("kv delete maintenance/blog_main."));
+    machine.sh(command("maintenance blog off"));
     machine.sh(&format!("docker exec consul consul kv delete {shop}"));
     machine.all_answer();
     machine.note("maintenance shown and over");
