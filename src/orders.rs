@@ -283,9 +283,12 @@ fn prune(here: &Here, name: &AppName) {
         let mut entries = if count > KEPT + 10 { consul.list(&prefix)? } else { Vec::new() };
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
         // What became of the application last is asked for: see last_done.
-        let done = entries.iter().find(|entry| parse(entry).is_ok_and(|order| placed(&order))).map(|entry| entry.key.clone());
+        let newest = |is: fn(&Order) -> bool| entries.iter().find(|entry| parse(entry).is_ok_and(|it| is(&it))).map(|entry| &entry.key);
+        // And what it was destroyed by: what was taken before is not the new one's to purge.
+        let destroyed = newest(|order| placed(order) && matches!(order.request, Request::Destroy(_)));
+        let kept = [newest(placed), destroyed];
         let ended = |entry: &Entry| parse(entry).ok().and_then(|order| Time::parse(&order.finished?));
-        let is_old = |entry: &&Entry| done.as_ref() != Some(&entry.key) && ended(entry).is_none_or(|ended| now.since(ended) > AGE);
+        let is_old = |entry: &&Entry| !kept.contains(&Some(&entry.key)) && ended(entry).is_none_or(|ended| now.since(ended) > AGE);
         let old = entries.iter().skip(KEPT).filter(is_old);
         old.into_iter().try_for_each(|entry| consul.delete(&entry.key))
     });

@@ -3,8 +3,9 @@
 //! What must hold: one confirmed set, whole, never mixed with another, taken under the record that is in force. Anything else only by its exact
 //! name, which a person has to give. What it does not use of what is newer is set aside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::sets::book::Book;
 use super::{own, replicas};
 use crate::error::{Elsewhere, Error, Fault, Unusable, text_of};
 use crate::here::Here;
@@ -38,7 +39,11 @@ pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy) -> 
     let mut others = replicas::of_others(here, name)?;
     // What the dead master has itself is dead with it.
     others.retain(|(holder, _)| *holder != record.master);
-    let taking = Taking { here, record, deploy, replica, others, now: here.world.clock.now() };
+    // Consul may have been put back: what this node has confirmed it has written down itself, too.
+    let mut book = Book::read(here, name)?.sets;
+    book.retain(|set| set.is_of(record));
+    book.sort_by(|a, b| b.taken.cmp(&a.taken));
+    let taking = Taking { here, record, deploy, replica, others, book, now: here.world.clock.now() };
     let mut choice = if deploy.replica.is_empty() { taking.confirmed(name)? } else { taking.by_name()? };
     taking.unused(&mut choice)?;
     for volume in record.volumes.iter().filter(|volume| !choice.snapshots.contains_key(*volume)) {
@@ -57,6 +62,8 @@ struct Taking<'a> {
     replica: Replica,
     /// What other nodes hold.
     others: Vec<(NodeName, Replica)>,
+    /// What this node has confirmed of what is in force, the newest first.
+    book: Vec<Set>,
     now: Time,
 }
 
@@ -92,7 +99,7 @@ impl Taking<'_> {
                 }
             },
         };
-        let (found, missing) = self.candidates()?;
+        let (found, missing, of_one) = self.candidates()?;
         let master = self.record.master.clone();
         if found.is_empty() && self.deploy.empty {
             let note = match elsewhere {
@@ -111,7 +118,8 @@ impl Taking<'_> {
         }
         let of = |(volume, snapshot): (&Volume, &Snapshot)| format!("of {volume} {snapshot}, {} old", self.age(snapshot.taken()));
         let here = found.iter().map(of).chain(missing.iter().map(|volume| format!("of {volume} none")));
-        let here = here.chain(others.notes).collect();
+        let of_more = (!of_one && found.len() > 1).then(|| "these are not of one moment".to_owned());
+        let here = here.chain(of_more).chain(others.notes).collect();
         let again =
             Deploy { replica: found.into_values().collect(), empty: self.deploy.empty || !missing.is_empty(), ..self.deploy.clone() };
         let text = text_of("an order", &again)?;
@@ -184,7 +192,9 @@ impl Taking<'_> {
         // What was on its way when that was the last is newer, whatever clocks have said.
         let is_last = |snapshot: &Snapshot| self.replica.last.iter().flat_map(Set::names).any(|name| name == snapshot);
         let of_last = !choice.snapshots.is_empty() && choice.snapshots.values().all(is_last);
-        for (set, what) in [(self.replica.last.as_ref(), "confirmed"), (next, "newer, which nobody has confirmed")] {
+        let written = self.book.first().filter(|set| self.replica.last.as_ref().is_none_or(|last| last.snapshots != set.snapshots));
+        for (set, what) in [(self.replica.last.as_ref(), "confirmed"), (written, "confirmed"), (next, "newer, which nobody has confirmed")]
+        {
             let by_time = |set: &&Set| Time::parse(&set.taken).zip(newest).is_none_or(|(taken, newest)| taken > newest);
             let Some(set) = set.filter(|set| by_time(set) || of_last && what != "confirmed") else { continue };
             let mut found = Vec::new();
@@ -243,8 +253,37 @@ impl Taking<'_> {
         Ok(())
     }
 
-    /// The newest of each volume that nobody knows to be torn; and the volumes without.
-    fn candidates(&self) -> Result<(BTreeMap<Volume, Snapshot>, Vec<Volume>), Error> {
+    /// What was taken at one moment and is here, whole: the last one, else the newest.
+    fn of_one_moment(&self) -> Result<Option<BTreeMap<Volume, Snapshot>>, Error> {
+        let volumes: BTreeSet<&Volume> = self.record.volumes.iter().collect();
+        let named = |snapshots: Vec<&Snapshot>| -> BTreeMap<Volume, Snapshot> {
+            snapshots.into_iter().map(|it| (it.volume(), it.clone())).filter(|(volume, _)| volumes.contains(volume)).collect()
+        };
+        let sets = self.replica.next.iter().map(|next| &next.set).chain(&self.book).map(|set| named(set.names().collect()));
+        // Void is in the order in which it was taken.
+        let void = self.replica.void.windows(volumes.len().max(1)).map(|void| named(void.iter().collect()));
+        let mut all: Vec<BTreeMap<Volume, Snapshot>> = sets.chain(void).collect();
+        let newest = |all: &BTreeMap<Volume, Snapshot>| all.values().filter_map(|it| Time::parse(it.taken())).max();
+        all.sort_by_key(|all| std::cmp::Reverse(newest(all)));
+        all.splice(0..0, self.replica.last.iter().map(|last| named(last.names().collect())));
+        for one in all.into_iter().filter(|one| one.len() == volumes.len()) {
+            let mut whole = true;
+            for snapshot in one.values() {
+                whole = whole && self.is_here(snapshot)? && self.is_sound(snapshot)?;
+            }
+            if whole {
+                return Ok(Some(one));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What could be started from, and whether it is of one moment: else the newest of each volume that nobody knows to be torn; and the volumes
+    /// without.
+    fn candidates(&self) -> Result<(BTreeMap<Volume, Snapshot>, Vec<Volume>, bool), Error> {
+        if let Some(one) = self.of_one_moment()? {
+            return Ok((one, Vec::new(), true));
+        }
         let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
         for volume in &self.record.volumes {
             // An earlier set as a whole rather than the newest of each.
@@ -258,7 +297,7 @@ impl Taking<'_> {
                 None => missing.push(volume.clone()),
             }
         }
-        Ok((found, missing))
+        Ok((found, missing, false))
     }
 
     fn newest(&self, volume: &Volume) -> Result<Option<Snapshot>, Error> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::others::run;
-use crate::sets::{checks, data, held, own, reboot, replica, tick};
+use crate::sets::{self, backup, checks, data, held, own, reboot, replica, thrifty, tick, wiped};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, deploy, deployed, push_files, shop};
 use crate::world::{Act, Cluster, event};
@@ -14,11 +14,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn statuses(sim: &Sim) -> String {
     NODES.iter().map(|node| format!("{node}: {}", run(sim, node, Start::Status))).collect()
-}
-
-/// The plugins are newer ones: of a volume that nobody has written to they name the snapshot that they have taken last.
-fn thrifty(sim: &Sim) {
-    sim.lock().nodes.values_mut().for_each(|node| node.plugin.thrifty = true);
 }
 
 // ---- what a dead master has sent
@@ -149,10 +144,7 @@ fn what_was_fenced_and_removed_by_hand_is_not_said_to_be_kept() {
 fn put_back() -> Sim {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
-    let kept: Vec<(String, String)> = {
-        let s = sim.lock();
-        s.keys("").into_iter().filter_map(|key| Some((key.clone(), s.store.text(&key)?))).collect()
-    };
+    let kept = backup(&sim);
     sim.power_off("node1");
     all_well(&sim.deliver_all(&[deploy("over", "node2", Some("node1"))]));
     sim.lock().write("node2", DATA, " and of tuesday");
@@ -163,11 +155,7 @@ fn put_back() -> Sim {
     tick(&sim);
     let roles = sim.lock().kv(&format!("app/{APP}")).unwrap();
     assert_eq!((&roles["master"], &roles["slave"]), (&json!("node2"), &json!("node1")));
-    {
-        let mut s = sim.lock();
-        s.keys("").iter().for_each(|key| s.store.remove(key));
-        kept.iter().for_each(|(key, text)| s.store.set(key, text.as_bytes()));
-    }
+    sets::put_back(&sim, &kept);
     sim.try_settle().ok();
     checks(&sim, 3);
     sim
@@ -197,20 +185,6 @@ fn a_deploy_where_a_slave_was_fenced_has_a_note_in_the_history_though_consul_was
     sim.violations();
     let old = told["state"] == "done" && !holds.contains("tuesday");
     assert!(!old || told["notes"].to_string().contains("may hold what is newer"), "“{holds}” {told:#}");
-}
-
-/// Its disks are new.
-fn wiped(sim: &Sim, node: &str) {
-    sim.disk(node, |disk| drop(std::mem::take(disk)));
-    let mut s = sim.lock();
-    let plugin = s.plugin(node);
-    plugin.volumes.clear();
-    plugin.snapshots.clear();
-    plugin.subvolumes.clear();
-    plugin.schedules.clear();
-    let engine = s.engine(node);
-    engine.containers.clear();
-    engine.volumes.clear();
 }
 
 /// A power failure takes node2 in the middle of its first set, and node3, on which that has arrived, and which has booted since. node2 is back

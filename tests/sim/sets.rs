@@ -91,3 +91,30 @@ pub fn with_extra(more: &str) -> String {
 pub fn commit(sim: &Sim, text: &str) {
     sim.lock().commit(URL, "master", &[("docker-compose.yml", text)]);
 }
+
+/// Its disks are new.
+pub fn wiped(sim: &Sim, node: &str) {
+    sim.disk(node, |disk| drop(std::mem::take(disk)));
+    let mut s = sim.lock();
+    let plugin = s.plugin(node);
+    plugin.volumes.clear();
+    plugin.snapshots.clear();
+    plugin.subvolumes.clear();
+    plugin.schedules.clear();
+    let engine = s.engine(node);
+    engine.containers.clear();
+    engine.volumes.clear();
+}
+
+/// All keys of Consul, as a backup has them.
+pub fn backup(sim: &Sim) -> Vec<(String, String)> {
+    let s = sim.lock();
+    s.keys("").into_iter().filter_map(|key| Some((key.clone(), s.store.text(&key)?))).collect()
+}
+
+/// Consul is put back to that state.
+pub fn put_back(sim: &Sim, backup: &[(String, String)]) {
+    let mut s = sim.lock();
+    s.keys("").iter().for_each(|key| s.store.remove(key));
+    backup.iter().for_each(|(key, text)| s.store.set(key, text.as_bytes()));
+}

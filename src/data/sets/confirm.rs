@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::here::Here;
 use crate::model::members::{self, Member};
 use crate::model::names::{NodeName, Snapshot};
-use crate::model::order::{Order, Origin, Request};
+use crate::model::order::{Order, Origin};
 use crate::model::replica::{Replica, Seen, Set, newest};
 use crate::model::time::Time;
 use crate::orders;
@@ -135,13 +135,15 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
 fn set_aside_unused(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(last) = known.replica(&part.me).last.filter(|last| last.deploy_id != known.record.deploy_id) else { return Ok(()) };
     let done = orders::all_done(&part.here.consul, part.name)?;
-    let Some(takeover) = taken_over(part, &done, &last.deploy_id) else { return Ok(()) };
+    let Some((takeover, was_in_force)) = taken_over(&done, &last.deploy_id) else { return Ok(()) };
+    // What was in force then is set aside whatever clocks say.
     let taken = newest(last.snapshots.values());
     let is_newer = |chosen: &Snapshot| Time::parse(chosen.taken()).zip(taken).is_some_and(|(chosen, taken)| chosen >= taken);
-    match takeover.snapshots.values().any(is_newer) {
-        true => Ok(()),
-        false => set_aside(part, last.names(), "of a master that died: it was confirmed, and the application went on from another set"),
+    if !was_in_force && takeover.snapshots.values().any(is_newer) {
+        return Ok(());
     }
+    let unused = last.names().filter(|name| !takeover.snapshots.values().any(|chosen| chosen == *name));
+    set_aside(part, unused, "of a master that died: it was confirmed, and the application went on from another set")
 }
 
 fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>, what: &str) -> Result<(), Error> {
@@ -156,19 +158,16 @@ fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>, what: &
 }
 
 /// What the history has forgotten may have been.
-fn may_be_needed(part: &Part, done: &[Order], deploy_id: &str) -> bool {
-    !done.iter().any(|order| *order.id == *deploy_id) || taken_over(part, done, deploy_id).is_some()
+fn may_be_needed(done: &[Order], deploy_id: &str) -> bool {
+    !done.iter().any(|order| *order.id == *deploy_id) || taken_over(done, deploy_id).is_some()
 }
 
-/// By which order of those that are done, the last one first, the application has come from another set since that deploy, whose master is dead: a
-/// move brings what there is, and of one that is back a fence keeps it.
-fn taken_over<'o>(part: &Part, done: &'o [Order], deploy_id: &str) -> Option<&'o Order> {
+/// By which order of those that are done, the last one first, the application has come from another set since that deploy: a move brings what there
+/// is. And whether that deploy was in force then. That its master is back says nothing: its disk may be new.
+fn taken_over<'o>(done: &'o [Order], deploy_id: &str) -> Option<(&'o Order, bool)> {
     let of_it = done.iter().position(|order| *order.id == *deploy_id);
-    let lives = match of_it.map(|at| &done[at].request) {
-        Some(Request::Deploy(deploy)) => part.lives(&deploy.master),
-        _ => false,
-    };
-    done[..of_it.unwrap_or(done.len())].iter().rfind(|order| !lives && order.origin == Some(Origin::Dead))
+    let at = done[..of_it.unwrap_or(done.len())].iter().rposition(|order| order.origin == Some(Origin::Dead))?;
+    Some((&done[at], of_it == Some(at + 1)))
 }
 
 fn is_here(here: &Here, set: &Set) -> bool {
@@ -214,7 +213,7 @@ fn clear(part: &Part, known: &Known) -> Result<(), Error> {
         // An older handler says nothing of what it was taken under.
         let of = void_of.get(&name).or(known.record.previous_deploy_id.as_ref()).filter(|of| **of != *known.record.deploy_id);
         let is_older = || Time::parse(name.taken()).zip(newest).is_some_and(|(taken, newest)| taken < newest);
-        if of.is_some_and(|deploy_id| may_be_needed(part, &done, deploy_id)) {
+        if of.is_some_and(|deploy_id| may_be_needed(&done, deploy_id)) {
             // Named there, it goes from the key.
             let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
             set_aside(part, [&name].into_iter(), what)?;

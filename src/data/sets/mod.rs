@@ -13,7 +13,7 @@
 //! A set never runs in an order's way: only while snapshots are taken or removed it holds the lock of the application's worker, and where that
 //! is held it is left to a later check.
 
-mod book;
+pub mod book;
 mod confirm;
 mod left;
 mod purge;

@@ -77,6 +77,12 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
     if part.known()?.is_none_or(|now| now.index != known.index) {
         return Ok(());
     }
+    // A newer plugin would name it again, and it would be sent over what is there.
+    let void = known.replica(holder).void;
+    let goes: Vec<Set> = part.book.sets.iter().filter(|set| set.names().any(|name| void.contains(name))).cloned().collect();
+    if !goes.is_empty() {
+        part.strike(&goes)?;
+    }
     let mut set = Set {
         snapshots: Default::default(),
         taken: here.world.clock.now().rfc3339(),
