@@ -18,9 +18,12 @@ use crate::model::replica::{Replica, Seen, Set};
 use crate::model::time::{self, Time};
 use crate::orders;
 
+/// One of each volume.
+type Snapshots = BTreeMap<Volume, Snapshot>;
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choice {
-    pub snapshots: BTreeMap<Volume, Snapshot>,
+    pub snapshots: Snapshots,
     /// What an operator is to know of it.
     pub notes: Vec<String>,
     /// Of newer sets, here: to be set aside.
@@ -92,7 +95,7 @@ impl Taking<'_> {
                 None => {
                     let volumes = self.record.volumes.iter();
                     let chosen = volumes.filter_map(|volume| Some((volume.clone(), last.snapshots.get(volume)?.snapshot.clone())));
-                    let snapshots: BTreeMap<Volume, Snapshot> = chosen.collect();
+                    let snapshots: Snapshots = chosen.collect();
                     let names: Vec<&str> = snapshots.values().map(|snapshot| &**snapshot).collect();
                     let note = format!("from the confirmed set of {}, {} old: {}", last.taken, self.age(&last.taken), names.join(", "));
                     return Ok(Choice { snapshots, notes: vec![note], unused: Vec::new() });
@@ -254,16 +257,16 @@ impl Taking<'_> {
     }
 
     /// What was taken at one moment and is here, whole: the last one, else the newest.
-    fn of_one_moment(&self) -> Result<Option<BTreeMap<Volume, Snapshot>>, Error> {
+    fn of_one_moment(&self) -> Result<Option<Snapshots>, Error> {
         let volumes: BTreeSet<&Volume> = self.record.volumes.iter().collect();
-        let named = |snapshots: Vec<&Snapshot>| -> BTreeMap<Volume, Snapshot> {
+        let named = |snapshots: Vec<&Snapshot>| -> Snapshots {
             snapshots.into_iter().map(|it| (it.volume(), it.clone())).filter(|(volume, _)| volumes.contains(volume)).collect()
         };
         let sets = self.replica.next.iter().map(|next| &next.set).chain(&self.book).map(|set| named(set.names().collect()));
         // Void is in the order in which it was taken.
         let void = self.replica.void.windows(volumes.len().max(1)).map(|void| named(void.iter().collect()));
-        let mut all: Vec<BTreeMap<Volume, Snapshot>> = sets.chain(void).collect();
-        let newest = |all: &BTreeMap<Volume, Snapshot>| all.values().filter_map(|it| Time::parse(it.taken())).max();
+        let mut all: Vec<Snapshots> = sets.chain(void).collect();
+        let newest = |all: &Snapshots| all.values().filter_map(|it| Time::parse(it.taken())).max();
         all.sort_by_key(|all| std::cmp::Reverse(newest(all)));
         all.splice(0..0, self.replica.last.iter().map(|last| named(last.names().collect())));
         for one in all.into_iter().filter(|one| one.len() == volumes.len()) {
@@ -280,7 +283,7 @@ impl Taking<'_> {
 
     /// What could be started from, and whether it is of one moment: else the newest of each volume that nobody knows to be torn; and the volumes
     /// without.
-    fn candidates(&self) -> Result<(BTreeMap<Volume, Snapshot>, Vec<Volume>, bool), Error> {
+    fn candidates(&self) -> Result<(Snapshots, Vec<Volume>, bool), Error> {
         if let Some(one) = self.of_one_moment()? {
             return Ok((one, Vec::new(), true));
         }
