@@ -111,8 +111,8 @@ fn deploy(deployed: &Deployed, of: &str, words: &Words) -> Result<Value, Error> 
     Ok(payload)
 }
 
-/// The payload for each application whose master `node` is: a deploy on `to`, or on its slave. All or none.
-pub fn evacuation(here: &Here, node: &str, to: Option<&str>) -> Result<Vec<(AppName, String)>, Error> {
+/// Each application whose master `node` is, where it goes (`to`, or its slave), and the payload of that deploy. All or none.
+pub fn evacuation(here: &Here, node: &str, to: Option<&str>) -> Result<Vec<(AppName, NodeName, String)>, Error> {
     let invalid = |source| Error::Name { what: "evacuate", source };
     let node = NodeName::try_from(node).map_err(invalid)?;
     let to = to.map(NodeName::try_from).transpose().map_err(invalid)?;
@@ -124,7 +124,8 @@ pub fn evacuation(here: &Here, node: &str, to: Option<&str>) -> Result<Vec<(AppN
     for (name, record) in deployed.of_master(&node) {
         let to = to.as_ref().or(record.slave.as_ref()).filter(|to| **to != node && members::alive(&members, to));
         let Some(to) = to else { return Err(Fault::NowhereToGo { name: name.clone(), node: node.to_string() }.into()) };
-        payloads.push((name.clone(), json!({ "repo": record.repo_url, "branch": record.branch, "master": to }).to_string()));
+        let payload = json!({ "repo": record.repo_url, "branch": record.branch, "master": to }).to_string();
+        payloads.push((name.clone(), to.clone(), payload));
     }
     Ok(payloads)
 }

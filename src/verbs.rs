@@ -164,8 +164,8 @@ pub fn evacuate(
     ordered: impl Fn(&Order),
     mut told: impl FnMut(&str),
 ) -> Result<(), Failure> {
-    for (name, payload) in by_name::evacuation(here, node, to)? {
-        told(&format!("deploy {name}: {payload}"));
+    for (name, to, payload) in by_name::evacuation(here, node, to)? {
+        told(&format!("{name} to {to}"));
         request(here, "deploy", &payload, flags, &ordered, &mut told)?;
     }
     Ok(())
@@ -173,7 +173,7 @@ pub fn evacuate(
 
 /// What each of these orders would do.
 pub fn plan_evacuation(here: &Here, node: &str, to: Option<&str>) -> Result<String, Failure> {
-    by_name::evacuation(here, node, to)?.iter().map(|(_, payload)| plan(here, "deploy", payload)).collect()
+    by_name::evacuation(here, node, to)?.iter().map(|(.., payload)| plan(here, "deploy", payload)).collect()
 }
 
 /// An operator's own maintenance: that of an order is the order's.
