@@ -357,6 +357,16 @@ impl Run {
         {
             return Run::left(&why);
         }
+        // Of a run that was killed before it could say that it goes back nobody knows: the owner may go on.
+        if let Some(reason) = reason.as_deref()
+            && self.journal.header.part == Part::Source
+            && matches!(self.order.state, State::Open | State::Ready | State::Sent)
+        {
+            return match self.say_failed(reason, false) {
+                Ok(()) => self.decide(),
+                Err(why) => Run::left(&why),
+            };
+        }
         if self.owner_may_have_it_up() {
             info!(
                 "the order has failed, and {0} has not said yet that it has stopped what it had started: waiting for that. Where nothing of it can \

@@ -9,6 +9,7 @@ mod world;
 mod attack;
 mod attack10;
 mod attack11;
+mod attack12;
 mod attack2;
 mod attack3;
 mod attack4;
