@@ -5,22 +5,17 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::others::run;
-use crate::sets::{self, backup, checks, data, held, own, reboot, replica, thrifty, tick, wiped};
+use crate::sets::{self, backup, checks, data, held, own, reboot, replica, statuses, thrifty, tick, wiped};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, deploy, deployed, push_files, shop};
 use crate::world::{Act, Cluster, event};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn statuses(sim: &Sim) -> String {
-    NODES.iter().map(|node| format!("{node}: {}", run(sim, node, Start::Status))).collect()
-}
-
 // ---- what a dead master has sent
 
-/// node1 has handed over to node2. A power failure takes node2, for good, right after its first set has arrived on node3, and node3, which comes
-/// back: it has the set, whole, and has not confirmed it. Answers what the set's snapshot is.
-fn sent_and_dead() -> (Sim, String) {
+/// node1 has handed over to node2. A power failure takes node2 right after its first set has arrived on node3.
+fn killed_over_its_first_set() -> Sim {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     tick(&sim);
     all_well(&sim.deliver_all(&[deploy("away", "node2", Some("node3"))]));
@@ -31,6 +26,13 @@ fn sent_and_dead() -> (Sim, String) {
     sim.run_until_rest();
     assert!(sim.no_faults());
     sim.power_off("node2");
+    sim
+}
+
+/// node1 has handed over to node2. A power failure takes node2, for good, right after its first set has arrived on node3, and node3, which comes
+/// back: it has the set, whole, and has not confirmed it. Answers what the set's snapshot is.
+fn sent_and_dead() -> (Sim, String) {
+    let sim = killed_over_its_first_set();
     sim.lock().nodes.remove("node2");
     // A minute later all that has arrived is on the disk.
     sim.lock().sync_snapshots("node3");
@@ -191,16 +193,7 @@ fn a_deploy_where_a_slave_was_fenced_has_a_note_in_the_history_though_consul_was
 /// under its name with new disks: it lives, so that the set on node3 is called void, and the last of the data is removed.
 #[test]
 fn what_has_arrived_whole_stays_where_the_disk_of_the_master_is_new() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    tick(&sim);
-    all_well(&sim.deliver_all(&[deploy("away", "node2", Some("node3"))]));
-    sim.settle();
-    sim.lock().write("node2", DATA, " and of tuesday");
-    sim.fault(|e| e.node == "node2" && e.what == "Snapshot.Send", 1, Act::KillAfter);
-    sim.start("node2", Start::Sets);
-    sim.run_until_rest();
-    assert!(sim.no_faults());
-    sim.power_off("node2");
+    let sim = killed_over_its_first_set();
     sim.lock().sync_snapshots("node3");
     let next = replica(&sim, "node3")["next"]["snapshots"][DATA]["snapshot"].as_str().unwrap().to_owned();
     reboot(&sim, "node3");

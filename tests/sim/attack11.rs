@@ -4,18 +4,12 @@ use serde_json::{Value, json};
 
 use crate::others::run;
 use crate::sets::{
-    EXTRA, MINUTE, after, backup, checks, commit, data, held, last, own, put_back, reboot, replica, snapshots, thrifty, tick, wiped,
-    with_extra,
+    EXTRA, MINUTE, after, backup, checks, commit, data, held, keeping, last, own, put_back, reboot, replica, snapshots, thrifty, tick,
+    wiped, with_extra,
 };
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{APP, DATA, NODES, URL, all_well, compose, deploy, deployed, destroy};
+use crate::world::shop::{APP, DATA, NODES, URL, all_well, deploy, deployed, destroy};
 use crate::world::{Act, Cluster, Effect, event};
-
-/// The shop, of which sets are kept for so long.
-fn keeping(keep: &str) -> String {
-    let labels = format!("driver: 'anybox/buttervolume:latest', labels: {{com.github.mlfmonde.cluster.keep: '{keep}'}}");
-    compose("").replace("driver: 'anybox/buttervolume:latest'", &labels)
-}
 
 fn over(sim: &Sim, word: &str, payload: &Value) -> Value {
     sim.deliver_all(&[event(word, "deploy", payload)]);

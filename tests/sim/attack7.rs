@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::attack2::taken_over;
 use crate::beside::until;
 use crate::others::run;
-use crate::sets::{MINUTE, checks, data, held, last, replica, tick};
+use crate::sets::{MINUTE, checks, data, held, last, replica, statuses, tick, wiped};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, destroy, push, shop};
 use crate::world::{Act, Cluster, event, id};
@@ -33,24 +33,6 @@ fn restore(sim: &Sim, backup: &[(String, String)]) {
     let mut s = sim.lock();
     s.keys("").iter().for_each(|key| s.store.remove(key));
     backup.iter().for_each(|(key, text)| s.store.set(key, text.as_bytes()));
-}
-
-fn statuses(sim: &Sim) -> String {
-    NODES.iter().map(|node| format!("{node}: {}", run(sim, node, Start::Status))).collect()
-}
-
-/// Its disks are new.
-fn wiped(sim: &Sim, node: &str) {
-    sim.disk(node, |disk| drop(std::mem::take(disk)));
-    let mut s = sim.lock();
-    let plugin = s.plugin(node);
-    plugin.volumes.clear();
-    plugin.snapshots.clear();
-    plugin.subvolumes.clear();
-    plugin.schedules.clear();
-    let engine = s.engine(node);
-    engine.containers.clear();
-    engine.volumes.clear();
 }
 
 // ---- an undo

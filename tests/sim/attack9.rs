@@ -3,17 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::others::run;
-use crate::sets::{MINUTE, after, checks, commit, data, held, last, own, replica, snapshots, thrifty, tick};
+use crate::sets::{MINUTE, after, checks, commit, data, held, keeping, last, own, replica, snapshots, thrifty, tick};
 use crate::takeover::offered;
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{APP, DATA, NODES, URL, all_well, compose, deploy, deployed, destroy};
+use crate::world::shop::{APP, DATA, NODES, URL, all_well, deploy, deployed, destroy};
 use crate::world::{Act, Cluster, event};
-
-/// The shop, of which sets are kept for so long.
-fn keeping(keep: &str) -> String {
-    let labels = format!("driver: 'anybox/buttervolume:latest', labels: {{com.github.mlfmonde.cluster.keep: '{keep}'}}");
-    compose("").replace("driver: 'anybox/buttervolume:latest'", &labels)
-}
 
 /// The nodes on which a volume or a snapshot holds this.
 fn anywhere(sim: &Sim, text: &str) -> Vec<String> {

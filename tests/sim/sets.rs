@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::others::run;
 use crate::world::Cluster;
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{APP, DATA, URL, compose};
+use crate::world::shop::{APP, DATA, NODES, URL, compose};
 use crate::world::state::Reach;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -117,4 +118,14 @@ pub fn put_back(sim: &Sim, backup: &[(String, String)]) {
     let mut s = sim.lock();
     s.keys("").iter().for_each(|key| s.store.remove(key));
     backup.iter().for_each(|(key, text)| s.store.set(key, text.as_bytes()));
+}
+
+/// The shop, of which sets are kept for so long.
+pub fn keeping(keep: &str) -> String {
+    let labels = format!("driver: 'anybox/buttervolume:latest', labels: {{com.github.mlfmonde.cluster.keep: '{keep}'}}");
+    compose("").replace("driver: 'anybox/buttervolume:latest'", &labels)
+}
+
+pub fn statuses(sim: &Sim) -> String {
+    NODES.iter().map(|node| format!("{node}: {}", run(sim, node, Start::Status))).collect()
 }
