@@ -111,6 +111,13 @@ impl Replica {
         self.last.iter().chain(self.next.as_ref().map(|next| &next.set))
     }
 
+    /// It is not to be believed, by what it was taken under; the holder removes it.
+    pub fn call_void(&mut self, set: &Set) {
+        let new: Vec<Snapshot> = set.names().filter(|name| !self.void.contains(name)).cloned().collect();
+        self.void_of.extend(new.iter().map(|name| (name.clone(), set.deploy_id.to_string())));
+        self.void.extend(new);
+    }
+
     /// Minutes from one set to the next.
     pub fn every(&self) -> u32 {
         if self.every == 0 { EVERY } else { self.every }

@@ -86,10 +86,7 @@ impl Run {
             let before = replica.clone();
             // A takeover has set it aside.
             let next = replica.next.take().filter(|_| !self.takes_over());
-            for name in next.iter().flat_map(|next| next.set.names()) {
-                replica.void_of.extend(next.iter().map(|next| (name.clone(), next.set.deploy_id.to_string())));
-                replica.void.push(name.clone());
-            }
+            next.iter().for_each(|next| replica.call_void(&next.set));
             if *holder == old.master
                 && let Some(set) = self.handed_over(old, record)?
             {

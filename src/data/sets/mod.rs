@@ -312,9 +312,7 @@ impl Part<'_> {
                 return false;
             }
             replica.next = None;
-            let new: Vec<Snapshot> = set.names().filter(|name| !replica.void.contains(name)).cloned().collect();
-            replica.void_of.extend(new.iter().map(|name| (name.clone(), set.deploy_id.to_string())));
-            replica.void.extend(new);
+            replica.call_void(set);
             if failed {
                 fail(replica, &now, why);
             }
