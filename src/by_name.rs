@@ -8,6 +8,7 @@ use crate::model::members;
 use crate::model::names::{App, AppName, Branch, NodeName, RepoUrl};
 use crate::model::record::Record;
 use crate::model::{json, keys};
+use crate::variables;
 
 /// What a command line says of an order.
 #[derive(Debug, Default, PartialEq)]
@@ -41,25 +42,55 @@ impl Deployed {
 
     /// By its name, or by any part of it that no other has.
     pub fn find(&self, part: &str) -> Result<&(AppName, Record), Error> {
-        if let Some(exactly) = self.0.iter().find(|(name, _)| **name == *part) {
-            return Ok(exactly);
-        }
-        let found: Vec<&(AppName, Record)> = self.0.iter().filter(|(name, _)| name.contains(part)).collect();
-        match found[..] {
-            [one] => Ok(one),
-            _ => {
-                let of: Vec<AppName> = match found.is_empty() {
-                    true => self.0.iter().map(|(name, _)| name.clone()).collect(),
-                    false => found.iter().map(|(name, _)| name.clone()).collect(),
-                };
-                Err(Fault::NoSuchName { part: part.into(), many: !found.is_empty(), of }.into())
-            }
-        }
+        only(&self.0, |(name, _)| name, part)
     }
 
     /// Those whose master a node is.
     pub fn of_master<'d>(&'d self, node: &'d NodeName) -> impl Iterator<Item = &'d (AppName, Record)> {
         self.0.iter().filter(move |(_, record)| record.master == *node)
+    }
+}
+
+/// The one of this name, or whose name has this part, if no other's has it: `shop` is `shop_main.e4371`, and not `shop-test_main.12345`.
+fn only<'a, T>(all: &'a [T], name: impl Fn(&T) -> &AppName, part: &str) -> Result<&'a T, Error> {
+    if let Some(exactly) = all.iter().find(|one| **name(one) == *part) {
+        return Ok(exactly);
+    }
+    let begins = |name: &str| name.strip_prefix(part).is_some_and(|rest| rest.starts_with(['_', '.']));
+    let mut found: Vec<&T> = all.iter().filter(|one| begins(name(one))).collect();
+    if found.is_empty() {
+        found = all.iter().filter(|one| name(one).contains(part)).collect();
+    }
+    match found[..] {
+        [one] => Ok(one),
+        [] => Err(Fault::NoSuchName { part: part.into(), many: false, of: all.iter().map(|one| name(one).clone()).collect() }.into()),
+        _ => Err(Fault::NoSuchName { part: part.into(), many: true, of: found.into_iter().map(|one| name(one).clone()).collect() }.into()),
+    }
+}
+
+/// One that may not be deployed yet, or no more, but have variables.
+pub fn with_variables(here: &Here, of: &str, branch: Option<&str>) -> Result<AppName, Error> {
+    let deployed = Deployed::read(here)?;
+    if of.contains(['/', ':']) || branch.is_some() {
+        return Ok(app("env", &deployed, of, branch)?.name());
+    }
+    let mut names: Vec<AppName> = deployed.0.into_iter().map(|(name, _)| name).collect();
+    let others: Vec<AppName> = variables::apps(here)?.into_iter().filter(|name| !names.contains(name)).collect();
+    names.extend(others);
+    only(&names, |name| name, of).cloned()
+}
+
+/// By a repository, which needs a branch, or by the name of one that is deployed. Another branch is another application.
+fn app(what: &'static str, deployed: &Deployed, of: &str, branch: Option<&str>) -> Result<App, Error> {
+    let invalid = |source| Error::Name { what, source };
+    let branch = branch.map(Branch::try_from).transpose().map_err(invalid)?;
+    match (of.contains(['/', ':']), branch) {
+        (true, Some(branch)) => Ok(App { repo: RepoUrl::try_from(of).map_err(invalid)?, branch }),
+        (true, None) => Err(Fault::Unsaid { name: of.into(), flag: "--branch" }.into()),
+        (false, branch) => {
+            let record = &deployed.find(of)?.1;
+            Ok(App { repo: record.repo_url.clone(), branch: branch.unwrap_or_else(|| record.branch.clone()) })
+        }
     }
 }
 
@@ -85,24 +116,15 @@ pub fn payload(here: &Here, event: &str, words: &Words) -> Result<String, Error>
     Ok(payload.to_string())
 }
 
-/// What is not said stays as it is. Another branch is another application.
+/// What is not said stays as it is.
 fn deploy(deployed: &Deployed, of: &str, words: &Words) -> Result<Value, Error> {
-    let invalid = |source| Error::Name { what: "deploy", source };
-    let branch = words.branch.as_deref().map(Branch::try_from).transpose().map_err(invalid)?;
-    let (repo, branch) = match (of.contains(['/', ':']), branch) {
-        (true, Some(branch)) => (RepoUrl::try_from(of).map_err(invalid)?, branch),
-        (true, None) => return Err(Fault::Unsaid { name: of.into(), flag: "--branch" }.into()),
-        (false, branch) => {
-            let record = &deployed.find(of)?.1;
-            (record.repo_url.clone(), branch.unwrap_or_else(|| record.branch.clone()))
-        }
-    };
-    let name = App { repo: repo.clone(), branch: branch.clone() }.name();
+    let app = app("deploy", deployed, of, words.branch.as_deref())?;
+    let name = app.name();
     let record = deployed.0.iter().find(|(known, _)| *known == name).map(|(_, record)| record);
     let Some(master) = words.master.as_deref().or(record.map(|record| &*record.master)) else {
         return Err(Fault::Unsaid { name: name.to_string(), flag: "--master" }.into());
     };
-    let mut payload = json!({ "repo": repo, "branch": branch, "master": master, "update": words.update.unwrap_or(false) });
+    let mut payload = json!({ "repo": app.repo, "branch": app.branch, "master": master, "update": words.update.unwrap_or(false) });
     match words.slave.as_deref() {
         Some("none") => payload["slave"] = Value::Null,
         Some(slave) => payload["slave"] = slave.into(),

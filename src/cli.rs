@@ -7,6 +7,7 @@ use lexopt::prelude::*;
 
 use crate::by_name::Words;
 use crate::model::order::EVENTS;
+use crate::verbs::Variable;
 
 /// A command, what it takes, the flags that go with it and their values, and what it does.
 struct Command {
@@ -16,7 +17,7 @@ struct Command {
     does: &'static str,
 }
 
-const COMMANDS: [Command; 17] = [
+const COMMANDS: [Command; 18] = [
     Command {
         name: "deploy",
         takes: "NAME|REPO|JSON",
@@ -44,6 +45,12 @@ const COMMANDS: [Command; 17] = [
         does: "fail an open order; leave the undo of a failed one on NODE to a person",
     },
     Command { name: "maintenance", takes: "NAME on|off", flags: &[], does: "show the maintenance page, and start nothing of it meanwhile" },
+    Command {
+        name: "env",
+        takes: "NAME|REPO set KEY|unset KEY|list|edit|clear",
+        flags: &["--branch B"],
+        does: "the variables of an application, passwords among them; set asks for the value, or reads it from standard input",
+    },
     Command { name: "status", takes: "[NAME]", flags: &["--json"], does: "print what is deployed, where, and which orders are open" },
     Command { name: "history", takes: "[NAME|ID]", flags: &["--json"], does: "print the orders that have ended" },
     Command {
@@ -92,7 +99,7 @@ commands:
     }
     usage
         + "
-NAME   an application that is deployed: its name, or any part of it that no other has
+NAME   an application that is deployed: its name, that of its repository, or any part that no other has
 
 JSON   deploy   {\"repo\": URL, \"branch\": B, \"master\": NODE, \"slave\": NODE or null, \"update\": false, \"empty\": false}
        destroy  {\"repo\": URL, \"branch\": B}
@@ -173,6 +180,11 @@ pub enum Verb {
     Maintenance {
         name: String,
         on: bool,
+    },
+    Env {
+        name: String,
+        branch: Option<String>,
+        what: Variable,
     },
     Reconcile,
     Work {
@@ -330,6 +342,22 @@ fn verb(words: Vec<String>, given: Vec<(&'static str, String)>) -> Result<Verb, 
                 other => return Err(format!("maintenance: expected on or off, found {other:?}")),
             },
         },
+        "env" => {
+            let name = next("NAME set KEY|unset KEY|list|edit|clear")?;
+            let what = match next("set KEY, unset KEY, list, edit or clear")?.as_str() {
+                "set" => Variable::Set(next("the name of a variable")?),
+                "unset" => Variable::Unset(next("the name of a variable")?),
+                "list" => Variable::List,
+                "edit" => Variable::Edit,
+                "clear" => Variable::Clear,
+                _ => return Err("env: expected set KEY, unset KEY, list, edit or clear after the name".into()),
+            };
+            if words.next().is_some() {
+                // Not shown: it may be one.
+                return Err("env: a value is no argument, where others would see it: it is asked for, or read from standard input".into());
+            }
+            return Ok(Verb::Env { name, branch: value("--branch"), what });
+        }
         "reconcile" => Verb::Reconcile,
         "work" => Verb::Work { name: next("the name of an application")? },
         "replicate" => Verb::Replicate { name: next("the name of an application")?, now: is_given("--now") },
@@ -386,6 +414,12 @@ mod tests {
             ("plan destroy blog --update", "--update goes with deploy, plan"),
             ("maintenance blog maybe", "maintenance: expected on or off, found \"maybe\""),
             ("status blog now", "unexpected argument \"now\""),
+            ("env blog", "env: expected set KEY, unset KEY, list, edit or clear after it"),
+            ("env blog put A", "env: expected set KEY, unset KEY, list, edit or clear after the name"),
+            (
+                "env blog set A geheim",
+                "env: a value is no argument, where others would see it: it is asked for, or read from standard input",
+            ),
             ("check --json", "--json goes with status, history"),
             ("--now", "--now goes with replicate"),
             ("restart", "unknown command \"restart\""),

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::names::{AppName, Invalid, NodeName, Project, Snapshot, Volume};
+use crate::model::names::{AppName, Invalid, NodeName, Project, Snapshot, VariableName, Volume};
 use crate::model::replica::Seen;
-use crate::model::{event, json, order};
+use crate::model::{event, json, order, variables};
 use crate::outside::consul::Entry;
 use crate::outside::{caddy, cmd, compose, compose_file, consul, disk, engine, plugin};
 use crate::routes;
@@ -29,6 +29,7 @@ pub enum Error {
     },
     /// What services say of their routes.
     Routes(routes::Error),
+    Variables(variables::Error),
     /// What stands in a file or under a key is not what it should be.
     Json {
         at: String,
@@ -80,6 +81,20 @@ pub enum Fault {
     Unsaid {
         name: String,
         flag: &'static str,
+    },
+    NoSuchVariable {
+        name: AppName,
+        variable: VariableName,
+        of: Vec<VariableName>,
+    },
+    NotEdited {
+        why: String,
+    },
+    NoValue {
+        why: String,
+    },
+    ChangedMeanwhile {
+        key: String,
     },
     NoSuchMember {
         node: String,
@@ -394,6 +409,7 @@ sources! {
     Compose(crate::outside::compose::Error),
     Disk(crate::outside::disk::Error),
     Routes(crate::routes::Error),
+    Variables(crate::model::variables::Error),
     Fault(crate::error::Fault),
 }
 pub(crate) use ends_with_an_error;
@@ -410,6 +426,7 @@ impl fmt::Display for Error {
             Error::Disk(source) => source.fmt(f),
             Error::ComposeFile { file, source } => write!(f, "{file}: {source}"),
             Error::Routes(source) => source.fmt(f),
+            Error::Variables(source) => source.fmt(f),
             Error::Json { at, what, source } => write!(f, "{at} is not {what}: {source}"),
             Error::Events(source) => source.fmt(f),
             Error::Request { event, source } => write!(f, "{event}: {source}"),
@@ -462,6 +479,14 @@ impl fmt::Display for Fault {
                 }
             }
             Fault::Unsaid { name, flag } => write!(f, "{name} is not deployed yet: say {flag}"),
+            Fault::NoSuchVariable { name, variable, of } if of.is_empty() => write!(f, "{name} has no variable {variable}, nor any other"),
+            Fault::NoSuchVariable { name, variable, of } => {
+                let of = joined(&of.iter().map(|name| &**name).collect::<Vec<&str>>());
+                write!(f, "{name} has no variable {variable}; it has {of}")
+            }
+            Fault::NoValue { why } => write!(f, "no value was given: {why}"),
+            Fault::NotEdited { why } => write!(f, "the variables cannot be read: {why}"),
+            Fault::ChangedMeanwhile { key } => write!(f, "somebody else has changed {key} meanwhile: nothing was changed; try again"),
             Fault::NoSuchMember { node } => write!(f, "{node:?} is no member of the cluster"),
             Fault::NowhereToGo { name, node } => {
                 write!(f, "{name} has no slave that is alive: nothing is moved away from {node}; say where to with --to NODE")

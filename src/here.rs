@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use log::info;
 
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, text_of};
 use crate::model::names::{AppName, DeployId, Host, NodeName, OrderId, Project, Snapshot};
+use crate::model::variables::Variables;
 use crate::outside::caddy::Caddy;
 use crate::outside::compose::{self, Checkout, Of, Tool};
 use crate::outside::compose_file::Compose;
@@ -32,6 +33,11 @@ pub struct Paths {
 impl Paths {
     pub fn new(deploy_dir: &Path) -> Paths {
         Paths { deploy_dir: deploy_dir.into(), own: deploy_dir.join(".handler") }
+    }
+
+    /// What a person has in an editor; gone afterwards.
+    pub fn to_edit(&self) -> PathBuf {
+        self.own.join(format!("edit-{}.yml", std::process::id()))
     }
 
     pub fn log(&self) -> PathBuf {
@@ -279,10 +285,18 @@ impl Here {
         Engine { world: &self.world, patience: self.quick }
     }
 
-    fn checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Checkout {
+    fn checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Result<Checkout, Error> {
         // As its containers were made, or compose would make them anew.
         let quiet = self.world.is_file(&folder.join(compose::QUIET));
-        Checkout { project: project.clone(), folder, tool, quiet }
+        let path = folder.join(compose::VARIABLES);
+        let variables = match self.world.read_file(&path, compose::MOST)? {
+            Some(text) => {
+                let at = path.display().to_string();
+                Variables::read(&text).map_err(|source| Error::Json { at, what: "variables of an application", source })?
+            }
+            None => Variables::default(),
+        };
+        Ok(Checkout { project: project.clone(), folder, tool, quiet, variables })
     }
 
     fn parsed(&self, project: &Project, resolved: &[u8]) -> Result<Compose, Error> {
@@ -290,15 +304,17 @@ impl Here {
         compose.map_err(|source| Error::ComposeFile { file: "the compose file", source })
     }
 
-    /// Has compose resolve the files of a fresh checkout, which the caller syncs.
-    pub fn resolve_checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Result<(), Error> {
-        self.checkout(project, folder, tool).resolve(&self.world, Of::All, false)?;
+    /// Has compose resolve the files of a fresh checkout, which the caller syncs. The variables stay with it, for all that is done with it.
+    pub fn resolve_checkout(&self, project: &Project, folder: PathBuf, tool: Tool, variables: &Variables) -> Result<(), Error> {
+        let path = folder.join(compose::VARIABLES);
+        self.world.replace_file(&path, &text_of(path.display().to_string(), variables)?, false)?;
+        self.checkout(project, folder, tool)?.resolve(&self.world, Of::All, false)?;
         Ok(())
     }
 
     /// A checkout with its resolved compose file read. A handler that resolved nothing may have made it: then it is resolved now.
     pub fn read_checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Result<(Checkout, Compose), Error> {
-        let checkout = self.checkout(project, folder, tool);
+        let checkout = self.checkout(project, folder, tool)?;
         let resolved = match checkout.resolved(&self.world)? {
             Some(resolved) => resolved,
             None => checkout.resolve(&self.world, Of::Main, true)?,

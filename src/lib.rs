@@ -12,6 +12,7 @@
 //! - [`here`]: this node: its doors, its name, its files.
 //! - [`about`]: what each node says of itself.
 //! - [`credentials`]: what repositories ask for.
+//! - [`variables`]: what an operator keeps for an application outside of its repository.
 //! - [`orders`]: orders in Consul: created, read, changed, finished, archived. [`service`]: what Consul is told of an application.
 //! - [`inbox`]: events become orders.
 //! - [`data`]: what becomes of data.
@@ -47,5 +48,6 @@ pub mod service;
 pub mod settings;
 pub mod show;
 pub mod steps;
+pub mod variables;
 pub mod verbs;
 pub mod worker;

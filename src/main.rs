@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use handler::cli::{self, Args, Verb};
+use handler::error::{Error, Fault};
 use handler::here::{Here, Paths};
 use handler::model::order::Order;
 use handler::model::text::redacted;
@@ -13,10 +14,10 @@ use handler::outside::doors::{Doors, World};
 use handler::outside::http::RealNet;
 use handler::outside::interrupt;
 use handler::outside::process::RealProcesses;
-use handler::outside::seal;
+use handler::outside::{seal, terminal};
 use handler::settings::{self, Settings};
 use handler::show::history;
-use handler::verbs::{self, Failure};
+use handler::verbs::{self, Failure, Variable};
 use handler::{by_name, logger, proxies};
 use log::error;
 
@@ -81,7 +82,12 @@ fn run(args: &Args) -> Result<(), Ended> {
     let checks = args.verb == Verb::Check && args.verbosity == 0;
     let asks = matches!(
         args.verb,
-        Verb::Plan { .. } | Verb::Evacuate { plan: true, .. } | Verb::Status { .. } | Verb::History { .. } | Verb::Check
+        Verb::Plan { .. }
+            | Verb::Evacuate { plan: true, .. }
+            | Verb::Env { what: Variable::List, .. }
+            | Verb::Status { .. }
+            | Verb::History { .. }
+            | Verb::Check
     ) && args.log_file.is_none();
     let prepared = paths.prepare(&world);
     // What the check has to say, it prints.
@@ -104,6 +110,9 @@ fn run(args: &Args) -> Result<(), Ended> {
         Verb::Evacuate { node, to, plan: true } => print(&verbs::plan_evacuation(&here, node, to.as_deref())?),
         Verb::Evacuate { node, to, .. } => Ok(verbs::evacuate(&here, (node, to.as_deref()), &args.of_worker(), watched, say)?),
         Verb::Maintenance { name, on } => Ok(verbs::maintenance(&here, name, *on)?),
+        Verb::Env { name, branch, what } => {
+            print(&verbs::env(&here, (name, branch.as_deref()), what, value, |text, accept| edit(&here, text, accept))?)
+        }
         Verb::History { of, json } => print(&history::history(&here, of.as_deref(), *json).map_err(failed)?),
         Verb::Cancel { id, give_up } => print(&verbs::cancel(&here, id, give_up.as_deref())?),
         Verb::Reconcile => Ok(verbs::reconcile(&here, &args.of_worker())?),
@@ -143,6 +152,25 @@ fn ask(what: &str) -> Result<(), Ended> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     if answer.trim() == "yes" { Ok(()) } else { Err(failed("not destroyed")) }
+}
+
+/// From whoever is there, or from standard input, to its end, without the last line's end.
+fn value(prompt: &str) -> Result<String, Failure> {
+    let unread = |why: String| Failure::Usage(Fault::NoValue { why }.into());
+    if io::stdin().is_terminal() {
+        return terminal::secret(prompt).map_err(|why| unread(why.to_string()));
+    }
+    let text = input().map_err(|Ended(_, why)| unread(why))?;
+    Ok(text.strip_suffix('\n').unwrap_or(&text).into())
+}
+
+fn edit(here: &Here, text: &str, accept: &dyn Fn(&str) -> Result<(), Error>) -> Result<(), Failure> {
+    let file = here.paths.to_edit();
+    match terminal::edit(text, &file, accept) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Failed(Fault::NotEdited { why: "nothing was changed".into() }.into())),
+        Err(why) => Err(Failure::Failed(Fault::NotEdited { why: why.to_string() }.into())),
+    }
 }
 
 /// Consul's events.

@@ -9,7 +9,7 @@ use crate::here::Here;
 use crate::model::keys;
 use crate::model::members;
 use crate::model::names::{AppName, NodeName, OrderId, Project};
-use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
+use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State, VARIABLES};
 use crate::model::time::Time;
 use crate::outside::consul::{Consul, Entry, Op};
 use crate::{about, credentials};
@@ -37,9 +37,7 @@ pub fn text(order: &Order) -> Result<Vec<u8>, Error> {
 pub fn create(here: &Here, id: OrderId, request: Request) -> Result<Order, Error> {
     let (request, credential) = credentials::take_out(here, request)?;
     let mut order = Order::new(id, request, here.world.clock.now());
-    if credential.is_some() {
-        order.needs = order.needs.max(NULL_AND_CREDENTIAL);
-    }
+    needs(here, &mut order, credential.is_some())?;
     if order.needs > 1 {
         about::tell(here)?; // this node's first run, perhaps
     }
@@ -54,6 +52,17 @@ pub fn create(here: &Here, id: OrderId, request: Request) -> Result<Order, Error
         info!("{} {} is ordered already", order.request.event(), order.name);
     }
     Ok(order)
+}
+
+/// What it needs beside what its request says.
+pub fn needs(here: &Here, order: &mut Order, credential: bool) -> Result<(), Error> {
+    if credential {
+        order.needs = order.needs.max(NULL_AND_CREDENTIAL);
+    }
+    if matches!(order.request, Request::Deploy(_)) && here.consul.get(&keys::variables(&order.name))?.is_some() {
+        order.needs = order.needs.max(VARIABLES);
+    }
+    Ok(())
 }
 
 /// A node that is too old would take the order for another one. Any member may come to have a part in it, one that is dead now as well.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use log::error;
+use log::{error, info};
 
 use crate::by_name;
 use crate::check::{self, Report};
@@ -14,13 +14,13 @@ use crate::inbox;
 use crate::logger;
 use crate::model::event::{self, Asked};
 use crate::model::keys;
-use crate::model::names::{AppName, NodeName, OrderId};
-use crate::model::order::{NULL_AND_CREDENTIAL, Order, Request, State};
+use crate::model::names::{AppName, NodeName, OrderId, VariableName};
+use crate::model::order::{Order, Request, State};
 use crate::node::{probe, reconcile};
 use crate::orders::{self, Failing};
 use crate::outside::consul::Op;
 use crate::show::{follow, plan, status};
-use crate::worker;
+use crate::{variables, worker};
 
 /// Why a run ends with another status than 0.
 #[derive(Debug)]
@@ -194,6 +194,54 @@ pub fn maintenance(here: &Here, name: &str, on: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is to be done about an application's variables.
+#[derive(Debug, PartialEq)]
+pub enum Variable {
+    Set(String),
+    Unset(String),
+    List,
+    Edit,
+    Clear,
+}
+
+/// Answers what to print. `ask` gets a value, `edit` gives a text to a person and what is made of it to the function.
+pub fn env(
+    here: &Here,
+    (of, branch): (&str, Option<&str>),
+    what: &Variable,
+    ask: impl FnOnce(&str) -> Result<String, Failure>,
+    edit: impl FnOnce(&str, &dyn Fn(&str) -> Result<(), Error>) -> Result<(), Failure>,
+) -> Result<String, Failure> {
+    let name = by_name::with_variables(here, of, branch)?;
+    let named = |variable: &str| VariableName::try_from(variable).map_err(|source| Failure::Usage(Error::Name { what: "env", source }));
+    let done = match what {
+        Variable::List => {
+            return Ok(variables::read(here, &name)?.0.names().map(|name| format!("{name}\n")).collect());
+        }
+        Variable::Set(variable) => {
+            let variable = named(variable)?;
+            variables::set(here, &name, variable.clone(), ask(&format!("{variable} of {name}: "))?)?;
+            format!("{variable} is set")
+        }
+        Variable::Unset(variable) => {
+            let variable = named(variable)?;
+            variables::unset(here, &name, &variable)?;
+            format!("{variable} is unset")
+        }
+        Variable::Edit => {
+            let (before, index) = variables::read(here, &name)?;
+            edit(&variables::to_edit(&name, &before), &|text| variables::replace(here, &name, &variables::edited(text)?, index))?;
+            "its variables are as you have written them".into()
+        }
+        Variable::Clear => {
+            variables::clear(here, &name)?;
+            "all its variables are removed".into()
+        }
+    };
+    info!("{name}: {done}");
+    Ok(format!("{name}: {done}; what runs has them as they were, until it is deployed again\n"))
+}
+
 /// An open order fails; with `give_up` the undo of one that has failed is a person's from now on, on that node.
 pub fn cancel(here: &Here, id: &str, give_up: Option<&str>) -> Result<String, Failure> {
     let invalid = |source| Failure::Usage(Error::Name { what: "cancel", source });
@@ -228,9 +276,7 @@ pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
         Asked::Request(request) => {
             let (request, credential) = request.without_credentials();
             let mut order = Order::new(here.world.new_id()?, request, here.world.clock.now());
-            if credential.is_some() {
-                order.needs = order.needs.max(NULL_AND_CREDENTIAL);
-            }
+            orders::needs(here, &mut order, credential.is_some())?;
             orders::understood_by_all(here, &order)?;
             order
         }

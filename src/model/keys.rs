@@ -45,6 +45,13 @@ pub fn brought(name: &AppName, order: &OrderId) -> String {
     format!("credential/{name}/{order}")
 }
 
+pub const VARIABLES: &str = "env/";
+
+/// What the operator keeps for an application outside of its repository.
+pub fn variables(name: &AppName) -> String {
+    format!("{VARIABLES}{name}")
+}
+
 /// Below it what each holder of replicas has of an application.
 pub fn replicas(name: &AppName) -> String {
     format!("{REPLICAS}{name}/")

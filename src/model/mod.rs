@@ -13,3 +13,4 @@ pub mod replica;
 pub mod roles;
 pub mod text;
 pub mod time;
+pub mod variables;

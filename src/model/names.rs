@@ -118,6 +118,11 @@ checked!(
     check_project
 );
 checked!(
+    /// A variable that an operator may set for an application.
+    VariableName,
+    check_variable
+);
+checked!(
     /// A volume, by the name that the engine and the volume plugin know.
     Volume,
     check_volume
@@ -230,6 +235,38 @@ fn check_deploy_id(text: String) -> Result<String, Invalid> {
 fn check_project(text: String) -> Result<String, Invalid> {
     let fine = text.chars().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase());
     fine_or(fine, text, "not a compose project")
+}
+
+/// What compose, the scripts or the loader take from the node itself, or what the handler says there: no application's to change.
+const RESERVED: [&str; 15] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "SSH_AUTH_SOCK",
+    "CONTAINER",
+    "DOCKER_*",
+    "BUILDKIT_*",
+    "BUILDX_*",
+    "XDG_*",
+    "SSL_CERT_*",
+    "COMPOSE_*",
+    "CONSUL_*",
+    "HANDLER_*",
+    "GIT_*",
+    "LD_*",
+];
+
+fn check_variable(text: String) -> Result<String, Invalid> {
+    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !begins || text.len() > 128 || !text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        // Not shown: it may be `NAME=value`, or a value in the place of a name.
+        return Err(Invalid {
+            value: None,
+            rule: "a variable's name has 1 to 128 of A-Z a-z 0-9 _ and begins with no digit; its value is never an argument",
+        });
+    }
+    let is_reserved = RESERVED.iter().any(|name| name.strip_suffix('*').map_or(*name == text, |begin| text.starts_with(begin)));
+    fine_or(!is_reserved, text, "the node or the handler says that itself; give the variable another name")
 }
 
 /// The volume plugin builds shell commands from these names, so none but plain ones come in.

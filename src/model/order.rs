@@ -15,7 +15,7 @@ use super::time::Time;
 
 /// What an order of this version may need of whoever takes part in it. An order that needs more than a node understands is failed, with the
 /// name of that node, by whoever finds it.
-pub const UNDERSTANDS: u32 = 3;
+pub const UNDERSTANDS: u32 = 4;
 
 /// Needed by an order whose `"slave": null` is meant, and by one whose repository asks for what Consul keeps as its credential. Without it a null
 /// means that nothing was said: older handlers write it so.
@@ -23,6 +23,9 @@ pub const NULL_AND_CREDENTIAL: u32 = 2;
 
 /// Needed by a takeover that names the snapshots which it is to start from.
 pub const REPLICA: u32 = 3;
+
+/// Needed by a deploy of an application for which an operator keeps variables: an older node would deploy it without.
+pub const VARIABLES: u32 = 4;
 
 /// Members that this version does not know: kept in what is stored, refused in what people write.
 pub type Unknown = Map<String, Value>;

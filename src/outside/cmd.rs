@@ -1,5 +1,6 @@
 //! A command as a value, and how one ends.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -7,13 +8,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::text::redacted;
+use crate::model::variables::Variables;
 
 #[derive(Clone, Debug)]
 pub struct Cmd {
     pub program: OsString,
     pub args: Vec<OsString>,
     pub cwd: Option<PathBuf>,
-    pub env: Vec<(&'static str, OsString)>,
+    pub env: Vec<(Cow<'static, str>, OsString)>,
+    /// What is shown of nothing that it prints.
+    pub secrets: Vec<String>,
     /// What it sees of this process's environment: these names (`DOCKER_*`: all that begin so). `None`: all but what is [`kept_back`].
     pub sees: Option<&'static [&'static str]>,
     pub bounds: Option<Bounds>,
@@ -27,6 +31,9 @@ pub struct Bounds {
     /// Also of any file that it writes.
     pub output: u64,
 }
+
+/// Bytes. What is shorter stands in any text, and is none.
+const SECRET: usize = 6;
 
 /// No child gets what Consul is spoken to with: no script of a repository, and nothing that git or compose starts.
 pub fn kept_back(name: &str) -> bool {
@@ -120,7 +127,7 @@ fn quoted(word: &str) -> String {
 impl Cmd {
     pub fn new(program: impl AsRef<OsStr>, deadline: Duration) -> Cmd {
         let program = program.as_ref().to_owned();
-        Cmd { program, args: Vec::new(), cwd: None, env: Vec::new(), sees: None, bounds: None, deadline }
+        Cmd { program, args: Vec::new(), cwd: None, env: Vec::new(), secrets: Vec::new(), sees: None, bounds: None, deadline }
     }
 
     pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut self, args: I) -> Cmd {
@@ -155,8 +162,22 @@ impl Cmd {
     }
 
     pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Cmd {
-        self.env.push((name, value.into()));
+        self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// In its environment, and in nothing that is told of it.
+    pub fn variables(mut self, variables: &Variables) -> Cmd {
+        for (name, value) in variables.iter() {
+            self.env.push((name.to_string().into(), value.into()));
+            self.secrets.extend(value.lines().filter(|line| line.len() >= SECRET).map(str::to_string));
+        }
+        self
+    }
+
+    /// What is told of what it has printed: without secrets.
+    pub fn told(&self, text: &str) -> String {
+        self.secrets.iter().fold(redacted(text), |text, secret| text.replace(secret, "***"))
     }
 }
 

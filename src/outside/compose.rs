@@ -17,6 +17,7 @@ use super::compose_file::{FILES, ORDER, OVERRIDES, ROUTES, Service, plain};
 use super::doors::World;
 use super::{disk, yaml};
 use crate::model::names::Project;
+use crate::model::variables::Variables;
 use crate::settings::Timeouts;
 
 const PROGRAM: &str = "docker-compose";
@@ -26,6 +27,8 @@ pub const QUIET: &str = ".handler-quiet.yml";
 pub const RESOLVED: &str = ".handler-compose.json";
 /// What `.env` was then: secrets may be taken from its variables when containers are made.
 const ENV: &str = ".handler-compose.env";
+/// What the operator had kept for the application then (`handler env`).
+pub const VARIABLES: &str = ".handler-variables.json";
 pub const MOST: u64 = 16 << 20;
 /// Of a file of the repository.
 const MOST_RAW: u64 = 1 << 20;
@@ -110,7 +113,14 @@ impl fmt::Display for Error {
             Error::NotUtf8 { file } => write!(f, "{file}: not UTF-8"),
             Error::Resolve(error) => {
                 let (secs, memory, output) = (RESOLVING.as_secs(), BOUNDS.memory >> 20, BOUNDS.output >> 20);
-                write!(f, "compose does not resolve its files (it has {secs} s, {memory} MiB of memory and {output} MiB to print): {error}")
+                write!(
+                    f,
+                    "compose does not resolve its files (it has {secs} s, {memory} MiB of memory and {output} MiB to print): {error}"
+                )?;
+                match demanded(&error.to_string()) {
+                    Some(name) => write!(f, "\nhandler env NAME set {name} gives it a value, with the next deploy"),
+                    None => Ok(()),
+                }
             }
             Error::Printed(error) => write!(f, "what docker-compose config has printed cannot be read: {error}"),
             Error::Disk(error) => error.fmt(f),
@@ -167,11 +177,12 @@ pub struct Checkout {
     pub tool: Tool,
     /// Whether the file that keeps services from starting by themselves is there.
     pub quiet: bool,
+    pub variables: Variables,
 }
 
 impl Checkout {
     fn project(&self, deadline: Duration) -> Cmd {
-        let cmd = Cmd::new(PROGRAM, deadline).sees(SEES).cwd(&self.folder);
+        let cmd = Cmd::new(PROGRAM, deadline).sees(SEES).variables(&self.variables).cwd(&self.folder);
         cmd.args(["-p", &*self.project, "--project-directory"]).arg(&self.folder)
     }
 
@@ -273,7 +284,8 @@ impl Checkout {
         if !world.is_file(&self.folder.join(script)) {
             return Ok(false);
         }
-        Cmd::new("sh", timeouts.script).arg(script).args(args).cwd(&self.folder).run(world).map(|()| true)
+        let cmd = Cmd::new("sh", timeouts.script).variables(&self.variables).arg(script).args(args);
+        cmd.cwd(&self.folder).run(world).map(|()| true)
     }
 }
 
@@ -284,6 +296,12 @@ fn apart(both: &str) -> (&str, &str) {
     (&both[..begin], &both[begin..end])
 }
 
+/// The variable of a `${X:?}` that has no value, by what compose says: `required variable X is missing a value: …`.
+fn demanded(said: &str) -> Option<&str> {
+    let (_, rest) = said.split_once("required variable ")?;
+    rest.split_once(" is missing a value").map(|(name, _)| name)
+}
+
 /// Compose puts nothing in the place of a variable that is not set, as in a password's hash whose dollar signs are not doubled.
 fn not_set(said: &str, raw: &[Yaml]) -> Vec<String> {
     let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -291,7 +309,7 @@ fn not_set(said: &str, raw: &[Yaml]) -> Vec<String> {
     for (before, _) in said.lines().filter_map(|line| line.split_once(" variable is not set")) {
         let name = before.trim_end_matches(|c| !in_name(c)).rsplit(|c| !in_name(c)).next().unwrap_or_default();
         let why = format!(
-            "the variable {name} is not set, so compose puts nothing in its place; `$${name}` would be that text with its dollar sign"
+            "the variable {name} is not set, so compose puts nothing in its place; handler env gives it a value, and `$${name}` would be that text with its dollar sign"
         );
         let (plain, braced) = (format!("${name}"), format!("${{{name}"));
         let known = warnings.len();
@@ -440,7 +458,7 @@ volumes:
         let raw = yaml::read("services: {web: {environment: {CADDYFILE: 'x $N9qo/'}}, db: {image: '${X:-}', command: $N9q}}").unwrap();
         let why = |place: &str, name: &str| {
             format!(
-                "{place}the variable {name} is not set, so compose puts nothing in its place; `$${name}` would be that text with its dollar sign"
+                "{place}the variable {name} is not set, so compose puts nothing in its place; handler env gives it a value, and `$${name}` would be that text with its dollar sign"
             )
         };
         assert_eq!(not_set(said, &[raw]), [why("service web: ", "N9qo"), why("service db: ", "X")]);

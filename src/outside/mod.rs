@@ -15,4 +15,5 @@ pub mod interrupt;
 pub mod plugin;
 pub mod process;
 pub mod seal;
+pub mod terminal;
 pub mod yaml;

@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
@@ -15,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log_enabled};
 
+use super::cmd::kept_back;
 pub use super::cmd::{Bounds, Capture, Cmd, Error};
 use super::disk;
 use super::doors::{Apart, Processes, World};
-use crate::model::text::redacted;
 
 /// How much of a failed command's output is quoted.
 const TAIL_LINES: usize = 15;
@@ -68,7 +69,7 @@ impl Processes for RealProcesses {
         let mut out = if capture == Capture::Stdout { unlinked_file() } else { err.try_clone() }.map_err(start_error)?;
         let mut command = Command::new(&it.program);
         let shown = std::env::vars_os().filter(|(name, _)| it.passes(&name.to_string_lossy()));
-        command.args(&it.args).env_clear().envs(shown).envs(it.env.iter().map(|(name, value)| (name, value)));
+        command.args(&it.args).env_clear().envs(shown).envs(it.env.iter().map(|(name, value)| (&**name, value)));
         command.stdin(Stdio::null()).process_group(0);
         command.stdout(out.try_clone().map_err(start_error)?).stderr(err.try_clone().map_err(start_error)?);
         if let Some(cwd) = &it.cwd {
@@ -84,7 +85,7 @@ impl Processes for RealProcesses {
         if let Some(bounds) = it.bounds {
             bound(&child, bounds);
         }
-        let mut live = Live { file: err.try_clone().ok(), at: 0, partial: String::new() };
+        let mut live = Live { of: it, file: err.try_clone().ok(), at: 0, partial: String::new() };
         let ended = wait(&mut child, it.deadline, &mut live).map_err(start_error)?;
         live.forward();
         match ended {
@@ -98,9 +99,9 @@ impl Processes for RealProcesses {
                 Ok(text)
             }
             failed => {
-                let mut tail = tail_of(&mut err);
+                let mut tail = tail_of(it, &mut err);
                 if tail.is_empty() {
-                    tail = tail_of(&mut out);
+                    tail = tail_of(it, &mut out);
                 }
                 Err(match failed {
                     None => Error::Timeout { cmd: cmd(), deadline: it.deadline, tail },
@@ -163,6 +164,22 @@ impl Processes for RealProcesses {
     }
 }
 
+/// A program that talks with the person at this terminal, with one file, until it ends. Its words are parted by spaces.
+pub fn in_front(program: &str, file: &Path) -> io::Result<()> {
+    let mut words = program.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    std::env::vars_os().filter(|(name, _)| kept_back(&name.to_string_lossy())).for_each(|(name, _)| {
+        command.env_remove(name);
+    });
+    #[allow(clippy::disallowed_methods, reason = "the one place")]
+    let ended = command.args(words).arg(file).status();
+    match ended {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(io::Error::other(format!("{program}: {status}"))),
+        Err(why) => Err(io::Error::other(format!("{program}: {why}"))),
+    }
+}
+
 struct Running(Child);
 
 impl Apart for Running {
@@ -214,13 +231,14 @@ fn wait(child: &mut Child, deadline: Duration, live: &mut Live) -> io::Result<Op
 }
 
 /// The child's output, forwarded to the log while it runs.
-struct Live {
+struct Live<'c> {
+    of: &'c Cmd,
     file: Option<File>,
     at: u64,
     partial: String,
 }
 
-impl Live {
+impl Live<'_> {
     fn forward(&mut self) {
         if !log_enabled!(Level::Debug) {
             return;
@@ -231,7 +249,7 @@ impl Live {
             self.at += count as u64;
             self.partial.push_str(&String::from_utf8_lossy(&buffer[..count]));
             while let Some(end) = self.partial.find('\n') {
-                debug!("| {}", redacted(self.partial[..end].trim_end()));
+                debug!("| {}", self.of.told(self.partial[..end].trim_end()));
                 self.partial.drain(..=end);
             }
         }
@@ -251,14 +269,14 @@ fn unlinked_file() -> io::Result<File> {
 }
 
 /// The last lines of a file, without secrets.
-fn tail_of(file: &mut File) -> String {
+fn tail_of(of: &Cmd, file: &mut File) -> String {
     let mut bytes = Vec::new();
     let length = file.metadata().map(|data| data.len()).unwrap_or(0);
     let read = file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).and_then(|_| file.read_to_end(&mut bytes));
     if let Err(error) = read {
         return format!("(its output cannot be read: {error})");
     }
-    let text = redacted(&String::from_utf8_lossy(&bytes));
+    let text = of.told(&String::from_utf8_lossy(&bytes));
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }

@@ -1,6 +1,5 @@
 //! What an order would mean for each node concerned, as text for people. Changes nothing.
 
-use crate::about;
 use crate::data::{replicas, takeover, told, volumes};
 use crate::error::Error;
 use crate::here::Here;
@@ -10,6 +9,7 @@ use crate::model::roles::{role, role_in};
 use crate::steps::plan::{self, Facts};
 use crate::steps::table::Step;
 use crate::worker::Records;
+use crate::{about, variables};
 
 pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
     let members = here.consul.members()?;
@@ -54,7 +54,19 @@ pub fn plan(here: &Here, order: &Order) -> Result<String, Error> {
     if routed && here.settings.routes.admin.is_none() && matches!(order.request, Request::Deploy(_)) {
         lines.push("routes: nobody vouches for what they mean, since HANDLER_CADDY_ADMIN names no Caddy that reads them".into());
     }
+    lines.extend(variables(here, order)?);
     Ok(lines.join("\n") + "\n")
+}
+
+/// Which an operator keeps for it, and what becomes of them.
+fn variables(here: &Here, order: &Order) -> Result<Option<String>, Error> {
+    let names: Vec<String> = variables::read(here, &order.name)?.0.names().map(|name| name.to_string()).collect();
+    Ok(match order.request {
+        _ if names.is_empty() => None,
+        Request::Deploy(_) => Some(format!("its variables: {}", names.join(", "))),
+        Request::Destroy(_) => Some(format!("its variables stay in Consul until `handler env {} clear`", order.name)),
+        Request::Migrate(_) => None,
+    })
 }
 
 /// Which volumes are protected: in the version that is ordered, once this node has read its repository; until then in the deployed one.

@@ -17,7 +17,7 @@ use crate::model::roles::Role;
 use crate::outside::compose_file;
 use crate::outside::doors::Write;
 use crate::routes;
-use crate::service;
+use crate::{service, variables};
 
 pub fn clone(run: &mut Run) -> Result<Output, Stop> {
     remove_checkout(run, None)?;
@@ -40,7 +40,8 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         let line = format!("{}COMPOSE_PROJECT_NAME={}\n", if begins_line { "\n" } else { "" }, run.project);
         world.write_file(&env, line.as_bytes(), Write::Append, false)?;
         let tool = run.tool()?;
-        run.here.resolve_checkout(&run.project, folder.clone(), tool)?;
+        let (variables, _) = variables::read(&run.here, &run.name)?;
+        run.here.resolve_checkout(&run.project, folder.clone(), tool, &variables)?;
     }
     // git does not, and the application must be found after a power failure, whichever of its deployments is in force then.
     run.here.world.sync_disk(&folder)?;

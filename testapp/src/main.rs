@@ -11,8 +11,11 @@
 //! GET  /NAME             what was kept
 //! ```
 //!
+//! `testapp mariadb` and `testapp wordpress` (PORT=80, DATA=/var/www/html) stand in for these; see `press.rs`.
 //! `testapp health` asks the server for its health: a HEALTHCHECK that needs no shell.
 //! Environment: VERSION; PORT (8080); DATA (/data); UNHEALTHY=1: unhealthy from the start; EXIT_AFTER: ends after so many seconds.
+
+mod press;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,6 +33,8 @@ const MAX_BODY: u64 = 1 << 20;
 fn main() -> ExitCode {
     let result = match env::args().nth(1).as_deref() {
         None => serve(),
+        Some("wordpress") => serve(),
+        Some("mariadb") => press::mariadb(),
         Some("health") => ask_health(),
         Some(other) => Err(io::Error::other(format!("unknown argument {other:?}"))),
     };
@@ -129,6 +134,10 @@ fn answer(stream: &TcpStream, version: &str) -> io::Result<()> {
 fn respond(method: &str, path: &str, body: &[u8], version: &str) -> (&'static str, Vec<u8>) {
     const OK: &str = "200 OK";
     match (method, path) {
+        ("GET", "/") if env::args().nth(1).is_some() => match press::page() {
+            Ok(text) => (OK, text.into()),
+            Err(text) => ("500 Internal Server Error", text.into()),
+        },
         ("GET", "/" | "/version") => (OK, format!("{version}\n").into()),
         ("GET", "/health") if UNHEALTHY.load(Ordering::Relaxed) => ("503 Service Unavailable", b"unhealthy\n".into()),
         ("GET", "/health") => (OK, b"healthy\n".into()),

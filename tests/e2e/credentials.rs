@@ -106,7 +106,7 @@ fn ordered(word: &str, repo: &str) -> Value {
 }
 
 /// Every file below a folder.
-fn below(folder: &Path) -> Vec<PathBuf> {
+pub fn below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for path in fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()) {
         if path.is_dir() && !path.is_symlink() {

@@ -19,6 +19,7 @@ mod recovery;
 mod resolved;
 mod routes;
 mod the_world;
+mod variables;
 #[cfg(feature = "older")]
 mod versions;
 

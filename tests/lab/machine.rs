@@ -69,7 +69,8 @@ impl Machine {
         fs::write(folder.join("start"), START).unwrap();
         let machine = Machine { start: Instant::now(), folder };
         run("docker", &["rm", "-f", "-v", MACHINE]);
-        let names: String = ["git", "blog", "shop", "www.shop"].map(|name| format!("--add-host {name}.example.com:127.0.0.1 ")).concat();
+        let names: String =
+            ["git", "blog", "shop", "www.shop", "press"].map(|name| format!("--add-host {name}.example.com:127.0.0.1 ")).concat();
         host(&format!(
             "cd '{}'
              '{ROOT}/tests/lab/lab' create --name {MACHINE} --hostname node1 -v /var/lib/docker {names} --entrypoint bash \
@@ -114,11 +115,35 @@ impl Machine {
         fs::write(folder.join("Dockerfile"), format!("{dockerfile}ENV VERSION={name} {more}\n")).unwrap();
         fs::write(folder.join("docker-compose.yml"), example(name)).unwrap();
         fs::copy(Path::new(ROOT).join("target/testapp/testapp"), folder.join("testapp")).expect("run `make testapp`");
-        must("docker", &["cp", &folder.display().to_string(), &format!("{MACHINE}:/home/git/web/{name}")]);
+        self.commit(name);
+    }
+
+    fn commit(&self, name: &str) {
+        let folder = self.folder.join(name).display().to_string();
+        must("docker", &["cp", &folder, &format!("{MACHINE}:/home/git/web/{name}")]);
         self.sh(&format!(
             "cd ~git/web/{name} && git init -q -b main && git add -A && git -c user.name=lab -c user.email=lab@example.com commit -qm first \
              && chown -R git ."
         ));
+    }
+
+    /// Stand-ins for the images of the README's WordPress, and its repository.
+    fn press(&self) {
+        let folder = self.folder.join("press");
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(Path::new(ROOT).join("target/testapp/testapp"), folder.join("testapp")).expect("run `make testapp`");
+        for (image, more) in [("mariadb:11", "\"mariadb\""), ("wordpress:6", "\"wordpress\"")] {
+            let env = "ENV PORT=80 DATA=/var/www/html";
+            fs::write(
+                folder.join("Dockerfile"),
+                format!("FROM scratch\nCOPY testapp /testapp\n{env}\nENTRYPOINT [\"/testapp\", {more}]\n"),
+            )
+            .unwrap();
+            must("docker", &["cp", &folder.display().to_string(), &format!("{MACHINE}:/root/")]);
+            self.sh(&format!("docker build -q -t {image} press"));
+        }
+        fs::write(folder.join("docker-compose.yml"), example("press")).unwrap();
+        self.commit("press");
     }
 
     /// Runs the README's own command that deploys it, and waits until it is there.
@@ -147,6 +172,7 @@ impl Machine {
         self.answers("https://shop.example.com/a?b", "-o /dev/null -w '%{redirect_url}' 'http://www.shop.example.com/a?b'");
         self.answers("https://shop.example.com/a?b", "-o /dev/null -w '%{redirect_url}' 'http://shop.example.com/a?b'");
         self.answers("forge", "http://127.0.0.1:2222/version");
+        self.answers("Welcome to WordPress", "--cacert root.crt https://press.example.com/");
     }
 
     fn json(&self, path: &str) -> Value {
@@ -189,7 +215,7 @@ fn example(name: &str) -> &'static str {
 
 /// The README's command that has this in it.
 fn command(part: &str) -> &'static str {
-    let line = README.lines().find(|line| line.starts_with("    docker exec consul ") && line.contains(part));
+    let line = README.lines().find(|line| line.starts_with("    docker exec ") && line.contains(part));
     line.unwrap_or_else(|| panic!("the README has no command with {part}")).trim()
 }
 
@@ -227,6 +253,16 @@ fn a_newcomer_gets_what_the_readme_says() {
     machine.deploy("blog");
     machine.deploy("shop");
     machine.deploy("forge");
+    machine.press();
+    // Refused without its password, with the remedy; then with it.
+    let refused = machine.try_sh(command("handler deploy git@git.example.com:web/press")).unwrap_err();
+    assert!(
+        refused.contains("required variable DB_PASSWORD is missing a value") && refused.contains("handler env NAME set DB_PASSWORD"),
+        "{refused}"
+    );
+    machine.write("/root/password", "g3h$im '\"\\ x\n");
+    machine.sh(command("set DB_PASSWORD"));
+    machine.deploy("press");
     machine.sh("docker cp caddy:/data/caddy/pki/authorities/local/root.crt .");
     machine.all_answer();
     machine.note("all answer");
@@ -274,8 +310,11 @@ fn a_newcomer_gets_what_the_readme_says() {
         let check = machine.json("agent/checks")["handler"].clone();
         if check["Status"] == "passing" && check["Output"] != "" { Ok(()) } else { Err(check.to_string()) }
     });
-    assert_eq!(machine.sh("docker exec consul handler status | grep -c _main").trim(), "3");
+    assert_eq!(machine.sh("docker exec consul handler status | grep -c _main").trim(), "4");
     assert_eq!(machine.sh("curl -sf http://blog.example.com/key").trim(), "value");
+    let told = "docker exec consul consul kv get -recurse | grep -v ^env/; cat /deploy/handler.log; docker exec consul handler -v plan deploy press";
+    assert!(!machine.sh(told).contains("g3h$im"), "the password is told");
+    assert_eq!(machine.sh("docker exec consul handler env press list").trim(), "DB_PASSWORD");
     let checks = machine.json("agent/checks").to_string();
     for url in ["http://blog.example.com", "http://blog.example.com/health", "https://shop.example.com", "http://www.shop.example.com"] {
         assert!(checks.contains(&format!("\"HTTP {url}\"")), "{url} is not in {checks}");

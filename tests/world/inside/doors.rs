@@ -1,5 +1,6 @@
 //! The four doors of one run.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use handler::outside::doors::{
     self, Answer, Apart, Clock, Doors, Found, Lock, Net, Processes, Service, Space, Subvolume, Unanswered, Write,
 };
 use handler::outside::process::{self, Capture, Cmd};
-use handler::settings::CREDENTIAL;
 
 use super::super::state::Reach;
 use super::super::state::consul;
@@ -140,17 +140,10 @@ impl Door {
     }
 
     fn orphan(&self, inner: &mut Guard, call: Call, time: u64, mark: Option<&str>) {
-        let Call::Process { argv, cwd, secret } = call else { panic!("only a process goes on without its handler") };
+        let Call::Process { argv, cwd, env } = call else { panic!("only a process goes on without its handler") };
         let at = inner.state.time + time;
         let argv = argv.iter().map(|word| word.to_string()).collect();
-        let orphan = Orphan {
-            node: self.node.clone(),
-            at,
-            argv,
-            cwd: cwd.to_owned(),
-            secret: secret.map(str::to_owned),
-            mark: mark.map(str::to_owned),
-        };
+        let orphan = Orphan { node: self.node.clone(), at, argv, cwd: cwd.to_owned(), env: env.clone(), mark: mark.map(str::to_owned) };
         inner.orphans.push(orphan);
     }
 
@@ -198,9 +191,10 @@ impl Processes for Door {
         if !self.shared.lock().disks[&self.node].look(&cwd).is_ok_and(|found| found.is_some_and(|found| found.folder)) {
             return Err(process::Error::NoFolder { cmd: cmd.to_string(), cwd });
         }
-        let env = |wanted: &str| cmd.env.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_string_lossy().into_owned());
-        let (mark, secret) = (env(MARK), env(CREDENTIAL));
-        match self.call(Call::Process { argv: &argv, cwd: &cwd, secret: secret.as_deref() }, cmd.deadline, mark.as_deref()) {
+        let env: BTreeMap<String, String> =
+            cmd.env.iter().map(|(name, value)| (name.to_string(), value.to_string_lossy().into_owned())).collect();
+        let mark = env.get(MARK).map(String::as_str);
+        match self.call(Call::Process { argv: &argv, cwd: &cwd, env: &env }, cmd.deadline, mark) {
             Heard::Reply(Reply::Out(out)) if out.status == 0 => Ok(match capture {
                 Capture::Nothing => String::new(),
                 Capture::Stdout => out.stdout,

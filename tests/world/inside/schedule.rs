@@ -64,7 +64,7 @@ pub struct Orphan {
     pub at: u64,
     pub argv: Vec<String>,
     pub cwd: std::path::PathBuf,
-    pub secret: Option<String>,
+    pub env: BTreeMap<String, String>,
     pub mark: Option<String>,
 }
 
@@ -245,7 +245,7 @@ impl Inner {
         while let Some(i) = self.orphans.iter().position(|orphan| orphan.at <= self.state.time) {
             let orphan = self.orphans.remove(i);
             let argv: Vec<&str> = orphan.argv.iter().map(String::as_str).collect();
-            let call = Call::Process { argv: &argv, cwd: &orphan.cwd, secret: orphan.secret.as_deref() };
+            let call = Call::Process { argv: &argv, cwd: &orphan.cwd, env: &orphan.env };
             let effect = call.effect(&self.state, &orphan.node);
             self.note(&orphan.node, 0, &format!("orphan {}", effect.line));
             let disk = self.disks.get_mut(&orphan.node).unwrap();

@@ -449,16 +449,13 @@ impl Shared {
         let request: Value = serde_json::from_str(&line).unwrap();
         let argv: Vec<&str> = request["argv"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         let cwd = PathBuf::from(request["cwd"].as_str().unwrap());
+        let env: BTreeMap<String, String> = serde_json::from_value(request["env"].clone()).unwrap();
         if let Some(told) = request["told"].as_array().filter(|told| !told.is_empty()) {
             self.told.lock().unwrap().push(format!("{}: {told:?}", argv[0]));
         }
         stream.set_nonblocking(true).unwrap();
         let gone = || matches!((&stream).read(&mut [0]), Ok(0));
-        let reply = self.call(
-            request["node"].as_str().unwrap(),
-            Call::Process { argv: &argv, cwd: &cwd, secret: request["secret"].as_str() },
-            gone,
-        );
+        let reply = self.call(request["node"].as_str().unwrap(), Call::Process { argv: &argv, cwd: &cwd, env: &env }, gone);
         stream.set_nonblocking(false).unwrap();
         if let Some(Reply::Out(out)) = reply {
             let answer = json!({"stdout": out.stdout, "stderr": out.stderr, "status": out.status});

@@ -5,14 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use handler::outside::compose::CONTAINER;
 use serde_json::{Map, Value, json};
 
 use super::docker::each;
 use super::engine::{Container, Made};
 use super::{Files, Out, State, git};
 
-pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Path) -> Out {
+pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Path, given: &BTreeMap<String, String>) -> Out {
     if args == ["version", "--short"] {
         return Out::ok(format!("{}\n", s.engine(node).compose));
     }
@@ -30,9 +29,9 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
     }
     let [verb, rest @ ..] = rest else { return Out::fail(1, &format!("stand-in: no such compose command: {args:?}")) };
     let env = files.read(&env).unwrap_or_default();
-    // What the handler has it see when it resolves.
-    let container = if *verb == "config" { CONTAINER } else { "" };
-    let model = match resolve(files, project, used, &format!("{env}\nCONTAINER={container}"), all, cwd) {
+    // What the handler has it see goes before what stands in `.env`.
+    let given: String = given.iter().map(|(name, value)| format!("\n{name}={value}")).collect();
+    let model = match resolve(files, project, used, &(env + &given), all, cwd) {
         Ok(model) => model,
         Err(out) => return out,
     };
@@ -151,7 +150,17 @@ fn resolve(files: &dyn Files, project: &str, mut used: Vec<PathBuf>, env: &str, 
         }
         merge(&mut model, more);
     }
-    interpolate(&mut model, &|name| of_env(name).unwrap_or_default().to_owned());
+    let mut missing = None;
+    interpolate(&mut model, &mut |name| match name.split_once(":?") {
+        None => of_env(name).unwrap_or_default().to_owned(),
+        Some((name, why)) => of_env(name).filter(|value| !value.is_empty()).map(str::to_owned).unwrap_or_else(|| {
+            missing = Some(Out::fail(1, &format!("error while interpolating: required variable {name} is missing a value: {why}")));
+            String::new()
+        }),
+    });
+    if let Some(missing) = missing {
+        return Err(missing);
+    }
     let profiles: Vec<&str> = of_env("COMPOSE_PROFILES").unwrap_or_default().split(',').collect();
     let none = Map::new();
     let mut services = model["services"].as_object().unwrap_or(&none).clone();
@@ -234,7 +243,7 @@ fn pairs(value: Option<&mut Value>) {
 }
 
 /// `$NAME` and `${NAME}`, not `$$NAME`; what is printed has each dollar twice.
-fn interpolate(value: &mut Value, value_of: &dyn Fn(&str) -> String) {
+fn interpolate(value: &mut Value, value_of: &mut dyn FnMut(&str) -> String) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| interpolate(item, value_of)),
         Value::Object(map) => map.values_mut().for_each(|item| interpolate(item, value_of)),

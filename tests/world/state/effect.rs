@@ -1,6 +1,9 @@
 //! One call of a handler to its world: what it is called in the log, and what comes of it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+
+use handler::settings::CREDENTIAL;
 
 use super::http::{Request, Response};
 use super::{Files, Out, State, compose, consul, docker, engine, git, plugin, script};
@@ -33,11 +36,11 @@ pub enum Call<'a> {
     Consul(&'a Request),
     Plugin(&'a Request),
     Engine(&'a Request),
-    /// `secret`: what git may tell a server that asks, from its environment.
+    /// `env`: what the handler has put into its environment.
     Process {
         argv: &'a [&'a str],
         cwd: &'a Path,
-        secret: Option<&'a str>,
+        env: &'a BTreeMap<String, String>,
     },
 }
 
@@ -89,12 +92,12 @@ impl Call<'_> {
             Call::Consul(request) => Reply::Http(consul::answer(s, node, request, patient)?),
             Call::Plugin(request) => Reply::Http(plugin::answer(s, node, request)),
             Call::Engine(request) => Reply::Http(engine::answer(s, node, request)),
-            Call::Process { argv, cwd, secret } => Reply::Out(match argv[0] {
-                "git" => git::run(s, files, &argv[1..], cwd, *secret),
+            Call::Process { argv, cwd, env } => Reply::Out(match argv[0] {
+                "git" => git::run(s, files, &argv[1..], cwd, env.get(CREDENTIAL).map(String::as_str)),
                 "docker" => docker::run(s, node, &argv[1..]),
                 "ssh" => s.ssh(node, &argv[1..]),
-                "docker-compose" => compose::run(s, files, node, &argv[1..], cwd),
-                _ => script::run(s, files, node, &argv[1..], cwd),
+                "docker-compose" => compose::run(s, files, node, &argv[1..], cwd, env),
+                _ => script::run(s, files, node, &argv[1..], cwd, env),
             }),
         })
     }

@@ -1,10 +1,11 @@
-//! `sh SCRIPT …`: the scripts of the tests' repositories say `echo TEXT`, `write VOLUME TEXT` and `exit N`.
+//! `sh SCRIPT …`: the scripts of the tests' repositories say `echo TEXT`, `show VARIABLE`, `write VOLUME TEXT` and `exit N`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Files, Out, State};
 
-pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Path) -> Out {
+pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Path, given: &BTreeMap<String, String>) -> Out {
     let script = args.first().unwrap_or(&"?");
     let Some(text) = files.read(&cwd.join(script)) else {
         return Out::fail(127, &format!("sh: {script}: not found"));
@@ -17,6 +18,7 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
             ["exit", n] => {
                 return Out { status: n.parse().unwrap(), ..out };
             }
+            ["show", name] => out.stderr += &format!("{name} is {}\n", given.get(name).map_or("not set", |value| value)),
             ["write", volume, text] => s.append(node, &format!("{project}_{volume}"), text),
             _ => out.stderr += &format!("{}\n", line.trim_start_matches("echo ")),
         }
