@@ -231,6 +231,11 @@ pub enum Fault {
         snapshot: Snapshot,
     },
     /// The plugin has taken it.
+    /// It cannot be sent there, and the plugin takes no other.
+    VoidThere {
+        snapshot: Snapshot,
+        holder: NodeName,
+    },
     Unseen {
         snapshot: Snapshot,
         folder: PathBuf,
@@ -613,6 +618,11 @@ impl fmt::Display for Fault {
                 "{node} has lost its power or was rebooted since the sending began: what it has received may be hollow; order again"
             ),
             Fault::NotArrived { snapshot } => write!(f, "the snapshot {snapshot} has not arrived on this node"),
+            Fault::VoidThere { snapshot, holder } => write!(
+                f,
+                "{snapshot} is on {holder} from a try that failed, and is not sent over that; nobody has written to its volume since, and it \
+                 is not this program's to remove here: buttervolume rm {snapshot} on {holder}"
+            ),
             Fault::Unseen { snapshot, folder } => write!(
                 f,
                 "the snapshot {snapshot} was taken, but is not in {}: mount the volume plugin's folder there, or have HANDLER_SNAPSHOTS say where \

@@ -1,8 +1,8 @@
 //! The one door through which a volume goes.
 //!
 //! What must hold: nothing that exists nowhere else is deleted. So nothing stands on the volume that could run again, a snapshot of it is
-//! taken and seen listed, and only then it is removed. An ordinary volume, of another driver, cannot be snapshotted: it stays, unless it is
-//! labelled disposable or this very order has made it.
+//! taken and seen listed, and only then it is removed. An ordinary volume, of another driver, cannot be snapshotted: it stays, unless its compose
+//! file calls it disposable or this very order has made it, and nothing stands on it.
 
 use log::{info, warn};
 
@@ -10,7 +10,8 @@ use super::{others, own};
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::names::{AppName, Project, Volume};
-use crate::outside::compose_file::{DISPOSABLE, says_yes};
+use crate::outside::compose_file;
+use crate::outside::engine::Made;
 
 /// A volume of the data driver, which the application `name` has. One that is gone already has been through here. `aside`: what it is, if
 /// nothing stands on what it holds.
@@ -48,34 +49,41 @@ pub fn is_anothers(here: &Here, name: &AppName, volume: &Volume) -> Result<bool,
     Ok(owner.is_some())
 }
 
-/// The ordinary volumes of a project that leaves this node: disposable ones go, the others are named and kept.
-pub fn leave_ordinary(here: &Here, project: &Project, data: &[Volume]) -> Result<(), Error> {
-    let engine = here.engine();
-    for volume in engine.volumes(project)? {
-        if data.iter().any(|data| **data == *volume.name) {
+/// The ordinary volumes of a project that leaves this node: those that the version which leaves calls disposable go, the others are named and kept.
+/// Docker's labels are those that a volume was made with.
+pub fn leave_ordinary(here: &Here, project: &Project, data: &[Volume], declared: &[compose_file::Volume]) -> Result<(), Error> {
+    for Made { name, .. } in here.engine().volumes(project)? {
+        if data.iter().any(|data| **data == *name) {
             continue;
         }
-        let disposable = volume.labels.get(DISPOSABLE).is_some_and(|value| says_yes(value));
-        if !disposable {
-            warn!(
-                "the volume {0} is none of the recorded data volumes: it stays on this node; docker volume rm {0} removes it",
-                volume.name
-            );
-            continue;
+        if declared.iter().any(|volume| *volume.name == *name && volume.disposable && !volume.data) {
+            remove_unused(here, &name, "is labelled disposable")?;
+        } else {
+            warn!("the volume {name} is none of the recorded data volumes: it stays on this node; docker volume rm {name} removes it");
         }
-        info!("removing the volume {}, which is labelled disposable", volume.name);
-        engine.remove_volume(&volume.name)?;
     }
     Ok(())
 }
 
 /// The ordinary volumes that an order which is being undone has made: those of the project that were not here `before`.
 pub fn remove_made(here: &Here, project: &Project, data: &[Volume], before: &[String]) -> Result<(), Error> {
-    let engine = here.engine();
-    for volume in engine.volumes(project)? {
-        if !before.contains(&volume.name) && !data.iter().any(|data| **data == *volume.name) {
-            info!("removing the volume {}, which this order has made", volume.name);
-            engine.remove_volume(&volume.name)?;
+    for Made { name, .. } in here.engine().volumes(project)? {
+        if !before.contains(&name) && !data.iter().any(|data| **data == *name) {
+            remove_unused(here, &name, "was made by this order")?;
+        }
+    }
+    Ok(())
+}
+
+/// Nobody needs that it goes: what somebody else has mounted stays, and nothing waits for it.
+fn remove_unused(here: &Here, volume: &str, why: &str) -> Result<(), Error> {
+    match here.engine().containers_on(volume)?.pop_first() {
+        Some((container, _)) => {
+            warn!("the volume {volume} {why}, but the container {container} is on it: it stays; docker volume rm {volume} removes it")
+        }
+        None => {
+            info!("removing the volume {volume}, which {why}");
+            here.engine().remove_volume(volume)?;
         }
     }
     Ok(())

@@ -31,8 +31,8 @@ pub struct Choice {
 }
 
 /// To be asked again right before each restore. All that the record names is brought, whether the version that is to start declares it or not:
-/// it stays with the application, as in a deploy on the same node.
-pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy) -> Result<Choice, Error> {
+/// it stays with the application, as in a deploy on the same node. `taken`: what this very order has taken of what was here.
+pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy, taken: &Snapshots) -> Result<Choice, Error> {
     let me = here.me()?;
     let replica = match replicas::read(here, name, me) {
         // What cannot be read confirms nothing.
@@ -46,7 +46,7 @@ pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy) -> 
     let mut book = Book::read(here, name)?.sets;
     book.retain(|set| set.is_of(record));
     book.sort_by(|a, b| b.taken.cmp(&a.taken));
-    let taking = Taking { here, record, deploy, replica, others, book, now: here.world.clock.now() };
+    let taking = Taking { here, record, deploy, taken, replica, others, book, now: here.world.clock.now() };
     let mut choice = if deploy.replica.is_empty() { taking.confirmed(name)? } else { taking.by_name()? };
     taking.unused(&mut choice)?;
     for volume in record.volumes.iter().filter(|volume| !choice.snapshots.contains_key(*volume)) {
@@ -62,6 +62,7 @@ struct Taking<'a> {
     here: &'a Here,
     record: &'a Record,
     deploy: &'a Deploy,
+    taken: &'a Snapshots,
     replica: Replica,
     /// What other nodes hold.
     others: Vec<(NodeName, Replica)>,
@@ -263,8 +264,7 @@ impl Taking<'_> {
             snapshots.into_iter().map(|it| (it.volume(), it.clone())).filter(|(volume, _)| volumes.contains(volume)).collect()
         };
         let sets = self.replica.next.iter().map(|next| &next.set).chain(&self.book).map(|set| named(set.names().collect()));
-        // Void is in the order in which it was taken.
-        let void = self.replica.void.windows(volumes.len().max(1)).map(|void| named(void.iter().collect()));
+        let void = self.replica.void_sets.values().map(|void| named(void.iter().collect()));
         let mut all: Vec<Snapshots> = sets.chain(void).collect();
         let newest = |all: &Snapshots| all.values().filter_map(|it| Time::parse(it.taken())).max();
         all.sort_by_key(|all| std::cmp::Reverse(newest(all)));
@@ -305,7 +305,7 @@ impl Taking<'_> {
 
     fn newest(&self, volume: &Volume) -> Result<Option<Snapshot>, Error> {
         for snapshot in own::replicas(self.here, volume)?.into_iter().rev() {
-            if self.is_sound(&snapshot)? {
+            if self.taken.get(volume) != Some(&snapshot) && self.is_sound(&snapshot)? {
                 return Ok(Some(snapshot));
             }
         }

@@ -9,12 +9,12 @@
 //!   writes nothing.
 //! - What has failed is in `void`, until the holder has removed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{DeployId, NodeName, Snapshot, Volume};
+use super::names::{DeployId, NodeName, OrderId, Snapshot, Volume};
 use super::order::Unknown;
 use super::record::Record;
 use super::time::Time;
@@ -45,6 +45,9 @@ pub struct Replica {
     /// Of those, what they were taken under, as far as that is known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub void_of: BTreeMap<Snapshot, String>,
+    /// Of those, whole sets, by when they were taken: what else is of that moment may be confirmed, or of a volume that nobody has written to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub void_sets: BTreeMap<String, Vec<Snapshot>>,
     /// Minutes from one set to the next.
     #[serde(default)]
     pub every: u32,
@@ -74,6 +77,9 @@ pub struct Set {
     /// In a node's book, where it was written down: [`counted`](super::keep::counted).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<i64>,
+    /// In a node's book: the last destroy that was done when it was written down, if it is of what was deployed after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroy: Option<OrderId>,
     /// In a node's book, where it was taken: what a newer plugin has named that was there already, of a person perhaps. It is nobody's to remove.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found: Vec<Snapshot>,
@@ -116,6 +122,21 @@ impl Replica {
         let new: Vec<Snapshot> = set.names().filter(|name| !self.void.contains(name)).cloned().collect();
         self.void_of.extend(new.iter().map(|name| (name.clone(), set.deploy_id.to_string())));
         self.void.extend(new);
+        self.void_sets.insert(set.taken.clone(), set.names().cloned().collect());
+    }
+
+    /// These are gone, or are somebody else's to see to.
+    pub fn clear_void(&mut self, goes: impl Fn(&Snapshot) -> bool) {
+        self.void.retain(|name| !goes(name));
+        let void: BTreeSet<&Snapshot> = self.void.iter().collect();
+        self.void_of.retain(|name, _| void.contains(name));
+        self.void_sets.retain(|_, names| names.iter().any(|name| void.contains(name)));
+    }
+
+    /// What must not be sent: it would be sent over what is there. What is confirmed is not sent again.
+    pub fn not_to_send(&self) -> BTreeSet<Snapshot> {
+        let confirmed = |name: &&Snapshot| self.last.iter().any(|last| last.names().any(|known| known == *name));
+        self.void.iter().filter(|name| !confirmed(name)).cloned().collect()
     }
 
     /// Minutes from one set to the next.

@@ -96,7 +96,7 @@ fn replicas(here: &Here, order: &Order, name: &NodeName, facts: &Facts) -> Resul
         let told = told::told(name, &replica, blind, record, false, here.world.clock.now());
         return Ok(vec![told.line, format!("what it would start from, `handler plan` says on {name}")]);
     }
-    match takeover::choose(here, &order.name, record, deploy) {
+    match takeover::choose(here, &order.name, record, deploy, &Default::default()) {
         Ok(choice) => Ok(choice.notes),
         Err(why) if why.is_out_of_reach() => Err(why),
         Err(why) => Ok(vec![format!("it would fail: {why}")]),

@@ -64,6 +64,7 @@ impl Run {
             boot: about::read(&self.here, &old.master).map(|about| about.boot).unwrap_or_default(),
             millis: 0,
             counted: None,
+            destroy: None,
             found: Default::default(),
             replaced: false,
             unknown: Unknown::new(),

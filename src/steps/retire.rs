@@ -74,14 +74,15 @@ pub fn unschedule(run: &mut Run) -> Result<Output, Stop> {
 pub fn remove(run: &mut Run) -> Result<Output, Stop> {
     let checkout = run.old_checkout()?;
     let timeouts = &run.here.settings.timeouts;
-    match checkout {
+    match &checkout {
         Some((checkout, _)) => checkout.down(&run.here.world, timeouts)?,
         None => run.here.engine().remove(&run.project, timeouts.stop)?,
     }
     let data = run.old_volumes();
     local::forget_volumes(&run.here, &run.name)?;
     data.iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, None))?;
-    removal::leave_ordinary(&run.here, &run.project, &data)?;
+    let declared = checkout.map(|(_, compose)| compose.volumes).unwrap_or_default();
+    removal::leave_ordinary(&run.here, &run.project, &data, &declared)?;
     run.here.remove_checkouts(&run.name, None)?;
     local::set(&run.here, &run.name, None)?;
     Ok(Output::Nothing)

@@ -15,20 +15,22 @@ impl Run {
     /// What a takeover starts from, as things are now.
     pub fn choice(&self) -> Result<Choice, Error> {
         match (self.old(), &self.order.request) {
-            (Some(old), Request::Deploy(deploy)) => takeover::choose(&self.here, &self.name, old, deploy),
+            (Some(old), Request::Deploy(deploy)) => {
+                takeover::choose(&self.here, &self.name, old, deploy, &self.taken().unwrap_or_default())
+            }
             _ => Err(Fault::Impossible { what: "a takeover of what nobody has deployed" }.into()),
         }
     }
 }
 
 impl Run {
-    /// Right before the commit: what has been confirmed meanwhile is newer than what was restored, and what has arrived is set aside.
+    /// Right before the commit: what has been confirmed meanwhile is newer than what was restored, and what has arrived is set aside. What starts
+    /// empty may do so for the same reasons as before.
     pub fn chose_the_newest(&mut self) -> Result<(), Error> {
-        // What starts empty has nothing to compare.
-        let chosen = self.restored().map(|restored| restored.chosen).unwrap_or_default();
-        if !self.takes_over() || chosen.is_empty() {
+        if !self.takes_over() {
             return Ok(());
         }
+        let chosen = self.restored().map(|restored| restored.chosen).unwrap_or_default();
         let choice = self.choice()?;
         if choice.snapshots != chosen {
             return Err(Fault::NewerConfirmed { snapshots: choice.snapshots.into_values().collect() }.into());

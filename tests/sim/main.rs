@@ -10,6 +10,8 @@ mod attack;
 mod attack10;
 mod attack11;
 mod attack12;
+mod attack13;
+mod attack14;
 mod attack2;
 mod attack3;
 mod attack4;

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 
 use serde::de::DeserializeOwned;
 
+use super::purge;
 use crate::error::{Error, text_of};
 use crate::here::Here;
 use crate::model::keep;
 use crate::model::names::{AppName, Snapshot};
-use crate::model::replica::Set;
+use crate::model::replica::{Set, Taken};
 use crate::model::time::Time;
+use crate::orders;
 
 const MOST: u64 = 64 << 20;
 
@@ -50,9 +52,18 @@ impl Book {
         let latest = before.iter().rev().find_map(Set::when);
         let counted = Time::parse(&set.taken).map(|taken| keep::counted(latest, taken, every));
         self.sets.retain(|known| known.snapshots != set.snapshots);
-        self.sets.push(Set { counted, ..set.clone() });
+        let destroy = purge::lives_since(&orders::all_done(&here.consul, name)?, set);
+        self.sets.push(Set { counted, destroy, ..set.clone() });
         // What could not be written down is not kept by it.
         self.write(here, name).inspect_err(|_| self.sets = before)
+    }
+
+    /// Of this volume the one stands for the other: nobody has written to it between them.
+    pub fn replace(&mut self, here: &Here, name: &AppName, old: &Snapshot, new: &Taken) -> Result<(), Error> {
+        for taken in self.sets.iter_mut().flat_map(|set| set.snapshots.values_mut()).filter(|taken| taken.snapshot == *old) {
+            *taken = new.clone();
+        }
+        self.write(here, name)
     }
 
     pub fn strike(&mut self, here: &Here, name: &AppName, goes: &[Set]) -> Result<(), Error> {

@@ -102,8 +102,9 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
         // The next one is sent whole.
         part.change_under(&known, &part.me, |replica| {
             let same = replica.last == last;
-            if same {
-                replica.last = None;
+            if let Some(last) = replica.last.take_if(|_| same) {
+                // What of it is there all the same must not be sent over.
+                replica.call_void(&last);
                 fail(replica, &now, &why);
             }
             same
@@ -225,8 +226,7 @@ fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let left = part.remove(goes.iter(), &part.book)?;
     part.change(&part.me, |replica| {
         let before = replica.void.len();
-        replica.void.retain(|name| !goes.contains(name) || left.contains(name));
-        replica.void_of.retain(|name, _| replica.void.contains(name));
+        replica.clear_void(|name| goes.contains(name) && !left.contains(name));
         replica.void.len() != before
     })
 }

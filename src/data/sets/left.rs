@@ -43,6 +43,7 @@ pub fn leave(here: &Here, name: &AppName, id: &OrderId, record: &Record, left: &
             boot: String::new(),
             millis: 0,
             counted: None,
+            destroy: None,
             found: Default::default(),
             replaced: *replaced,
             unknown: Default::default(),

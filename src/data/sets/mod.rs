@@ -239,8 +239,17 @@ impl Part<'_> {
 
     /// Removes snapshots that are here, but those that something names; answers those that the plugin cannot remove. At rest.
     fn remove<'s>(&self, names: impl Iterator<Item = &'s Snapshot>, kept: &Book) -> Result<BTreeSet<Snapshot>, Error> {
+        self.remove_but(names, &self.named(&|_| true)?, kept)
+    }
+
+    fn remove_but<'s>(
+        &self,
+        names: impl Iterator<Item = &'s Snapshot>,
+        named: &BTreeSet<Snapshot>,
+        kept: &Book,
+    ) -> Result<BTreeSet<Snapshot>, Error> {
         let mut left = BTreeSet::new();
-        let (named, own, kept) = (self.named()?, own::all(self.here)?, kept.names());
+        let (own, kept) = (own::all(self.here)?, kept.names());
         for name in names.filter(|name| !named.contains(*name) && !own.contains(&***name) && !kept.contains(*name)) {
             if self.here.world.subvolume(&self.here.snapshot(name))?.is_none() {
                 continue;
@@ -256,11 +265,12 @@ impl Part<'_> {
         Ok(left)
     }
 
-    /// What keys name, and what is written down here of other applications: a migrate brings what is also another's.
-    fn named(&self) -> Result<BTreeSet<Snapshot>, Error> {
-        let mut named = BTreeSet::new();
-        for entry in self.here.consul.list(keys::REPLICAS)? {
-            named.extend(replicas::parse(&entry)?.sets().flat_map(Set::names).cloned());
+    /// What keys name, and what is written down here of other applications: a migrate brings what is also another's. `counts`: which of this
+    /// application's holders do.
+    fn named(&self, counts: &dyn Fn(&str) -> bool) -> Result<BTreeSet<Snapshot>, Error> {
+        let (mut named, own) = (BTreeSet::new(), keys::replicas(self.name));
+        for entry in self.here.consul.list(keys::REPLICAS)?.iter().filter(|entry| entry.key.strip_prefix(&own).is_none_or(counts)) {
+            named.extend(replicas::parse(entry)?.sets().flat_map(Set::names).cloned());
         }
         for other in self.here.apps()?.iter().filter(|other| *other != self.name) {
             named.extend(Book::read(self.here, other)?.names());
@@ -270,9 +280,14 @@ impl Part<'_> {
 
     /// Removes what this node has written down; what cannot be removed stays there. At rest.
     fn strike(&mut self, goes: &[Set]) -> Result<(), Error> {
+        let named = self.named(&|_| true)?;
+        self.strike_but(goes, &named)
+    }
+
+    fn strike_but(&mut self, goes: &[Set], named: &BTreeSet<Snapshot>) -> Result<(), Error> {
         let is_gone = |set: &Set| goes.iter().any(|gone| gone.snapshots == set.snapshots);
         let (goes, stays): (Vec<Set>, Vec<Set>) = self.book.sets.iter().cloned().partition(is_gone);
-        let left = self.remove(goes.iter().flat_map(Set::made), &Book { sets: stays })?;
+        let left = self.remove_but(goes.iter().flat_map(Set::made), named, &Book { sets: stays })?;
         let gone: Vec<Set> = goes.iter().filter(|set| !set.names().any(|name| left.contains(name))).cloned().collect();
         self.book.strike(self.here, self.name, &gone)
     }

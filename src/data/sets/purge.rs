@@ -7,8 +7,8 @@ use log::{info, warn};
 use super::{Known, Part};
 use crate::error::Error;
 use crate::model::keep::Rule;
-use crate::model::names::Snapshot;
-use crate::model::order::Request;
+use crate::model::names::{OrderId, Snapshot};
+use crate::model::order::{Order, Request};
 use crate::model::replica::{Replica, Set};
 use crate::model::time::Time;
 use crate::orders;
@@ -57,11 +57,21 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
 /// What was taken before the application was destroyed, and deployed anew: no rule of the new one's is about that.
 fn of_a_destroyed_one(part: &Part, known: &Known) -> Result<Vec<Set>, Error> {
     let done = orders::all_done(&part.here.consul, part.name)?;
-    let since = done.iter().position(|order| matches!(order.request, Request::Destroy(_))).map(|at| &done[..at]);
-    let is_since = |set: &Set| {
-        set.deploy_id == known.record.deploy_id || since.is_none_or(|since| since.iter().any(|order| *order.id == *set.deploy_id))
-    };
+    let Some(destroy) = last_destroy(&done).map(|at| &done[at].id) else { return Ok(Vec::new()) };
+    // The history forgets deploys, but not by what an application was destroyed.
+    let is_since =
+        |set: &Set| set.deploy_id == known.record.deploy_id || set.destroy.as_ref() == Some(destroy) || lives_since(&done, set).is_some();
     Ok(part.book.sets.iter().filter(|set| !is_since(set)).cloned().collect())
+}
+
+fn last_destroy(done: &[Order]) -> Option<usize> {
+    done.iter().position(|order| matches!(order.request, Request::Destroy(_)))
+}
+
+/// The last destroy of those that are done, the newest first, if the set is of a deploy that has come after it.
+pub fn lives_since(done: &[Order], set: &Set) -> Option<OrderId> {
+    let at = last_destroy(done)?;
+    done[..at].iter().any(|order| *order.id == *set.deploy_id).then(|| done[at].id.clone())
 }
 
 /// What keys name, and the newest that is written down, whatever the clock says and whatever it is of.

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use log::{info, warn};
 
+use super::book::Book;
 use super::{Known, Part, can_hold, confirmed, fail};
 use crate::about;
 use crate::data::parents;
 use crate::error::{Error, Fault};
+use crate::here::Here;
 use crate::model::names::{NodeName, Snapshot};
 use crate::model::replica::{EVERY, Next, Set, Taken};
 use crate::model::time::Time;
@@ -47,7 +49,7 @@ pub fn serve(part: &mut Part) -> Result<(), Error> {
             (Some(Wanted::Overtaken), Some(next)) => {
                 info!("{}: the set of {} was overtaken by a deploy: void", part.name, next.set.taken);
                 part.void(&holder, &next.set, "overtaken by a deploy", false)?;
-                discard(part, &next.set)?;
+                discard(part, &holder, &next.set)?;
             }
             (Some(Wanted::Sent), Some(next)) => {
                 warn!("{}: who sent the set of {} was killed; {holder} looks what has arrived", part.name, next.set.taken);
@@ -77,12 +79,7 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
     if part.known()?.is_none_or(|now| now.index != known.index) {
         return Ok(());
     }
-    // A newer plugin would name it again, and it would be sent over what is there.
-    let void = known.replica(holder).void;
-    let goes: Vec<Set> = part.book.sets.iter().filter(|set| set.names().any(|name| void.contains(name))).cloned().collect();
-    if !goes.is_empty() {
-        part.strike(&goes)?;
-    }
+    let void = Void { there: known.replica(holder).not_to_send(), holder };
     let mut set = Set {
         snapshots: Default::default(),
         taken: here.world.clock.now().rfc3339(),
@@ -92,11 +89,12 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
         boot,
         millis: 0,
         counted: None,
+        destroy: None,
         found: Default::default(),
         replaced: false,
         unknown: Default::default(),
     };
-    if let Err(why) = snapshots(part, known, &mut set, &lock) {
+    if let Err(why) = snapshots(part, known, &void, &mut set, &lock) {
         warn!("{}: no set can be taken: {why}", part.name);
         part.remove(set.made(), &part.book)?;
         return failed(part, holder, &why.to_string());
@@ -123,7 +121,7 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
     });
     if !matches!(told, Ok(true)) {
         info!("{}: the record has changed, or nothing is known of it: the set of {} is not sent", part.name, set.taken);
-        return told.and(discard(part, &set));
+        return told.and(discard(part, holder, &set));
     }
     if *holder == part.me {
         return Ok(());
@@ -133,27 +131,63 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
         Err(why) => {
             warn!("{}: the set of {} was not sent to {holder}: {why}", part.name, set.taken);
             part.void(holder, &set, &why.to_string(), true)?;
-            discard(part, &set)
+            discard(part, holder, &set)
         }
     }
+}
+
+/// What is on the holder, and does not count as whole there: it is not sent again, over what is there.
+struct Void<'k> {
+    there: BTreeSet<Snapshot>,
+    holder: &'k NodeName,
+}
+
+impl Void<'_> {
+    /// A newer plugin takes none of a volume that nobody has written to, and names the one before: that goes, and another one stands for it.
+    fn renewed(&self, part: &mut Part, mine: &BTreeSet<Snapshot>, old: Snapshot) -> Result<Snapshot, Error> {
+        if !self.there.contains(&old) {
+            return Ok(old);
+        }
+        let here = part.here;
+        if mine.contains(&old) {
+            part.remove_but([&old].into_iter(), &needed(part, self.holder)?, &Book { sets: Vec::new() })?;
+        }
+        let snapshot = here.plugin().snapshot(&old.volume())?;
+        if snapshot == old {
+            return Err(Fault::VoidThere { snapshot, holder: self.holder.clone() }.into());
+        }
+        let uuid = uuid(here, &snapshot)?;
+        part.book.replace(here, part.name, &old, &Taken { snapshot: snapshot.clone(), uuid })?;
+        Ok(snapshot)
+    }
+}
+
+/// What keys name, as far as the master needs it here. What a former holder has it has on a disk of its own.
+fn needed(part: &Part, holder: &NodeName) -> Result<BTreeSet<Snapshot>, Error> {
+    part.named(&|known| *known == **holder || *known == *part.me)
+}
+
+fn uuid(here: &Here, snapshot: &Snapshot) -> Result<String, Error> {
+    let found = here.world.subvolume(&here.snapshot(snapshot))?;
+    let found = found.ok_or_else(|| Fault::Unseen { snapshot: snapshot.clone(), folder: here.settings.snapshots.clone() })?;
+    Ok(found.stands_for().into())
 }
 
 /// One right after the other; then what btrfs calls them. All of it is written down before the lock is let go.
 ///
 /// Of a volume that nobody has written to a newer plugin takes none, and names the one before.
-fn snapshots(part: &mut Part, known: &Known, set: &mut Set, _rests: &Lock) -> Result<(), Error> {
+fn snapshots(part: &mut Part, known: &Known, void: &Void, set: &mut Set, _rests: &Lock) -> Result<(), Error> {
     let (here, plugin) = (part.here, part.here.plugin());
     let mine: BTreeSet<Snapshot> = part.book.sets.iter().flat_map(Set::made).cloned().collect();
     for volume in &known.record.volumes {
         set.found.extend(plugin.snapshots(volume)?.into_iter().filter(|there| !mine.contains(there)));
     }
     for volume in &known.record.volumes {
-        set.snapshots.insert(volume.clone(), Taken { snapshot: plugin.snapshot(volume)?, uuid: String::new() });
+        let snapshot = void.renewed(part, &mine, plugin.snapshot(volume)?)?;
+        set.snapshots.insert(volume.clone(), Taken { snapshot, uuid: String::new() });
     }
-    for Taken { snapshot, uuid } in set.snapshots.values_mut() {
-        let found = here.world.subvolume(&here.snapshot(snapshot))?;
-        let found = found.ok_or_else(|| Fault::Unseen { snapshot: snapshot.clone(), folder: here.settings.snapshots.clone() })?;
-        *uuid = found.stands_for().into();
+    for taken in set.snapshots.values_mut() {
+        taken.uuid = uuid(here, &taken.snapshot)?;
     }
     let Set { snapshots, found, .. } = set;
     found.retain(|found| snapshots.values().any(|taken| taken.snapshot == *found));
@@ -192,9 +226,12 @@ fn failed(part: &Part, holder: &NodeName, why: &str) -> Result<(), Error> {
 }
 
 /// A set of this node's own that came to nothing. Where something is at work the keep rule sees to it later.
-fn discard(part: &mut Part, set: &Set) -> Result<(), Error> {
+fn discard(part: &mut Part, holder: &NodeName, set: &Set) -> Result<(), Error> {
     match part.at_rest()? {
-        Some(_lock) if part.book.has(set) => part.strike(std::slice::from_ref(set)),
+        Some(_lock) if part.book.has(set) => {
+            let needed = needed(part, holder)?;
+            part.strike_but(std::slice::from_ref(set), &needed)
+        }
         _ => Ok(()),
     }
 }

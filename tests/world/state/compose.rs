@@ -293,7 +293,8 @@ impl State {
             }
             let name = y["name"].as_str().unwrap_or_default().to_owned();
             // Compose uses a volume that the plugin alone made, with a warning, and cannot label it.
-            if !self.nodes[node].plugin.volumes.contains_key(&name) {
+            // One that is there keeps the labels, and the project, that it was made with; Compose warns.
+            if !self.nodes[node].plugin.volumes.contains_key(&name) && !self.engine(node).volumes.contains_key(&name) {
                 self.create_volume(node, &name, y["driver"].as_str().unwrap_or("local"))?;
                 self.engine(node).volumes.insert(name, Made { project: project.to_owned(), labels: labels(y) });
             }
