@@ -51,9 +51,9 @@ fn a_part_of_a_name_that_is_no_ones_or_of_two_is_answered_with_what_there_is() {
     w.handler("node1", &["plan", "destroy", "shop_n"]).run().exits(0);
     w.handler("node1", &["plan", "migrate", "shop_m", "shop_n"]).run().exits(0);
     // What is before the branch is its name, too, whoever else begins so.
-    w.lock().store.delete("app/shop_next.e4371");
+    w.lock().store.remove("app/shop_next.e4371");
     second["repo_url"] = json!(URL.replace("shop", "shop-test"));
-    w.lock().store.set("app/shop-test_next.12345", second.to_string().as_bytes());
+    w.lock().store.set("app/shop-test_next.f35ca", second.to_string().as_bytes());
     w.handler("node1", &["plan", "migrate", "shop", "shop-test"]).run().exits(0);
 }
 

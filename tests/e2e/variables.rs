@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::world::Cluster as _;
 use crate::world::outside::World;
 use crate::world::state::fault::Act;
+use crate::world::{Cluster as _, event};
 use crate::{APP, PROJECT, URL, all_well, compose, deploy, deployed, finished, push_files, shop};
 
 const SECRET: &str = "geheim $1 \"zwei\"";
@@ -22,6 +22,10 @@ fn set(w: &World, node: &str, of: &[&str], value: &str) {
 /// What a container of the shop's web server was made from.
 fn config(w: &World, node: &str) -> String {
     w.lock().engine(node).containers.iter().find(|c| c.project == PROJECT && c.service == "web").unwrap().config.clone()
+}
+
+fn updating(word: &str, master: &str, slave: Option<&str>) -> Value {
+    event(word, "deploy", &json!({"repo": URL, "branch": "master", "master": master, "slave": slave, "update": true}))
 }
 
 /// With a variable that is demanded, and a script that shows it.
@@ -58,7 +62,7 @@ fn a_variable_that_is_demanded_is_named_and_once_it_is_set_compose_and_the_scrip
     // A redeploy runs the script, and a move takes them along.
     with_script(&w);
     for (word, master, slave) in [("two", "node1", "node2"), ("three", "node2", "node1")] {
-        runs.extend(w.deliver_all(&[deploy(word, master, Some(slave))]));
+        runs.extend(w.deliver_all(&[updating(word, master, Some(slave))]));
         w.settle();
         assert_eq!(finished(&w, word)["state"], "done");
         assert!(config(&w, master).contains(&escaped));
@@ -92,7 +96,7 @@ fn what_a_script_prints_of_them_is_not_told() {
     set(&w, "node1", &["shop", "set", "DB_PASSWORD"], SECRET);
     let script = "show DB_PASSWORD\nexit 3\n";
     push_files(&w, "", &[("update.sh", script)]);
-    let failed = w.handler("node1", &["-v"]).stdin(&json!([deploy("two", "node1", None)]).to_string()).run();
+    let failed = w.handler("node1", &["-v"]).stdin(&json!([updating("two", "node1", None)]).to_string()).run();
     assert!(failed.stderr.contains("DB_PASSWORD is ***") && !failed.stderr.contains("geheim"), "{failed}");
     assert!(finished(&w, "two")["reason"].as_str().unwrap().contains("DB_PASSWORD is ***"));
 }
@@ -105,7 +109,7 @@ fn an_undo_goes_back_to_what_the_old_version_had() {
     all_well(&w.deliver_all(&[deploy("one", "node1", None)]));
     set(&w, "node1", &["shop", "set", "DB_PASSWORD"], "the second one");
     with_script(&w);
-    w.on("node1", "docker-compose up", Act::Fail("no".into()));
+    w.on("node1", " up -d", Act::Fail("no".into()));
     w.deliver("node1", &[deploy("two", "node1", None)]);
     w.settle();
     assert_eq!(finished(&w, "two")["state"], "failed");
