@@ -7,6 +7,7 @@ use crate::model::keys;
 use crate::model::names::{AppName, VariableName};
 use crate::model::variables::Variables;
 use crate::outside::consul::Op;
+use crate::outside::yaml;
 
 /// What there is, with its index in Consul; 0: nothing.
 pub fn read(here: &Here, name: &AppName) -> Result<(Variables, u64), Error> {
@@ -50,7 +51,7 @@ pub fn to_edit(name: &AppName, variables: &Variables) -> String {
 /// What it has become there. An error shows no value.
 pub fn edited(text: &str) -> Result<Variables, Error> {
     let what = |source| Error::Name { what: "env", source };
-    let yaml: serde_yaml::Value = serde_yaml::from_str(text).map_err(|why| Fault::NotEdited { why: why.to_string() })?;
+    let yaml = yaml::read(text).map_err(|why| Fault::NotEdited { why: why.to_string() })?;
     let mut variables = Variables::default();
     let mapping = match &yaml {
         serde_yaml::Value::Null => return Ok(variables),
