@@ -51,7 +51,12 @@ const COMMANDS: [Command; 18] = [
         flags: &["--branch B"],
         does: "the variables of an application, passwords among them; set asks for the value, or reads it from standard input",
     },
-    Command { name: "status", takes: "[NAME]", flags: &["--json"], does: "print what is deployed, where, and which orders are open" },
+    Command {
+        name: "status",
+        takes: "[NAME]",
+        flags: &["--json", "--watch"],
+        does: "print what is deployed, where, and how it is; -v or of one application: all",
+    },
     Command { name: "history", takes: "[NAME|ID]", flags: &["--json"], does: "print the orders that have ended" },
     Command {
         name: "check",
@@ -203,6 +208,8 @@ pub enum Verb {
     Status {
         of: Option<String>,
         json: bool,
+        /// Again and again.
+        watch: bool,
     },
     History {
         of: Option<String>,
@@ -363,7 +370,7 @@ fn verb(words: Vec<String>, given: Vec<(&'static str, String)>) -> Result<Verb, 
         "replicate" => Verb::Replicate { name: next("the name of an application")?, now: is_given("--now") },
         "cancel" => Verb::Cancel { id: next("the ID of an order")?, give_up: value("--give-up") },
         "routes" => Verb::Routes,
-        "status" => Verb::Status { of: words.next(), json: is_given("--json") },
+        "status" => Verb::Status { of: words.next(), json: is_given("--json"), watch: is_given("--watch") },
         "history" => Verb::History { of: words.next(), json: is_given("--json") },
         "check" => Verb::Check,
         "probe" => Verb::Probe,
@@ -401,7 +408,7 @@ mod tests {
         assert_eq!(verb("plan --branch b deploy blog"), Ok(Verb::Plan { event: "deploy".into(), words }));
         assert_eq!(verb("evacuate node1 --plan"), Ok(Verb::Evacuate { node: "node1".into(), to: None, plan: true }));
         assert_eq!(verb("maintenance blog off"), Ok(Verb::Maintenance { name: "blog".into(), on: false }));
-        assert_eq!(verb("status --json"), Ok(Verb::Status { of: None, json: true }));
+        assert_eq!(verb("status --json"), Ok(Verb::Status { of: None, json: true, watch: false }));
         assert_eq!(verb("history blog"), Ok(Verb::History { of: Some("blog".into()), json: false }));
         assert_eq!(verb("-q status -V"), Ok(Verb::Print(format!("handler {}\n", env!("CARGO_PKG_VERSION")))));
         for (line, error) in [

@@ -36,8 +36,8 @@ impl Paths {
     }
 
     /// What a person has in an editor; gone afterwards.
-    pub fn to_edit(&self) -> PathBuf {
-        self.own.join(format!("edit-{}.yml", std::process::id()))
+    pub fn to_edit(&self, process: u32) -> PathBuf {
+        self.own.join(format!("edit-{}.yml", process))
     }
 
     pub fn log(&self) -> PathBuf {

@@ -122,7 +122,7 @@ fn run(args: &Args) -> Result<(), Ended> {
             let settings = settings::Proxies::from_env().map_err(usage)?;
             proxies::apply::routes(&here, &settings).map_err(failed)
         }
-        Verb::Status { of, json } => verbs::status(&here, of.as_deref(), *json, print),
+        Verb::Status { of, json, watch } => status(&here, of.as_deref(), (args.verbosity > 0, *json), *watch),
         Verb::Probe => verbs::probe(&here, print),
         Verb::Check => {
             let report = verbs::check(&here, &args.of_worker());
@@ -154,6 +154,35 @@ fn ask(what: &str) -> Result<(), Ended> {
     if answer.trim() == "yes" { Ok(()) } else { Err(failed("not destroyed")) }
 }
 
+fn status(here: &Here, of: Option<&str>, how: (bool, bool), watch: bool) -> Result<(), Ended> {
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let shown = |text: &str| print(&if colours && !how.1 { coloured(text) } else { text.into() });
+    if !watch {
+        return verbs::status(here, of, how, shown);
+    }
+    if !io::stdout().is_terminal() {
+        return Err(usage("status --watch draws on a terminal, and standard output is none"));
+    }
+    loop {
+        // From the top of an empty screen.
+        print("\x1b[H\x1b[2J")?;
+        if let Err(Ended(_, why)) = verbs::status(here, of, how, shown) {
+            print(&format!("{why}\n"))?;
+        }
+        here.world.clock.sleep(std::time::Duration::from_secs(2));
+    }
+}
+
+/// What is wrong is red, a note yellow.
+fn coloured(text: &str) -> String {
+    let colour = |line: &str| match line.split(": ").next() {
+        Some("wrong") => format!("\x1b[31m{line}\x1b[0m\n"),
+        Some("note") => format!("\x1b[33m{line}\x1b[0m\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(colour).collect()
+}
+
 /// From whoever is there, or from standard input, to its end, without the last line's end.
 fn value(prompt: &str) -> Result<String, Failure> {
     let unread = |why: String| Failure::Usage(Fault::NoValue { why }.into());
@@ -165,7 +194,7 @@ fn value(prompt: &str) -> Result<String, Failure> {
 }
 
 fn edit(here: &Here, text: &str, accept: &dyn Fn(&str) -> Result<(), Error>) -> Result<(), Failure> {
-    let file = here.paths.to_edit();
+    let file = here.paths.to_edit(std::process::id());
     match terminal::edit(text, &file, accept) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::Failed(Fault::NotEdited { why: "nothing was changed".into() }.into())),

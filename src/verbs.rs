@@ -286,9 +286,14 @@ pub fn plan(here: &Here, event: &str, json: &str) -> Result<String, Failure> {
 }
 
 /// What is deployed where, or of one application, for people or as `json`; what is wrong is a failure, once `print` has shown it.
-pub fn status<E: From<Failure>>(here: &Here, of: Option<&str>, json: bool, print: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
+pub fn status<E: From<Failure>>(
+    here: &Here,
+    of: Option<&str>,
+    (details, json): (bool, bool),
+    print: impl FnOnce(&str) -> Result<(), E>,
+) -> Result<(), E> {
     let named = of.map(|of| Ok(by_name::Deployed::read(here)?.find(of)?.0.clone())).transpose().map_err(|why: Error| Failure::from(why))?;
-    let status = status::status(here, named.as_ref()).map_err(Failure::from)?;
+    let status = status::status(here, named.as_ref(), details || of.is_some()).map_err(Failure::from)?;
     print(&if json { format!("{}\n", status.json) } else { status.text })?;
     match status.wrong {
         0 => Ok(()),

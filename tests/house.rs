@@ -195,6 +195,7 @@ fn the_world_is_reached_by_the_doors_alone() {
         "outside/process.rs",
         "outside/interrupt.rs",
         "outside/seal.rs",
+        "outside/terminal.rs",
         "settings.rs",
         "logger.rs",
         "main.rs",

@@ -12,6 +12,8 @@ use crate::model::time::{self, Time};
 #[derive(Debug, Default, PartialEq)]
 pub struct Told {
     pub line: String,
+    /// The same in a few words.
+    pub brief: String,
     pub wrong: Vec<String>,
 }
 
@@ -40,10 +42,11 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         true => format!("snapshots on {holder} itself (no slave)"),
         false => format!("replica on {holder}"),
     };
-    let mut told = Told { line: format!("{what}: "), wrong: Vec::new() };
+    let mut told = Told { line: format!("{what}: "), ..Told::default() };
     let every = Duration::from_secs(60 * u64::from(replica.every()));
     let age = |taken: &str| Time::parse(taken).map(|taken| now.since(taken));
     if let Some(blind) = blind {
+        told.brief = "unconfirmed".into();
         told.line += &format!(
             "unconfirmed: {blind} cannot look at its snapshots (mount the folder of the volume plugin into its agent's container; see README)"
         );
@@ -57,6 +60,7 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         }
         return told;
     }
+    told.brief = "none yet".into();
     match &replica.last {
         None => told.line += "none yet",
         Some(last) if !last.is_of(record) => {
@@ -65,10 +69,12 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         }
         Some(last) => {
             let old = age(&last.taken);
-            told.line += &format!("confirmed, {} old", old.map_or("?".into(), time::age));
+            told.brief = old.map_or("?".into(), time::age);
+            told.line += &format!("confirmed, {} old", told.brief);
             if master_lives {
                 let due = old.and_then(|old| every.checked_sub(old)).filter(|due| !due.is_zero());
                 told.line += &due.map_or(", next is due".into(), |due| format!(", next due in {}", time::age(due)));
+                told.brief += &due.map_or(", next due".into(), |due| format!(", next {}", time::age(due)));
             }
             if last.millis > 0 {
                 told.line += &format!(", took {}.{} s", last.millis / 1000, last.millis % 1000 / 100);

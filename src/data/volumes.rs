@@ -13,13 +13,12 @@ pub fn protection(volumes: &[Volume]) -> Vec<String> {
 }
 
 fn lines(data: &[&str], ordinary: &[&str], disposable: &[&str]) -> Vec<String> {
-    let kinds = [
-        ("protected, moved and snapshotted", data),
-        ("NOT protected, kept on the node where they are", ordinary),
-        ("disposable, gone after a move or a destroy", disposable),
-    ];
+    let kinds = [("protected, moved and snapshotted", data), (NOT, ordinary), ("disposable, gone after a move or a destroy", disposable)];
     kinds.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| format!("volumes {what}: {}", names.join(", "))).collect()
 }
+
+/// Of those that stay where they are.
+pub const NOT: &str = "NOT protected, kept on the node where they are";
 
 /// Of what is deployed: all of them on its master, which has its compose file; elsewhere those that the record names.
 pub fn deployed(here: &Here, name: &AppName, record: &Record) -> Result<Vec<String>, Error> {

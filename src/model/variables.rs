@@ -14,6 +14,8 @@ pub const MOST: usize = 64 << 10;
 /// Of all of them, with their names. Consul takes values up to 512 KiB, and JSON may write a byte as several.
 const MOST_OF_ALL: usize = 128 << 10;
 
+type Unchecked = BTreeMap<String, String>;
+
 #[derive(Clone, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Variables(BTreeMap<VariableName, String>);
@@ -47,8 +49,7 @@ impl Variables {
     /// As they stand in Consul and in a checkout.
     pub fn read(text: &[u8]) -> Result<Variables, serde_json::Error> {
         // What serde says of one that is no text shows it.
-        let read =
-            json::read::<BTreeMap<String, String>>(text).map_err(|_| serde_json::Error::custom("not a mapping of names to texts"))?;
+        let read = json::read::<Unchecked>(text).map_err(|_| serde_json::Error::custom("not a mapping of names to texts"))?;
         let mut variables = Variables::default();
         for (name, value) in read {
             variables.set(VariableName::try_from(name).map_err(serde_json::Error::custom)?, value).map_err(serde_json::Error::custom)?;

@@ -1,6 +1,7 @@
 //! The Consul agent of this node, over HTTP: members, key/value store, transactions, services, events.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -154,6 +155,24 @@ impl TryFrom<RawEntry<'_>> for Entry {
         let value = STANDARD.decode(raw.value.as_deref().unwrap_or_default());
         let value = value.map_err(|source| Error::NotBase64 { key: raw.key.to_string(), source })?;
         Ok(Entry { key: raw.key.into(), value, create_index: raw.create_index, modify_index: raw.modify_index })
+    }
+}
+
+/// What checks say, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    Passing,
+    Warning,
+    Critical,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.pad(match self {
+            Health::Passing => "passing",
+            Health::Warning => "warning",
+            Health::Critical => "critical",
+        })
     }
 }
 
@@ -316,6 +335,28 @@ impl Consul {
         let passing = self.read::<Vec<Check>>("health/state/passing?consistent&filter=CheckID%20%3D%3D%20serfHealth")?;
         let alive = |name: &str| passing.iter().any(|check| check.check_id == SERF && check.node == name);
         Ok(nodes.into_iter().map(|Node { node, address }| Member { alive: alive(&node), name: node, address }).collect())
+    }
+
+    /// Of each service the worst that its checks say, by its ID; those of nodes, and services without checks, are not among them.
+    pub fn services_health(&self) -> Result<BTreeMap<String, Health>, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Check {
+            #[serde(rename = "ServiceID", default)]
+            service_id: String,
+            status: String,
+        }
+        let mut found = BTreeMap::new();
+        for check in self.read::<Vec<Check>>("health/state/any")?.into_iter().filter(|check| !check.service_id.is_empty()) {
+            let health = match &*check.status {
+                "passing" => Health::Passing,
+                "warning" => Health::Warning,
+                _ => Health::Critical,
+            };
+            let worst = found.entry(check.service_id).or_insert(health);
+            *worst = health.max(*worst);
+        }
+        Ok(found)
     }
 
     pub fn get(&self, key: &str) -> Result<Option<Entry>, Error> {

@@ -1,4 +1,5 @@
-//! What is deployed where, as text for people or as JSON for programs; and what of it is wrong.
+//! What is deployed where, as text for people or as JSON for programs; and what of it is wrong. On one screen: a line for each application, and
+//! one more for what a person has to know of it; or all that is known of one.
 
 use std::collections::BTreeMap;
 
@@ -26,15 +27,19 @@ pub struct Status {
     pub wrong: usize,
 }
 
-/// `of`: of one application only, and nothing of the node.
-pub fn status(here: &Here, of: Option<&AppName>) -> Result<Status, Error> {
+/// `of`: of one application only, and nothing of the node. `details`: all that is known of each.
+pub fn status(here: &Here, of: Option<&AppName>, details: bool) -> Result<Status, Error> {
     let seen = reconcile::look(here);
     let sets = sets::look(here);
     let mut found = findings::find(here, seen.as_ref(), sets.as_ref());
     let (mut lines, mut applications, mut orders) = (Vec::new(), Vec::new(), Vec::new());
     let mut records = BTreeMap::new();
+    let mut table = vec![HEAD.map(String::from)];
+    let mut below: Vec<Vec<String>> = vec![Vec::new()];
     if let Ok(seen) = &seen {
         let members = here.consul.members()?;
+        let (healths, maintenances) = (here.consul.services_health()?, here.consul.list(keys::MAINTENANCES)?);
+        let now = here.world.clock.now();
         for entry in here.consul.list(keys::APPS)? {
             // What cannot be read is among what was found.
             let name = AppName::try_from(entry.key.trim_start_matches(keys::APPS));
@@ -44,16 +49,29 @@ pub fn status(here: &Here, of: Option<&AppName>) -> Result<Status, Error> {
                 continue;
             }
             let volumes = volumes::deployed(here, &name, &record)?;
-            lines.extend(described(&name, &record, &members));
-            lines.extend(volumes.iter().map(|line| format!("    {line}")));
             let known = sets.as_ref().ok().and_then(|sets| Some((sets, sets.apps.iter().find(|known| known.name == name)?)));
-            let told = known.and_then(|(sets, known)| told::of(sets, known, here.world.clock.now()));
-            lines.extend(told.iter().map(|told| format!("    {}", told.line)));
+            let told = known.and_then(|(sets, known)| told::of(sets, known, now));
+            let health = match healths.get(&*name) {
+                _ if !members::alive(&members, &record.master) => "dead".into(),
+                _ if maintenances.iter().any(|entry| entry.key == keys::maintenance(&name)) => "maintenance".into(),
+                Some(health) => health.to_string(),
+                None => "no check".into(),
+            };
+            if details {
+                lines.extend(described(&name, &record, &members));
+                lines.push(format!("    health: {health}; commit {}", record.commit.as_deref().unwrap_or("unknown")));
+                lines.extend(volumes.iter().map(|line| format!("    {line}")));
+                lines.extend(told.iter().map(|told| format!("    {}", told.line)));
+            } else {
+                let brief = told.as_ref().map_or("no data".into(), |told| told.brief.clone());
+                table.push(row(&name, &record, &members, &health, brief, now));
+                below.push(volumes.iter().filter(|line| line.contains(volumes::NOT)).map(|line| format!("    {line}")).collect());
+            }
             if let Some((sets, known)) = known.filter(|(sets, known)| findings::is_anothers(here, sets, known)) {
                 found.wrong.extend(findings::of_replica(here, sets, known));
             }
             let replica = known.and_then(|(_, known)| known.replicas.get(known.holder()));
-            applications.push(as_json(&name, &record, &members, &volumes, replica));
+            applications.push(as_json(&name, &record, &members, &volumes, replica, &health));
             if !members::alive(&members, &record.master) {
                 let text = format!("{name}: its master, {}, is dead", record.master);
                 found.wrong.push(Finding { app: Some(name.clone()), text });
@@ -62,6 +80,8 @@ pub fn status(here: &Here, of: Option<&AppName>) -> Result<Status, Error> {
         }
         if applications.is_empty() {
             lines.push("no application is deployed".into());
+        } else if !details {
+            lines.extend(aligned(&table).into_iter().zip(below).flat_map(|(row, below)| std::iter::once(row).chain(below)));
         }
         for open in seen.orders.iter().filter(|open| of.is_none_or(|of| open.order.apps().contains(of))) {
             lines.extend(order_described(here, &open.order));
@@ -101,6 +121,25 @@ pub fn status(here: &Here, of: Option<&AppName>) -> Result<Status, Error> {
     Ok(Status { text: text.join("\n") + "\n", json, wrong: wrong.len() })
 }
 
+const HEAD: [&str; 6] = ["APPLICATION", "MASTER", "SLAVE", "HEALTH", "REPLICA", "DEPLOYED"];
+
+fn row(name: &AppName, record: &Record, members: &[Member], health: &str, replica: String, now: Time) -> [String; 6] {
+    let node = |name: &str| if members::alive(members, name) { name.into() } else { format!("{name} (dead)") };
+    let age = Time::parse(&record.deployed()).map_or("?".into(), |at| time::age(now.since(at)));
+    let commit = record.commit.as_deref().map_or(String::new(), |commit| format!(", {}", commit.get(..7).unwrap_or(commit)));
+    let slave = record.slave.as_ref().map_or("none".into(), |slave| node(slave));
+    [name.to_string(), node(&record.master), slave, health.into(), replica, age + &commit]
+}
+
+/// Two spaces between columns as wide as they have to be.
+fn aligned(rows: &[[String; 6]]) -> Vec<String> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + 2;
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line =
+        |row: &[String; 6]| row.iter().zip(widths).map(|(text, width)| format!("{text:width$}")).collect::<String>().trim_end().to_string();
+    rows.iter().map(line).collect()
+}
+
 fn described(name: &AppName, record: &Record, members: &[Member]) -> Vec<String> {
     let dead = |name: &str| if members::alive(members, name) { "" } else { " (dead)" };
     let slave = record.slave.as_ref().map_or("no slave".into(), |slave| format!("slave {slave}{}", dead(slave)));
@@ -111,7 +150,7 @@ fn described(name: &AppName, record: &Record, members: &[Member]) -> Vec<String>
     lines
 }
 
-fn as_json(name: &AppName, record: &Record, members: &[Member], volumes: &[String], replica: Option<&Replica>) -> Value {
+fn as_json(name: &AppName, record: &Record, members: &[Member], volumes: &[String], replica: Option<&Replica>, health: &str) -> Value {
     let node = |name: &str| json!({ "name": name, "alive": members::alive(members, name) });
     json!({
         "name": name,
@@ -125,6 +164,7 @@ fn as_json(name: &AppName, record: &Record, members: &[Member], volumes: &[Strin
         "urls": record.urls,
         "volumes": volumes,
         "replica": replica,
+        "health": health,
     })
 }
 

@@ -133,7 +133,7 @@ fn the_status_of_one_application_is_of_nothing_else() {
     second["branch"] = json!("next");
     w.lock().store.set("app/shop_next.e4371", second.to_string().as_bytes());
     let all = w.handler("node1", &["status"]).run();
-    assert!(all.stdout.contains("shop_next.e4371: master node1"), "{all}");
+    assert!(all.stdout.contains("\nshop_next.e4371    node1"), "{all}");
     let one = w.handler("node1", &["status", "master"]).run();
     one.exits(0);
     assert!(one.stdout.contains("shop_master.e4371: master node1") && !one.stdout.contains("shop_next"), "{one}");
@@ -154,6 +154,6 @@ fn bash_completes_commands_and_their_flags() {
     assert_eq!(complete(&["handler", "de"]), "deploy destroy");
     assert_eq!(complete(&["handler", "-v", "hist"]), "history");
     assert_eq!(complete(&["handler", "deploy", "shop", "--ma"]), "--master");
-    assert_eq!(complete(&["handler", "status", ""]), "--json");
+    assert_eq!(complete(&["handler", "status", ""]), "--json --watch");
     assert_eq!(complete(&["handler", "probe", ""]), "");
 }

@@ -177,7 +177,11 @@ fn the_status_says_what_is_wrong_and_fails() {
     let status = |node: &str| w.handler(node, &["status"]).run();
     let fine = status("node1");
     fine.exits(0);
-    assert!(fine.stdout.starts_with("note: ") && fine.stdout.contains(&format!("\n{APP}: master node1, no slave")), "{fine}");
+    assert!(
+        fine.stdout.starts_with("note: ") && fine.stdout.contains(&format!("\n{APP}  node1   none   passing  unconfirmed  ")),
+        "{fine}"
+    );
+    assert!(fine.stdout.lines().skip(1).all(|line| line.chars().count() <= 80), "{fine}");
     // An application whose containers were stopped by somebody.
     w.lock().engine("node1").containers.iter_mut().for_each(|container| container.running = false);
     let down = status("node1");

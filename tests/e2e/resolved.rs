@@ -49,7 +49,7 @@ fn which_volumes_are_protected_is_said() {
     let runs = w.deliver_all(&[deploy("first", "node1", Some("node2"))]);
     all_well(&runs);
     let log = &runs.iter().find(|run| run.node == "node1").unwrap().stderr;
-    let status = |node: &str| w.handler(node, &["status"]).run().stdout;
+    let status = |node: &str| w.handler(node, &["status", "shop"]).run().stdout;
     let payload = json!({"repo": URL, "branch": "master", "master": "node2"}).to_string();
     let plan = |node: &str| w.handler(node, &["plan", "deploy", &payload]).run().stdout;
     for line in &said {

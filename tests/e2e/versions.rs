@@ -117,7 +117,7 @@ fn an_order_that_a_node_is_too_old_for_fails_and_says_which() {
     let (w, commit) = deployed_with(&["node1"]);
     let request = json!({"deploy": {"repo": crate::URL, "branch": "master", "master": "node2", "slave": "node1", "colour": "blue"}});
     let order = json!({
-        "id": id("second"), "name": APP, "request": request, "state": "open", "needs": 4, "created": "2100-01-01T00:00:00Z", "progress": {},
+        "id": id("second"), "name": APP, "request": request, "state": "open", "needs": 5, "created": "2100-01-01T00:00:00Z", "progress": {},
     });
     w.lock().store.set(&format!("order/{}", id("second")), order.to_string().as_bytes());
     w.deliver("node3", &[]);

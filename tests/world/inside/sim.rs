@@ -476,7 +476,7 @@ fn carry_out(door: &Door, settings: Settings, start: Start) -> i32 {
             report.text.lines().for_each(|line| ::log::info!("{line}"));
             if report.wrong == 0 { Ok(()) } else { Err(Failure::Wrong { count: report.wrong }) }
         }
-        Start::Status => handler::verbs::status(&here, None, false, |text| {
+        Start::Status => handler::verbs::status(&here, None, (true, false), |text| {
             text.lines().for_each(|line| ::log::error!("{line}"));
             Ok(())
         }),

@@ -178,6 +178,16 @@ pub fn answer(s: &mut State, node: &str, request: &Request, patient: bool) -> Op
             let alive = s.nodes.keys().filter(|name| matches!(s.member(name), 1 | 2));
             alive.map(|name| json!({"Node": name, "CheckID": "serfHealth", "Status": "passing"})).collect()
         }
+        "/v1/health/state/any" => {
+            let of = |(node, n): (&String, &super::Node)| -> Vec<Value> {
+                let services = n
+                    .services
+                    .keys()
+                    .map(|id| json!({"Node": node, "CheckID": format!("service:{id}"), "ServiceID": id, "Status": "passing"}));
+                services.chain([json!({"Node": node, "CheckID": "serfHealth", "ServiceID": "", "Status": "passing"})]).collect()
+            };
+            s.nodes.iter().flat_map(of).collect()
+        }
         "/v1/agent/services" => me.services.iter().map(|(id, v)| (id.clone(), v.clone())).collect(),
         "/v1/status/leader" => "127.0.0.1:8300".into(),
         _ => {
