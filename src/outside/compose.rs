@@ -21,6 +21,8 @@ use crate::model::variables::Variables;
 use crate::settings::Timeouts;
 
 const PROGRAM: &str = "docker-compose";
+/// All files of this program's in a checkout, as `.dockerignore` has it.
+pub const OURS: &str = ".handler-*";
 /// JSON is YAML, too.
 pub const QUIET: &str = ".handler-quiet.yml";
 /// What compose has made of the repository's files.

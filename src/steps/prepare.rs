@@ -14,8 +14,8 @@ use crate::model::names::Volume;
 use crate::model::order::Request;
 use crate::model::record::Understood;
 use crate::model::roles::Role;
-use crate::outside::compose_file;
 use crate::outside::doors::Write;
+use crate::outside::{compose, compose_file};
 use crate::routes;
 use crate::{service, variables};
 
@@ -35,10 +35,12 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     let folder = run.folder();
     if let Request::Deploy(_) = run.order.request {
         // So that an operator can run compose by hand in the checkout.
-        let (env, world) = (folder.join(".env"), &run.here.world);
-        let begins_line = world.read_within(&folder, ".env", 1 << 20)?.is_some_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
-        let line = format!("{}COMPOSE_PROJECT_NAME={}\n", if begins_line { "\n" } else { "" }, run.project);
-        world.write_file(&env, line.as_bytes(), Write::Append, false)?;
+        add_line(run, ".env", &format!("COMPOSE_PROJECT_NAME={}", run.project))?;
+        // What is kept there, passwords with it, is part of no image, whatever its Dockerfile copies.
+        let beside = run.here.world.list_folder(&folder)?.into_iter().filter(|file| file.ends_with(".dockerignore"));
+        for file in beside.chain([".dockerignore".into()]).collect::<BTreeSet<_>>() {
+            add_line(run, &file, compose::OURS)?;
+        }
         let tool = run.tool()?;
         let (variables, _) = variables::read(&run.here, &run.name)?;
         run.here.resolve_checkout(&run.project, folder.clone(), tool, &variables)?;
@@ -86,6 +88,14 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         run.choice()?.notes.iter().for_each(|note| info!("to be taken over: {note}"));
     }
     Ok(Output::Checked(checked))
+}
+
+/// To a file of the checkout, which it may have or not.
+fn add_line(run: &Run, file: &str, line: &str) -> Done {
+    let (folder, world) = (run.folder(), &run.here.world);
+    let begins_line = world.read_within(&folder, file, 1 << 20)?.is_some_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
+    let line = format!("{}{line}\n", if begins_line { "\n" } else { "" });
+    Ok(world.write_file(&folder.join(file), line.as_bytes(), Write::Append, false)?)
 }
 
 /// What the sites mean is what Caddy has understood: it reads them before anything is touched.

@@ -34,6 +34,19 @@ fn what_is_kept_is_for_one_user() {
     }
 }
 
+#[test]
+fn what_is_kept_is_part_of_no_image() {
+    let w: World = shop(&["node1"]);
+    let files =
+        [("docker-compose.yml", &*compose("")), (".dockerignore", "*.md\n!.handler-compose.json"), ("web.Dockerfile.dockerignore", "")];
+    w.commit(URL, "master", &files);
+    all_well(&w.deliver_all(&[deploy("first", "node1", None)]));
+    let folder = w.deploy_dir("node1").join(format!("{}-{}", crate::APP, crate::id("first")));
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+    assert_eq!(read(".dockerignore"), "*.md\n!.handler-compose.json\n.handler-*\n");
+    assert_eq!(read("web.Dockerfile.dockerignore"), ".handler-*\n");
+}
+
 /// The log of a deploy, the status, and the plan once the repository has been read.
 #[test]
 fn which_volumes_are_protected_is_said() {

@@ -112,7 +112,7 @@ impl Machine {
         let folder = self.folder.join(name);
         fs::create_dir_all(&folder).unwrap();
         let dockerfile = fs::read_to_string(Path::new(ROOT).join("testapp/Dockerfile")).unwrap();
-        fs::write(folder.join("Dockerfile"), format!("{dockerfile}ENV VERSION={name} {more}\n")).unwrap();
+        fs::write(folder.join("Dockerfile"), format!("{dockerfile}COPY . /context\nENV VERSION={name} {more}\n")).unwrap();
         fs::write(folder.join("docker-compose.yml"), example(name)).unwrap();
         fs::copy(Path::new(ROOT).join("target/testapp/testapp"), folder.join("testapp")).expect("run `make testapp`");
         self.commit(name);
@@ -269,6 +269,8 @@ fn a_newcomer_gets_what_the_readme_says() {
     machine.files_are_accepted();
     assert!(machine.sh("docker volume ls").contains("anybox/buttervolume:latest"));
     machine.sh("curl -sf -d value http://blog.example.com/key");
+    let built = machine.sh("docker export $(docker ps -q --filter name=blogmain) | tar t | grep ^context/");
+    assert!(built.contains("context/testapp\n") && !built.contains("/.handler-"), "what the handler keeps is part of the image: {built}");
 
     // The page, while the key is there.
     let shop = machine.sh("docker exec consul consul kv get -keys app/shop").trim().replace("app/", "maintenance/");
