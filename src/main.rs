@@ -183,13 +183,16 @@ fn coloured(text: &str) -> String {
     text.lines().map(colour).collect()
 }
 
-/// From whoever is there, or from standard input, to its end, without the last line's end.
+/// From whoever is there, or from standard input, to its end, without the last line's end. One that is closed gives none.
 fn value(prompt: &str) -> Result<String, Failure> {
     let unread = |why: String| Failure::Usage(Fault::NoValue { why }.into());
     if io::stdin().is_terminal() {
         return terminal::secret(prompt).map_err(|why| unread(why.to_string()));
     }
     let text = input().map_err(|Ended(_, why)| unread(why))?;
+    if text.is_empty() {
+        return Err(unread("standard input is empty, and no terminal (docker exec takes -it to ask, -i to read)".into()));
+    }
     Ok(text.strip_suffix('\n').unwrap_or(&text).into())
 }
 

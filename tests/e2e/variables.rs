@@ -123,7 +123,7 @@ fn an_undo_goes_back_to_what_the_old_version_had() {
 fn they_outlive_a_destroy_and_go_when_they_are_cleared() {
     let w = deployed(&["node1"], "node1", None);
     set(&w, "node1", &["shop", "set", "A"], "1");
-    set(&w, "node1", &["shop", "set", "B"], "");
+    set(&w, "node1", &["shop", "set", "B"], "\n");
     let plan = w.handler("node1", &["plan", "destroy", "shop"]).run();
     assert!(plan.stdout.contains(&format!("its variables stay in Consul until `handler env {APP} clear`")), "{plan}");
     w.handler("node1", &["destroy", "shop", "--yes"]).run().exits(0);
@@ -152,6 +152,8 @@ fn what_is_no_name_or_no_value_is_refused_and_not_shown() {
         refused.exits(status);
         assert!(refused.stderr.contains(why) && !refused.stderr.contains("geheim"), "{refused}");
     }
+    let none = w.handler("node1", &["env", "shop", "set", "A"]).stdin("").run();
+    none.exits(2).says("no value was given: standard input is empty");
     let long = w.handler("node1", &["env", "shop", "set", "A"]).stdin(&"x".repeat((64 << 10) + 1)).run();
     long.exits(1);
     assert!(long.stderr.contains("A: a value has at most 64 KiB"), "{long}");
