@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ use super::names::{DeployId, NodeName, OrderId, Snapshot, Volume};
 use super::order::Unknown;
 use super::record::Record;
 use super::time::Time;
+
+/// Clocks of nodes may differ by so much; the probe names more.
+const SKEW: Duration = Duration::from_secs(5);
 
 /// Minutes from one set to the next, where nothing is said.
 pub const EVERY: u32 = 15;
@@ -148,7 +152,8 @@ impl Replica {
     /// minutes, then every 30.
     pub fn due_in(&self, record: &Record, now: Time) -> u64 {
         let left = |since: &str, minutes: u32| match Time::parse(since) {
-            Some(since) if since <= now => (u64::from(minutes) * 60).saturating_sub(now.since(since).as_secs()),
+            // Clocks differ a little.
+            Some(since) if since.since(now) <= SKEW => (u64::from(minutes) * 60).saturating_sub(now.since(since).as_secs()),
             // What is of a time to come a wrong clock has written.
             _ => 0,
         };
@@ -244,7 +249,8 @@ mod tests {
             (of(set("a", "2026-11-26T09:50:00Z"), 60, 0, ""), 3000),
             (of(set("a", "2026-11-26T09:30:00Z"), 0, 0, ""), 0),
             (of(set("b", "2026-11-26T09:59:00Z"), 0, 0, ""), 0),
-            (of(set("a", "2026-11-26T10:00:01Z"), 0, 0, ""), 0),
+            (of(set("a", "2026-11-26T10:00:05Z"), 0, 0, ""), 900),
+            (of(set("a", "2026-11-26T10:00:06Z"), 0, 0, ""), 0),
             (of(None, 0, 1, "2026-11-26T09:57:00Z"), 120),
             (of(None, 0, 3, "2026-11-26T09:57:00Z"), 720),
             (of(set("a", "2026-11-26T09:30:00Z"), 0, 4, "2026-11-26T09:57:00Z"), 1620),

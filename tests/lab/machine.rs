@@ -148,7 +148,7 @@ impl Machine {
 
     /// Runs the README's own command that deploys it, and waits until it is there.
     fn deploy(&self, name: &str) {
-        let asked = self.sh(command(&format!("git@git.example.com:web/{name}")));
+        let asked = self.sh(command(&format!("deploy git@git.example.com:web/{name}")));
         let record = wait_until(&format!("{name} in Consul"), SOON, || {
             let found = self.try_sh(&format!("docker exec consul consul kv get -keys app/{name}_main."))?;
             if found.is_empty() { Err(self.sh("cat /deploy/handler.log")) } else { Ok(found) }
