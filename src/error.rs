@@ -230,12 +230,12 @@ pub enum Fault {
     NotArrived {
         snapshot: Snapshot,
     },
-    /// The plugin has taken it.
     /// It cannot be sent there, and the plugin takes no other.
     VoidThere {
         snapshot: Snapshot,
         holder: NodeName,
     },
+    /// The plugin has taken it.
     Unseen {
         snapshot: Snapshot,
         folder: PathBuf,

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::others::run;
 use crate::sets::{
-    EXTRA, MINUTE, after, backup, checks, commit, data, held, keeping, last, own, put_back, reboot, replica, snapshots, thrifty, tick,
-    wiped, with_extra,
+    EXTRA, MINUTE, after, backup, checks, commit, data, first_set_is_void, held, keeping, last, own, put_back, reboot, replica, snapshots,
+    tick, wiped, with_extra, with_two_volumes,
 };
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, URL, all_well, deploy, deployed, destroy};
@@ -128,11 +128,7 @@ fn by_a_clock_that_is_behind(behind: i64) {
 /// void. The next set names the same snapshot of the quiet volume, which is on the slave still: it is sent there a second time.
 #[test]
 fn what_was_void_for_a_boot_is_not_sent_a_second_time_by_a_newer_plugin() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    thrifty(&sim);
-    commit(&sim, &with_extra(""));
-    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
-    sim.settle();
+    let sim = with_two_volumes("node2");
     sim.lock().write("node1", EXTRA, "invoices");
     tick(&sim);
     sim.lock().write("node1", EXTRA, " of tuesday");
@@ -234,20 +230,9 @@ fn what_a_refused_takeover_offers_is_of_one_moment() {
 /// second set sends the quiet volume's snapshot over that copy, which is gone by it; the master dies for good before it tries again.
 #[test]
 fn what_was_void_for_a_boot_is_not_lost_by_being_sent_a_second_time() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    thrifty(&sim);
-    commit(&sim, &with_extra(""));
-    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node3"))]));
-    sim.settle();
+    let sim = with_two_volumes("node3");
     sim.lock().write("node1", EXTRA, "invoices");
-    sim.start("node1", Start::Sets);
-    sim.run_until_rest();
-    assert!(replica(&sim, "node3")["next"]["sent"].as_bool().unwrap_or_default(), "{:#}", replica(&sim, "node3"));
-    sim.lock().sync_snapshots("node3");
-    reboot(&sim, "node3");
-    tick(&sim);
-    assert_eq!(replica(&sim, "node3")["void"].as_array().map(Vec::len), Some(2), "{:#}", replica(&sim, "node3"));
-    assert_eq!(snapshots(&sim, "node3", EXTRA).len(), 1);
+    first_set_is_void(&sim);
     sim.lock().write("node1", DATA, ".");
     after(&sim, 6 * MINUTE);
     sim.power_off("node1");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::sets::{EXTRA, MINUTE, after, commit, keeping, reboot, replica, snapshots, thrifty, tick, with_extra};
+use crate::sets::{EXTRA, MINUTE, after, commit, first_set_is_void, keeping, replica, snapshots, tick, with_extra, with_two_volumes};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{DATA, NODES, URL, all_well, deploy, deployed, destroy};
 use crate::world::{Act, Cluster, Effect, event};
@@ -19,11 +19,7 @@ fn one_set_that_fails_takes_no_others_with_it() {
 }
 
 fn with_a_send_that_fails(fails: bool) {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    thrifty(&sim);
-    commit(&sim, &with_extra(""));
-    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
-    sim.settle();
+    let sim = with_two_volumes("node2");
     sim.lock().write("node1", EXTRA, "settings|");
     for time in 0..4 {
         sim.lock().write("node1", DATA, &format!(" {time}"));
@@ -50,11 +46,7 @@ fn with_a_send_that_fails(fails: bool) {
 /// begin within the same quarter of a minute; the master's comes first, and finds void what the slave has not cleared yet.
 #[test]
 fn a_slave_that_boots_takes_no_sets_of_its_master_with_it() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    thrifty(&sim);
-    commit(&sim, &with_extra(""));
-    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
-    sim.settle();
+    let sim = with_two_volumes("node2");
     sim.lock().write("node1", EXTRA, "settings|");
     for time in 0..3 {
         sim.lock().write("node1", DATA, &format!(" {time}"));
@@ -126,24 +118,13 @@ fn after_a_destroy(was: bool) {
 /// copy, which is gone by it. The master dies for good: of that volume there is nothing on the new slave.
 #[test]
 fn what_is_void_on_a_new_slave_is_not_sent_a_second_time_though_the_former_ones_key_names_it() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    thrifty(&sim);
-    commit(&sim, &with_extra(""));
-    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
-    sim.settle();
+    let sim = with_two_volumes("node2");
     sim.lock().write("node1", EXTRA, "settings|");
     after(&sim, 16 * MINUTE);
     assert!(replica(&sim, "node2")["last"].is_object());
     all_well(&sim.deliver_all(&[deploy("third", "node1", Some("node3"))]));
     sim.settle();
-    sim.start("node1", Start::Sets);
-    sim.run_until_rest();
-    assert!(replica(&sim, "node3")["next"]["sent"].as_bool().unwrap_or_default(), "{:#}", replica(&sim, "node3"));
-    sim.lock().sync_snapshots("node3");
-    reboot(&sim, "node3");
-    tick(&sim);
-    assert_eq!(replica(&sim, "node3")["void"].as_array().map(Vec::len), Some(2), "{:#}", replica(&sim, "node3"));
-    assert_eq!(snapshots(&sim, "node3", EXTRA).len(), 1);
+    first_set_is_void(&sim);
     sim.lock().write("node1", DATA, ".");
     after(&sim, 6 * MINUTE);
     assert!(replica(&sim, "node3")["last"].is_object(), "{:#}", replica(&sim, "node3"));

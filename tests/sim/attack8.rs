@@ -5,7 +5,7 @@ use std::path::Path;
 use handler::outside::doors::Write;
 
 use crate::others::run;
-use crate::sets::{EXTRA, MINUTE, after, checks, commit, data, held, own, replica, snapshots, thrifty, tick, with_extra};
+use crate::sets::{EXTRA, MINUTE, after, checks, commit, data, held, own, replica, snapshots, thrifty, tick, with_extra, with_two_volumes};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, all_well, deploy, deployed, migrate, push, with_copy};
 use crate::world::{Act, Cluster};
@@ -77,11 +77,7 @@ fn the_last_replica_of_a_volume_that_is_declared_no_more_is_kept() {
 /// be taken: what was taken of the set is removed.
 #[test]
 fn a_snapshot_that_a_person_has_taken_is_not_removed_with_a_set_that_failed() {
-    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-    thrifty(&sim);
-    commit(&sim, &with_extra(""));
-    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
-    sim.settle();
+    let sim = with_two_volumes("node2");
     tick(&sim);
     sim.lock().write("node1", DATA, " and of tuesday");
     let content = sim.lock().volume("node1", DATA).unwrap();

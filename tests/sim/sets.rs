@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::others::run;
 use crate::world::Cluster;
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{APP, DATA, NODES, URL, compose};
+use crate::world::shop::{APP, DATA, NODES, URL, all_well, compose, deploy, deployed};
 use crate::world::state::Reach;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -87,6 +87,28 @@ pub fn own(sim: &Sim, node: &str) -> String {
 /// The shop with a second data volume.
 pub fn with_extra(more: &str) -> String {
     compose(more).replace("['data:/data']", "['data:/data', 'extra:/extra']") + "  extra: {driver: 'anybox/buttervolume:latest'}\n"
+}
+
+/// The shop with it on node1, and newer plugins.
+pub fn with_two_volumes(slave: &str) -> Sim {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    thrifty(&sim);
+    commit(&sim, &with_extra(""));
+    all_well(&sim.deliver_all(&[deploy("second", "node1", Some(slave))]));
+    sim.settle();
+    sim
+}
+
+/// The first set of node3, its slave now, has arrived, is on its disk, and is void since it has booted.
+pub fn first_set_is_void(sim: &Sim) {
+    sim.start("node1", Start::Sets);
+    sim.run_until_rest();
+    assert!(replica(sim, "node3")["next"]["sent"].as_bool().unwrap_or_default(), "{:#}", replica(sim, "node3"));
+    sim.lock().sync_snapshots("node3");
+    reboot(sim, "node3");
+    tick(sim);
+    assert_eq!(replica(sim, "node3")["void"].as_array().map(Vec::len), Some(2), "{:#}", replica(sim, "node3"));
+    assert_eq!(snapshots(sim, "node3", EXTRA).len(), 1);
 }
 
 pub fn commit(sim: &Sim, text: &str) {
