@@ -6,9 +6,9 @@ DIST := dist$(if $(filter-out x86_64,$(ARCH)),/$(ARCH))
 FEATURES := $(shell sed -n 's/^\(engine\|lab\|older\|static\) = \[\]$$/\1/p' Cargo.toml)
 
 # Bytes that dist/handler may have.
-BUDGET := 1978368
+BUDGET := 1990656
 
-.PHONY: all help handler check test chaos mutants bench image testapp demo clean
+.PHONY: all help handler check test chaos mutants bench image testapp demo dist clean
 all: handler
 
 help: ## this list
@@ -41,6 +41,9 @@ image: handler ## handler-consul: Consul's agent with the handler in it
 
 demo: ## the main job, shown on this machine's Docker engine
 	@consul/demo
+
+dist: ## the release of a commit: binaries, the operator's folder, licences, SBOM, in one archive
+	@.ci/dist
 
 clean: ## removes what was built; the std and the packages that were fetched are kept
 	rm -rf dist target/static target/testapp target/image target/image.log target/demo.log target/test

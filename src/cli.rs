@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use crate::about;
 use crate::by_name::Words;
+use crate::model::keys;
 use crate::model::order::EVENTS;
 use crate::verbs::Variable;
 
@@ -17,7 +19,7 @@ struct Command {
     does: &'static str,
 }
 
-const COMMANDS: [Command; 18] = [
+const COMMANDS: [Command; 19] = [
     Command {
         name: "deploy",
         takes: "NAME|REPO|JSON",
@@ -79,6 +81,7 @@ const COMMANDS: [Command; 18] = [
     Command { name: "reconcile", takes: "", flags: &[], does: "take part in open orders, compare this node with the records" },
     Command { name: "work", takes: "NAME", flags: &[], does: "the same for one application (what the others start for each)" },
     Command { name: "routes", takes: "", flags: &[], does: "write the proxies' files from the records" },
+    Command { name: "policy", takes: "", flags: &[], does: "print what a token of Consul's has to allow the handler, for consul acl policy" },
     Command { name: "completion", takes: "bash|zsh", flags: &[], does: "print what a shell completes commands by" },
     // git asks this program for what its server asks for; see `outside::git`.
     Command { name: "credential", takes: "get|store|erase", flags: &[], does: "" },
@@ -127,6 +130,12 @@ environment: DEPLOY_DIR [/deploy], BTRFSDRIVER [anybox/buttervolume:latest], BUT
 CONSUL_HTTP_ADDR and the other variables of Consul's own command, HANDLER_TIMEOUT_<KIND> in seconds, HANDLER_SETTLE [1],
 RUST_LOG
 "
+}
+
+/// With the commit and its date, where the build knew them.
+fn version() -> String {
+    let commit = option_env!("HANDLER_COMMIT").map(|commit| format!(" ({commit})")).unwrap_or_default();
+    format!("handler {}{commit}\n", about::VERSION)
 }
 
 /// For bash, and for zsh by its own emulation of that.
@@ -283,7 +292,7 @@ where
             }
             Short('h') | Long("help") => asked = asked.or(Some(Verb::Print(usage()))),
             Short('V') | Long("version") => {
-                asked = asked.or(Some(Verb::Print(concat!("handler ", env!("CARGO_PKG_VERSION"), "\n").into())))
+                asked = asked.or_else(|| Some(Verb::Print(version())))
             }
             Long(name) => {
                 let mut known = COMMANDS.iter().flat_map(|command| command.flags);
@@ -374,6 +383,7 @@ fn verb(words: Vec<String>, given: Vec<(&'static str, String)>) -> Result<Verb, 
         "history" => Verb::History { of: words.next(), json: is_given("--json") },
         "check" => Verb::Check,
         "probe" => Verb::Probe,
+        "policy" => Verb::Print(keys::policy()),
         "completion" => Verb::Print(completion(&next("bash or zsh")?)?),
         _ => Verb::Credential { get: words.next().as_deref() == Some("get") },
     };
@@ -410,7 +420,7 @@ mod tests {
         assert_eq!(verb("maintenance blog off"), Ok(Verb::Maintenance { name: "blog".into(), on: false }));
         assert_eq!(verb("status --json"), Ok(Verb::Status { of: None, json: true, watch: false }));
         assert_eq!(verb("history blog"), Ok(Verb::History { of: Some("blog".into()), json: false }));
-        assert_eq!(verb("-q status -V"), Ok(Verb::Print(format!("handler {}\n", env!("CARGO_PKG_VERSION")))));
+        assert_eq!(verb("-q status -V"), Ok(Verb::Print(version())));
         for (line, error) in [
             ("deploy", "deploy: expected a name or JSON after it"),
             ("deploy {} --master n", "--master does not go with JSON: write it there"),

@@ -1,6 +1,7 @@
 //! The keys in Consul, each in one place.
 
 use super::names::{AppName, NodeName, OrderId};
+use super::order::EVENTS;
 
 pub const APPS: &str = "app/";
 pub const MAINTENANCES: &str = "maintenance/";
@@ -8,6 +9,8 @@ pub const ORDERS: &str = "order/";
 pub const HISTORIES: &str = "history/";
 pub const NODES: &str = "node/";
 pub const REPLICAS: &str = "replica/";
+pub const CREDENTIALS: &str = "credential/";
+pub const VARIABLES: &str = "env/";
 /// The last order that was committed: each deploy's commit changes it, so that no two claim the same at once.
 pub const CLAIMS: &str = "claims";
 
@@ -37,15 +40,13 @@ pub fn history(name: &AppName, id: &OrderId) -> String {
 
 /// What the application's repository asks for.
 pub fn credential(name: &AppName) -> String {
-    format!("credential/{name}")
+    format!("{CREDENTIALS}{name}")
 }
 
 /// The same, as an order has brought it whose repository has not been cloned with it yet.
 pub fn brought(name: &AppName, order: &OrderId) -> String {
-    format!("credential/{name}/{order}")
+    format!("{CREDENTIALS}{name}/{order}")
 }
-
-pub const VARIABLES: &str = "env/";
 
 /// What the operator keeps for an application outside of its repository.
 pub fn variables(name: &AppName) -> String {
@@ -64,4 +65,18 @@ pub fn replica(name: &AppName, holder: &NodeName) -> String {
 /// What a node says of itself.
 pub fn node(name: &NodeName) -> String {
     format!("{NODES}{name}")
+}
+
+/// What the handler needs of a Consul with ACLs, in HCL. A node's agent needs a node identity besides.
+pub fn policy() -> String {
+    let keys = [APPS, MAINTENANCES, ORDERS, HISTORIES, NODES, REPLICAS, CREDENTIALS, VARIABLES];
+    let keys = keys.map(|prefix| format!("key_prefix \"{prefix}\" {{ policy = \"write\" }}\n")).concat();
+    let events = EVENTS.map(|event| format!("event \"{event}\" {{ policy = \"write\" }}\n")).concat();
+    format!(
+        "{keys}key \"{CLAIMS}\" {{ policy = \"write\" }}
+{events}service_prefix \"\" {{ policy = \"write\" }}
+node_prefix \"\" {{ policy = \"read\" }}
+agent_prefix \"\" {{ policy = \"read\" }}
+"
+    )
 }

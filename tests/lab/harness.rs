@@ -137,7 +137,7 @@ impl Node {
     /// hears within minutes.
     pub fn health(self) -> (String, String) {
         // Its agent may be on its way up.
-        let found = self.exec(&["curl", "-s", &format!("127.0.0.1:8500/v1/health/node/{}", name(self.0))]).out;
+        let found = self.exec(&["consul-api", &format!("health/node/{}", name(self.0))]).out;
         let checks: Value = serde_json::from_str(&found).unwrap_or_default();
         let check = checks.as_array().into_iter().flatten().find(|check| check["CheckID"] == "handler").cloned().unwrap_or_default();
         let text = |member: &str| check[member].as_str().unwrap_or_default().to_string();
@@ -268,7 +268,7 @@ impl Lab {
                     node.sh("docker ps -aq | xargs -r docker rm -f; docker volume ls -q | xargs -r docker volume rm; \
                          docker network prune -f; rm -f /etc/buttervolume/schedule.csv; \
                          cd /var/lib/buttervolume; for s in snapshots/* volumes/*; do [ ! -e $s ] || btrfs -q subvolume delete $s; done; \
-                         for s in $(curl -s 127.0.0.1:8500/v1/agent/services | jq -r 'keys[]'); do consul services deregister -id=$s; done")
+                         for s in $(consul-api agent/services | jq -r 'keys[]'); do consul services deregister -id=$s; done")
                 });
             }
         });
@@ -280,9 +280,9 @@ impl Lab {
         let script = format!(
             "test -S {SOCKET} || {{ echo no volume plugin; exit; }}
              docker info >/dev/null 2>&1 || {{ echo no engine; exit; }}
-             lost=$(curl -s 127.0.0.1:8500/v1/agent/members | jq -r '{:?} - [.[] | select(.Status == 1) | .Addr] | join(\" \")') || exit
+             lost=$(consul-api agent/members | jq -r '{:?} - [.[] | select(.Status == 1) | .Addr] | join(\" \")') || exit
              [ -z \"$lost\" ] || {{ timeout 5 consul join $lost >/dev/null 2>&1; echo \"misses $lost\"; exit; }}
-             alive=$(curl -s '127.0.0.1:8500/v1/health/state/passing?consistent' | jq '[.[] | select(.CheckID == \"serfHealth\")] | length')
+             alive=$(consul-api 'health/state/passing?consistent' | jq '[.[] | select(.CheckID == \"serfHealth\")] | length')
              [ \"$alive\" = 3 ] || {{ echo \"$alive alive in the catalog\"; exit; }}
              voters=$(consul operator raft list-peers 2>/dev/null | grep -c ' true ')
              [ \"$voters\" = 3 ] || {{ echo \"$voters voters\"; exit; }}
@@ -416,12 +416,12 @@ impl Lab {
 
     /// A key as Consul has it for every node; any living node is asked.
     pub fn kv(&self, asked: u8, key: &str) -> Option<Value> {
-        let output = Node(asked).exec(&["curl", "-s", &format!("127.0.0.1:8500/v1/kv/{key}?raw")]);
+        let output = Node(asked).exec(&["consul-api", &format!("kv/{key}?raw")]);
         serde_json::from_str(&output.out).ok()
     }
 
     pub fn keys(&self, asked: u8, prefix: &str) -> Vec<String> {
-        let output = Node(asked).exec(&["curl", "-s", &format!("127.0.0.1:8500/v1/kv/{prefix}?keys")]);
+        let output = Node(asked).exec(&["consul-api", &format!("kv/{prefix}?keys")]);
         serde_json::from_str(&output.out).unwrap_or_default()
     }
 
@@ -475,7 +475,7 @@ impl Lab {
              sed -n 's/^\\({project}_[^,]*\\),\\([^,]*\\),.*/schedule \\1 \\2/p' /etc/buttervolume/schedule.csv 2>/dev/null
              for c in /deploy/{name}-*; do [ ! -e $c ] || echo checkout $c; done
              for j in /deploy/.handler/apps/{name}/journal; do [ ! -e $j ] || echo journal $j; done
-             curl -s 127.0.0.1:8500/v1/agent/services | jq -r 'keys[]' | sed 's/^/service /'"
+             consul-api agent/services | jq -r 'keys[]' | sed 's/^/service /'"
         ));
         let mut facts = Facts::default();
         for line in out.lines() {

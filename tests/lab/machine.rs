@@ -16,6 +16,7 @@ const README: &str = include_str!("../../README.md");
 /// What a machine's init does, and the operator who sets it up: a btrfs disk, sshd, the plugin under the name of its official edition, the
 /// engine; and a git server, reached like any other.
 const START: &str = r#"
+rm -rf /consul
 for n in $(seq 0 63); do [ -e /dev/loop$n ] || mknod /dev/loop$n b 7 $n; done
 [ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237
 truncate -s 2G /var/lib/docker/btrfs.img
@@ -177,13 +178,13 @@ impl Machine {
     }
 
     fn json(&self, path: &str) -> Value {
-        serde_json::from_str(&self.sh(&format!("curl -sf http://127.0.0.1:8500/v1/{path}"))).unwrap()
+        serde_json::from_str(&self.sh(&format!(". ./.env; CONSUL_HTTP_TOKEN=$TOKEN consul-api {path}"))).unwrap()
     }
 
     fn leader(&self) {
-        wait_until("a leader", SOON, || match self.try_sh(command("list-peers")) {
-            Ok(peers) if peers.contains("leader") => Ok(()),
-            other => Err(format!("{other:?} {:?}", self.try_sh("docker ps -a; docker logs consul | tail -n 20"))),
+        wait_until("a leader", SOON, || {
+            let answer = self.try_sh("docker exec consul consul kv get -keys node/");
+            answer.map_err(|why| format!("{why} {:?}", self.try_sh("docker ps -a; docker logs consul | tail -n 20")))
         });
     }
 
@@ -214,6 +215,12 @@ fn example(name: &str) -> &'static str {
     rest.split_once("```\n").unwrap().0
 }
 
+/// The README's commands from this one on, as far as they stand together.
+fn block(first: &str) -> String {
+    let begin = README.find(&format!("\n    {first}")).unwrap_or_else(|| panic!("the README has no command {first}"));
+    README[begin + 1..].lines().take_while(|line| line.starts_with("    ")).map(|line| format!("{}\n", line.trim())).collect()
+}
+
 /// The README's commands that have this in them.
 fn commands(part: &str) -> impl Iterator<Item = &'static str> {
     README.lines().filter(move |line| line.starts_with("    docker exec ") && line.contains(part)).map(str::trim)
@@ -228,6 +235,7 @@ fn command(part: &str) -> &'static str {
 fn a_newcomer_gets_what_the_readme_says() {
     let machine = Machine::new();
     machine.write("/root/docker-compose.yml", include_str!("../../consul/docker-compose.yml"));
+    machine.write("/root/closed.json", include_str!("../../consul/closed.json"));
     let address = machine.sh("hostname -i");
     let key = machine.sh("docker run --rm handler-consul consul keygen");
     machine.write(
@@ -238,11 +246,24 @@ fn a_newcomer_gets_what_the_readme_says() {
             key.trim()
         ),
     );
-    machine.sh("docker-compose up -d");
+    machine.sh(&format!("set -e; {}", block("mkdir -p /consul/config keys")));
     machine.note("docker-compose up");
+    let bootstrap = block("export CONSUL_HTTP_TOKEN=");
+    let (bootstrap, policy) = bootstrap.split_once('\n').unwrap();
+    let token = wait_until("the operator's token", SOON, || machine.try_sh(&format!("{bootstrap}; echo $CONSUL_HTTP_TOKEN | grep .")));
+    let of_node = block("docker exec -e CONSUL_HTTP_TOKEN consul consul acl token create");
+    machine.sh(&format!("set -eo pipefail; export CONSUL_HTTP_TOKEN={token}{policy}{of_node}"));
     machine.leader();
+    machine.sh(": >/deploy/handler.log"); // until it had its token it could but say so
     assert!(machine.sh(command("consul members")).contains("alive"));
     machine.note("a leader");
+    // Whoever is on the node's own network and has no token writes nothing; a container of an application does not reach the agent.
+    let put = "handler-consul consul kv put app/evil {} 2>&1";
+    let refused = machine.try_sh(&format!("docker run --rm --network host {put}")).unwrap_err();
+    assert!(refused.contains("Permission denied"), "{refused}");
+    let address = address.trim();
+    let unreached = machine.try_sh(&format!("docker run --rm --network cluster_default -e CONSUL_HTTP_ADDR={address}:8500 {put}")).unwrap_err();
+    assert!(unreached.contains("connection refused"), "{unreached}");
     wait_until("both proxies", SOON, || {
         machine.try_sh("docker logs caddy 2>&1 | grep 'serving initial configuration'")?;
         machine.try_sh("curl -s -o /dev/null http://127.0.0.1:80/")

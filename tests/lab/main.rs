@@ -199,7 +199,7 @@ fn runs_again_after_a_reboot_with_a_late_plugin() {
     };
     // The catalog does not hear at once of what is printed while the status stays.
     wait_until("a first check", SOON, || {
-        let printed = lab.node(1).sh("curl -s 127.0.0.1:8500/v1/agent/checks | jq -r .handler.Output");
+        let printed = lab.node(1).sh("consul-api agent/checks | jq -r .handler.Output");
         if printed.contains("nothing is wrong") { Ok(()) } else { Err(printed) }
     });
     // A set that is cut off is one that has failed, until the next one.
