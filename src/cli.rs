@@ -7,7 +7,7 @@ use lexopt::prelude::*;
 
 use crate::about;
 use crate::by_name::Words;
-use crate::model::keys;
+use crate::model::keys::{APPS, CLAIMS, CREDENTIALS, HISTORIES, MAINTENANCES, NODES, ORDERS, REPLICAS, VARIABLES};
 use crate::model::order::EVENTS;
 use crate::verbs::Variable;
 
@@ -81,7 +81,12 @@ const COMMANDS: [Command; 19] = [
     Command { name: "reconcile", takes: "", flags: &[], does: "take part in open orders, compare this node with the records" },
     Command { name: "work", takes: "NAME", flags: &[], does: "the same for one application (what the others start for each)" },
     Command { name: "routes", takes: "", flags: &[], does: "write the proxies' files from the records" },
-    Command { name: "policy", takes: "", flags: &[], does: "print what a token of Consul's has to allow the handler, for consul acl policy" },
+    Command {
+        name: "policy",
+        takes: "",
+        flags: &[],
+        does: "print what a token of Consul's has to allow the handler, for consul acl policy",
+    },
     Command { name: "completion", takes: "bash|zsh", flags: &[], does: "print what a shell completes commands by" },
     // git asks this program for what its server asks for; see `outside::git`.
     Command { name: "credential", takes: "get|store|erase", flags: &[], does: "" },
@@ -136,6 +141,20 @@ RUST_LOG
 fn version() -> String {
     let commit = option_env!("HANDLER_COMMIT").map(|commit| format!(" ({commit})")).unwrap_or_default();
     format!("handler {}{commit}\n", about::VERSION)
+}
+
+/// What the handler needs of a Consul with ACLs, in HCL. A node's agent needs a node identity besides.
+fn policy() -> String {
+    let keys = [APPS, MAINTENANCES, ORDERS, HISTORIES, NODES, REPLICAS, CREDENTIALS, VARIABLES];
+    let keys = keys.map(|prefix| format!("key_prefix \"{prefix}\" {{ policy = \"write\" }}\n")).concat();
+    let events = EVENTS.map(|event| format!("event \"{event}\" {{ policy = \"write\" }}\n")).concat();
+    format!(
+        "{keys}key \"{CLAIMS}\" {{ policy = \"write\" }}
+{events}service_prefix \"\" {{ policy = \"write\" }}
+node_prefix \"\" {{ policy = \"read\" }}
+agent_prefix \"\" {{ policy = \"read\" }}
+"
+    )
 }
 
 /// For bash, and for zsh by its own emulation of that.
@@ -291,9 +310,7 @@ where
                 }
             }
             Short('h') | Long("help") => asked = asked.or(Some(Verb::Print(usage()))),
-            Short('V') | Long("version") => {
-                asked = asked.or_else(|| Some(Verb::Print(version())))
-            }
+            Short('V') | Long("version") => asked = asked.or_else(|| Some(Verb::Print(version()))),
             Long(name) => {
                 let mut known = COMMANDS.iter().flat_map(|command| command.flags);
                 let Some(flag) = known.find(|flag| long(flag)[2..] == *name) else { return Err(arg.unexpected()) };
@@ -383,7 +400,7 @@ fn verb(words: Vec<String>, given: Vec<(&'static str, String)>) -> Result<Verb, 
         "history" => Verb::History { of: words.next(), json: is_given("--json") },
         "check" => Verb::Check,
         "probe" => Verb::Probe,
-        "policy" => Verb::Print(keys::policy()),
+        "policy" => Verb::Print(policy()),
         "completion" => Verb::Print(completion(&next("bash or zsh")?)?),
         _ => Verb::Credential { get: words.next().as_deref() == Some("get") },
     };

@@ -230,6 +230,9 @@ pub enum Fault {
     NotArrived {
         snapshot: Snapshot,
     },
+    NoImage {
+        image: String,
+    },
     /// It cannot be sent there, and the plugin takes no other.
     VoidThere {
         snapshot: Snapshot,
@@ -618,6 +621,10 @@ impl fmt::Display for Fault {
                 "{node} has lost its power or was rebooted since the sending began: what it has received may be hollow; order again"
             ),
             Fault::NotArrived { snapshot } => write!(f, "the snapshot {snapshot} has not arrived on this node"),
+            Fault::NoImage { image } => write!(
+                f,
+                "the image that was {image} for the old version is not here any more (docker image prune?): load or pull it, and give it that name (docker tag)"
+            ),
             Fault::VoidThere { snapshot, holder } => write!(
                 f,
                 "{snapshot} is on {holder} from a try that failed, and is not sent over that; nobody has written to its volume since, and it \

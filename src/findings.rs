@@ -173,10 +173,18 @@ fn of_applications(here: &Here, seen: &Seen, found: &mut Findings) {
             continue;
         }
         let container = down.iter().find_map(|down| down.container.as_deref()).filter(|_| asked < ASKED);
-        let said = container.map(|id| last_words(&here.engine().logs(id))).filter(|said| !said.is_empty());
+        let said = container.map(|id| last_words(&hidden(here, name, idle, &here.engine().logs(id)))).filter(|said| !said.is_empty());
         asked += usize::from(container.is_some());
         let said = said.map(|said| format!("; it said last: {said}")).unwrap_or_default();
         found.wrong.push(of(name, &format!("{what}{}{said}", kept_from(idle))));
+    }
+}
+
+/// What a container has said may have passwords in it.
+fn hidden(here: &Here, name: &AppName, idle: &Idle, said: &str) -> String {
+    match here.variables(&here.paths.checkout(name, &idle.deploy_id)) {
+        Ok(variables) => variables.hidden(said),
+        Err(why) => why.to_string(),
     }
 }
 

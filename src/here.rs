@@ -288,15 +288,16 @@ impl Here {
     fn checkout(&self, project: &Project, folder: PathBuf, tool: Tool) -> Result<Checkout, Error> {
         // As its containers were made, or compose would make them anew.
         let quiet = self.world.is_file(&folder.join(compose::QUIET));
-        let path = folder.join(compose::VARIABLES);
-        let variables = match self.world.read_file(&path, compose::MOST)? {
-            Some(text) => {
-                let at = path.display().to_string();
-                Variables::read(&text).map_err(|source| Error::Json { at, what: "variables of an application", source })?
-            }
-            None => Variables::default(),
-        };
+        let variables = self.variables(&folder)?;
         Ok(Checkout { project: project.clone(), folder, tool, quiet, variables })
+    }
+
+    /// Of a checkout.
+    pub fn variables(&self, folder: &Path) -> Result<Variables, Error> {
+        let path = folder.join(compose::VARIABLES);
+        let Some(text) = self.world.read_file(&path, compose::MOST)? else { return Ok(Variables::default()) };
+        let at = path.display().to_string();
+        Variables::read(&text).map_err(|source| Error::Json { at, what: "variables of an application", source })
     }
 
     fn parsed(&self, project: &Project, resolved: &[u8]) -> Result<Compose, Error> {

@@ -291,11 +291,13 @@ fn prune(here: &Here, name: &AppName) {
     let pruned = consul.count(&prefix).and_then(|(count, _)| {
         let mut entries = if count > KEPT + 10 { consul.list(&prefix)? } else { Vec::new() };
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
-        // What became of the application last is asked for: see last_done.
-        let newest = |is: fn(&Order) -> bool| entries.iter().find(|entry| parse(entry).is_ok_and(|it| is(&it))).map(|entry| &entry.key);
+        let is = |entry: &&Entry, is: fn(&Order) -> bool| parse(entry).is_ok_and(|it| is(&it));
+        let newest = |of: fn(&Order) -> bool| entries.iter().find(|entry| is(entry, of)).map(|entry| &entry.key);
+        // What became of the application last is asked for: see last_done. And what it was before: sets of that may be on their way.
+        let last = entries.iter().filter(|entry| is(entry, placed)).take(2).map(|entry| Some(&entry.key));
         // And what it was destroyed by: what was taken before is not the new one's to purge.
         let destroyed = newest(|order| placed(order) && matches!(order.request, Request::Destroy(_)));
-        let kept = [newest(placed), destroyed];
+        let kept: Vec<Option<&String>> = last.chain([destroyed]).collect();
         let ended = |entry: &Entry| parse(entry).ok().and_then(|order| Time::parse(&order.finished?));
         let is_old = |entry: &&Entry| !kept.contains(&Some(&entry.key)) && ended(entry).is_none_or(|ended| now.since(ended) > AGE);
         let old = entries.iter().skip(KEPT).filter(is_old);

@@ -42,10 +42,21 @@ pub fn unset(here: &Here, name: &AppName, variable: &VariableName) -> Result<(),
 pub fn to_edit(name: &AppName, variables: &Variables) -> String {
     let mut text = format!("# The variables of {name}, as YAML: NAME: \"value\" on a line each.\n");
     for (variable, value) in variables.iter() {
-        // JSON's texts are YAML's, too.
-        text += &format!("{variable}: {}\n", serde_json::Value::from(&**value));
+        // JSON's texts are YAML's, too, but for a few characters; and a name may be a word of YAML's: `NULL`.
+        let is_text = yaml::read(variable).is_ok_and(|read| read.is_string());
+        let quoted = if is_text { variable.to_string() } else { format!("\"{variable}\"") };
+        text += &format!("{quoted}: {}\n", escaped(&serde_json::Value::from(&**value).to_string()));
     }
     text
+}
+
+/// What YAML takes for the end of a line, or for nothing that a text may have.
+fn escaped(json: &str) -> String {
+    let is_plain = |c: char| {
+        matches!(c, ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+            && c != '\u{feff}'
+    };
+    json.chars().map(|c| if is_plain(c) { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) }).collect()
 }
 
 /// What it has become there. An error shows no value.

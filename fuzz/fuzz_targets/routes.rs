@@ -42,6 +42,7 @@ fn read(data: &[u8]) -> Option<()> {
                 container: "web".into(),
                 image: None,
                 build: true,
+                dockerfile: None,
                 environment: [(variable.to_string(), text.to_string())].into(),
                 oneshot: false,
                 made: true,

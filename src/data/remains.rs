@@ -12,6 +12,7 @@ use crate::orders;
 /// Application → volume → snapshots, oldest first, but what is set aside. `records`: of all that are deployed.
 pub fn of(here: &Here, records: &BTreeMap<AppName, Record>) -> Result<BTreeMap<AppName, BTreeMap<Volume, Vec<Snapshot>>>, Error> {
     let (own, aside) = (own::all(here)?, own::aside(here)?);
+    let snapshot = |name: &String| Snapshot::try_from(&**name).ok();
     let mut remains = BTreeMap::new();
     for name in here.apps()?.into_iter().filter(|name| !records.contains_key(name)) {
         if !orders::was_destroyed(&here.consul, &name)? {
@@ -19,7 +20,11 @@ pub fn of(here: &Here, records: &BTreeMap<AppName, Record>) -> Result<BTreeMap<A
         }
         let mut known = sets::written_down(here, &name)?;
         let prefix = name.project().prefix();
-        known.extend(own.iter().filter(|own| own.starts_with(&prefix)).filter_map(|own| Snapshot::try_from(&**own).ok()));
+        // What was sent here and never confirmed stands in no list.
+        known.extend(
+            here.world.list_folder_if_any(&here.settings.snapshots)?.iter().filter(|it| it.starts_with(&prefix)).filter_map(snapshot),
+        );
+        known.extend(own.iter().filter(|own| own.starts_with(&prefix)).filter_map(snapshot));
         // A migrate may have brought what is another's.
         let is_used = |volume: &Volume| records.values().any(|record| record.volumes.contains(volume));
         let mut of_it = BTreeMap::new();

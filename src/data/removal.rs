@@ -9,7 +9,7 @@ use log::{info, warn};
 use super::{others, own};
 use crate::error::{Error, Fault};
 use crate::here::Here;
-use crate::model::names::{AppName, Project, Volume};
+use crate::model::names::{AppName, Volume};
 use crate::outside::compose_file;
 use crate::outside::engine::Made;
 
@@ -51,13 +51,15 @@ pub fn is_anothers(here: &Here, name: &AppName, volume: &Volume) -> Result<bool,
 
 /// The ordinary volumes of a project that leaves this node: those that the version which leaves calls disposable go, the others are named and kept.
 /// Docker's labels are those that a volume was made with.
-pub fn leave_ordinary(here: &Here, project: &Project, data: &[Volume], declared: &[compose_file::Volume]) -> Result<(), Error> {
-    for Made { name, .. } in here.engine().volumes(project)? {
-        if data.iter().any(|data| **data == *name) {
+pub fn leave_ordinary(here: &Here, app: &AppName, data: &[Volume], declared: &[compose_file::Volume]) -> Result<(), Error> {
+    for made in here.engine().volumes(&app.project())? {
+        let name = &made.name;
+        if data.iter().any(|data| **data == **name) {
             continue;
         }
-        if declared.iter().any(|volume| *volume.name == *name && volume.disposable && !volume.data) {
-            remove_unused(here, &name, "is labelled disposable")?;
+        if declared.iter().any(|volume| *volume.name == **name && volume.disposable && !volume.data) {
+            let what = "what it held when the application, which called it disposable, left this node";
+            remove_unused(here, app, &made, "is labelled disposable", what)?;
         } else {
             warn!("the volume {name} is none of the recorded data volumes: it stays on this node; docker volume rm {name} removes it");
         }
@@ -66,21 +68,27 @@ pub fn leave_ordinary(here: &Here, project: &Project, data: &[Volume], declared:
 }
 
 /// The ordinary volumes that an order which is being undone has made: those of the project that were not here `before`.
-pub fn remove_made(here: &Here, project: &Project, data: &[Volume], before: &[String]) -> Result<(), Error> {
-    for Made { name, .. } in here.engine().volumes(project)? {
-        if !before.contains(&name) && !data.iter().any(|data| **data == *name) {
-            remove_unused(here, &name, "was made by this order")?;
+pub fn remove_made(here: &Here, app: &AppName, data: &[Volume], before: &[String], failed: &str) -> Result<(), Error> {
+    for made in here.engine().volumes(&app.project())? {
+        if !before.contains(&made.name) && !data.iter().any(|data| **data == *made.name) {
+            remove_unused(here, app, &made, "was made by this order", failed)?;
         }
     }
     Ok(())
 }
 
-/// Nobody needs that it goes: what somebody else has mounted stays, and nothing waits for it.
-fn remove_unused(here: &Here, volume: &str, why: &str) -> Result<(), Error> {
+/// Nobody needs that it goes: what somebody else has mounted stays, and nothing waits for it. One that is of the data driver, whatever a compose file
+/// says of it, goes through the door, and is set aside as `what`.
+fn remove_unused(here: &Here, app: &AppName, made: &Made, why: &str, what: &str) -> Result<(), Error> {
+    let volume = &made.name;
     match here.engine().containers_on(volume)?.pop_first() {
         Some((container, _)) => {
             warn!("the volume {volume} {why}, but the container {container} is on it: it stays; docker volume rm {volume} removes it")
         }
+        None if made.driver == here.settings.driver => match Volume::try_from(&**volume) {
+            Ok(volume) => remove(here, app, &volume, Some(what))?,
+            Err(why) => warn!("the volume {volume} stays: {why}"),
+        },
         None => {
             info!("removing the volume {volume}, which {why}");
             here.engine().remove_volume(volume)?;

@@ -202,12 +202,15 @@ impl Taking<'_> {
             let by_time = |set: &&Set| Time::parse(&set.taken).zip(newest).is_none_or(|(taken, newest)| taken > newest);
             let Some(set) = set.filter(|set| by_time(set) || of_last && what != "confirmed") else { continue };
             let mut found = Vec::new();
-            for snapshot in set.names().filter(|name| !choice.snapshots.values().any(|chosen| chosen == *name)) {
+            for snapshot in set.names() {
                 if self.is_here(snapshot)? && self.is_sound(snapshot)? {
                     found.push(snapshot.clone());
                 }
             }
-            if found.is_empty() {
+            // Of a volume that nobody has written to both have the same.
+            let unused: Vec<Snapshot> =
+                found.iter().filter(|name| !choice.snapshots.values().any(|chosen| chosen == *name)).cloned().collect();
+            if unused.is_empty() {
                 continue;
             }
             let names: Vec<String> = found.iter().map(|snapshot| format!("{:?}", &**snapshot)).collect();
@@ -219,7 +222,7 @@ impl Taking<'_> {
                 self.age(&set.taken),
                 names.join(", ")
             ));
-            choice.unused.extend(found);
+            choice.unused.extend(unused);
         }
         // Of a dead master what was called void may be whole all the same, and all that there is.
         for snapshot in &self.replica.void {

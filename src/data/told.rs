@@ -50,8 +50,8 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
         told.line += &format!(
             "unconfirmed: {blind} cannot look at its snapshots (mount the folder of the volume plugin into its agent's container; see README)"
         );
-        // Where it could, once, no more sets are sent.
-        let last = replica.last.as_ref().filter(|last| last.is_of(record));
+        // Where it could, once, no more sets are sent; and the plugin replicates only what was deployed since.
+        let last = replica.last.as_ref().filter(|last| last.deploy_id == record.deploy_id);
         if let Some(old) = last.and_then(|last| age(&last.taken)).filter(|old| master_lives && *old > 2 * every) {
             told.wrong.push(format!(
                 "{what}: the last one that was confirmed is {} old, since {blind} cannot look at its snapshots any more",

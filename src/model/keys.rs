@@ -1,7 +1,6 @@
 //! The keys in Consul, each in one place.
 
 use super::names::{AppName, NodeName, OrderId};
-use super::order::EVENTS;
 
 pub const APPS: &str = "app/";
 pub const MAINTENANCES: &str = "maintenance/";
@@ -65,18 +64,4 @@ pub fn replica(name: &AppName, holder: &NodeName) -> String {
 /// What a node says of itself.
 pub fn node(name: &NodeName) -> String {
     format!("{NODES}{name}")
-}
-
-/// What the handler needs of a Consul with ACLs, in HCL. A node's agent needs a node identity besides.
-pub fn policy() -> String {
-    let keys = [APPS, MAINTENANCES, ORDERS, HISTORIES, NODES, REPLICAS, CREDENTIALS, VARIABLES];
-    let keys = keys.map(|prefix| format!("key_prefix \"{prefix}\" {{ policy = \"write\" }}\n")).concat();
-    let events = EVENTS.map(|event| format!("event \"{event}\" {{ policy = \"write\" }}\n")).concat();
-    format!(
-        "{keys}key \"{CLAIMS}\" {{ policy = \"write\" }}
-{events}service_prefix \"\" {{ policy = \"write\" }}
-node_prefix \"\" {{ policy = \"read\" }}
-agent_prefix \"\" {{ policy = \"read\" }}
-"
-    )
 }

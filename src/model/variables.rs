@@ -14,6 +14,9 @@ pub const MOST: usize = 64 << 10;
 /// Of all of them, with their names. Consul takes values up to 512 KiB, and JSON may write a byte as several.
 const MOST_OF_ALL: usize = 128 << 10;
 
+/// Bytes. What is shorter stands in any text, and is none.
+const SECRET: usize = 6;
+
 type Unchecked = BTreeMap<String, String>;
 
 #[derive(Clone, Default, PartialEq, Serialize)]
@@ -57,6 +60,19 @@ impl Variables {
         Ok(variables)
     }
 
+    /// What of them is hidden where it is printed, the longest first: one may begin as another.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets: Vec<String> =
+            self.0.values().flat_map(|value| value.lines()).filter(|line| line.len() >= SECRET).map(str::to_string).collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets
+    }
+
+    /// The text without them.
+    pub fn hidden(&self, text: &str) -> String {
+        hidden(&self.secrets(), text)
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &VariableName> {
         self.0.keys()
     }
@@ -86,12 +102,25 @@ impl Variables {
     }
 }
 
+pub fn hidden(secrets: &[String], text: &str) -> String {
+    secrets.iter().fold(text.to_string(), |text, secret| text.replace(secret, "***"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn name(name: &str) -> VariableName {
         VariableName::try_from(name).unwrap()
+    }
+
+    #[test]
+    fn of_one_that_begins_as_another_nothing_is_shown() {
+        let mut variables = Variables::default();
+        for (one, value) in [("A", "geheim"), ("B", "geheim-4711\nsecond line"), ("C", "1")] {
+            variables.set(name(one), value.into()).unwrap();
+        }
+        assert_eq!(variables.hidden("geheim-4711, geheim, second line, 1"), "***, ***, ***, 1");
     }
 
     #[test]

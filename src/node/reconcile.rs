@@ -95,6 +95,7 @@ pub struct Idle {
     /// An error: that cannot be told.
     pub down: Result<Vec<Down>, Error>,
     pub starts: Starts,
+    pub deploy_id: DeployId,
     /// A person, or a deploy, keeps it so.
     pub maintenance: bool,
 }
@@ -169,7 +170,7 @@ fn idle(here: &Here, seen: &Seen, name: &AppName, record: &Record, maintenance: 
         return Ok(None);
     }
     let maintenance = maintenance && !seen.closed.contains(name);
-    Ok(Some(Idle { down, starts: Starts::of(here, name, &record.deploy_id), maintenance }))
+    Ok(Some(Idle { down, starts: Starts::of(here, name, &record.deploy_id), deploy_id: record.deploy_id.clone(), maintenance }))
 }
 
 /// The order that a maintenance is of, unless its journal is here: that of an undo which a person was given goes when he is done.

@@ -284,6 +284,7 @@ mod tests {
             container,
             image: None,
             build: true,
+            dockerfile: None,
             environment,
             restart,
             oneshot,

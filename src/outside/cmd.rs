@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::text::redacted;
-use crate::model::variables::Variables;
+use crate::model::variables::{Variables, hidden};
 
 #[derive(Clone, Debug)]
 pub struct Cmd {
@@ -31,9 +31,6 @@ pub struct Bounds {
     /// Also of any file that it writes.
     pub output: u64,
 }
-
-/// Bytes. What is shorter stands in any text, and is none.
-const SECRET: usize = 6;
 
 /// No child gets what Consul is spoken to with: no script of a repository, and nothing that git or compose starts.
 pub fn kept_back(name: &str) -> bool {
@@ -170,14 +167,14 @@ impl Cmd {
     pub fn variables(mut self, variables: &Variables) -> Cmd {
         for (name, value) in variables.iter() {
             self.env.push((name.to_string().into(), value.into()));
-            self.secrets.extend(value.lines().filter(|line| line.len() >= SECRET).map(str::to_string));
         }
+        self.secrets = variables.secrets();
         self
     }
 
     /// What is told of what it has printed: without secrets.
     pub fn told(&self, text: &str) -> String {
-        self.secrets.iter().fold(redacted(text), |text, secret| text.replace(secret, "***"))
+        hidden(&self.secrets, &redacted(text))
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Service {
     pub container: String,
     pub image: Option<String>,
     pub build: bool,
+    /// In the folder that it is built from.
+    pub dockerfile: Option<String>,
     /// Variables with a value.
     pub environment: BTreeMap<String, String>,
     /// What the engine is to do when its container ends.
@@ -154,7 +156,7 @@ struct Model {
 struct ModelService {
     container_name: Option<String>,
     image: Option<String>,
-    build: Option<serde::de::IgnoredAny>,
+    build: Option<Value>,
     environment: Option<BTreeMap<String, Option<String>>>,
     restart: Option<String>,
     scale: Option<u64>,
@@ -278,6 +280,7 @@ fn service(name: &str, found: &ModelService, project: &Project) -> Result<Servic
         container,
         image: found.image.as_deref().map(plain),
         build: found.build.is_some(),
+        dockerfile: found.build.as_ref().map(|build| plain(build["dockerfile"].as_str().unwrap_or("Dockerfile"))),
         environment: environment.filter_map(|(name, value)| Some((name.clone(), plain(value.as_ref()?)))).collect(),
         restart: restart(found, &at)?,
         oneshot: false,
@@ -379,6 +382,7 @@ mod tests {
             container: format!("p-{name}-1"),
             image: image.map(Into::into),
             build: image.is_none(),
+            dockerfile: image.is_none().then(|| "Dockerfile".into()),
             environment: env(&[]),
             restart: Restart::never(),
             oneshot: false,

@@ -162,6 +162,7 @@ impl Listed {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
     pub name: String,
+    pub driver: String,
     pub labels: BTreeMap<String, String>,
 }
 
@@ -341,7 +342,7 @@ impl Engine<'_> {
         let made = |volume: &Value| {
             let labels = volume["Labels"].as_object().into_iter().flatten();
             let labels = labels.filter_map(|(label, value)| Some((label.clone(), value.as_str()?.to_string()))).collect();
-            Some(Made { name: volume["Name"].as_str()?.into(), labels })
+            Some(Made { name: volume["Name"].as_str()?.into(), driver: volume["Driver"].as_str().unwrap_or_default().into(), labels })
         };
         Ok(listed["Volumes"].as_array().into_iter().flatten().filter_map(made).collect())
     }

@@ -222,6 +222,7 @@ pub(crate) mod tests {
             container: format!("p-{name}-1"),
             image: None,
             build: true,
+            dockerfile: None,
             environment: [(key.to_string(), value.to_string())].into(),
             oneshot: false,
             made: true,

@@ -85,8 +85,8 @@ impl Run {
                 read => read?,
             };
             let before = replica.clone();
-            // A takeover has set it aside.
-            let next = replica.next.take().filter(|_| !self.takes_over());
+            // What is whole of it a takeover has set aside.
+            let next = replica.next.take();
             next.iter().for_each(|next| replica.call_void(&next.set));
             if *holder == old.master
                 && let Some(set) = self.handed_over(old, record)?

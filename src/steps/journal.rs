@@ -249,8 +249,13 @@ impl Journal {
 
     /// Keeps what the present step leaves at once, where it must be known before the step goes on.
     pub fn keep(&mut self, world: &World, output: Output) -> Result<(), Error> {
-        self.outputs.insert(self.at, output.clone());
-        self.write(world, Line { left: Some((self.at, output)), ..Line::default() }, true)
+        self.keep_of(world, self.at, output)
+    }
+
+    /// Of a step before it, which is seen anew.
+    pub fn keep_of(&mut self, world: &World, at: usize, output: Output) -> Result<(), Error> {
+        self.outputs.insert(at, output.clone());
+        self.write(world, Line { left: Some((at, output)), ..Line::default() }, true)
     }
 
     pub fn undo_for(&mut self, world: &World, reason: &str) -> Result<(), Error> {

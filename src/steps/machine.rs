@@ -30,7 +30,7 @@ pub enum Outcome {
 
 impl Run {
     /// The journal was opened only because each of them is known.
-    fn steps(&self) -> Vec<Step> {
+    pub fn steps(&self) -> Vec<Step> {
         self.journal.header.steps.iter().filter_map(|name| Step::named(name)).collect()
     }
 

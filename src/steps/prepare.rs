@@ -6,6 +6,7 @@ use log::{info, warn};
 
 use super::output::{Checked, Cloned, Output};
 use super::run::Run;
+use super::table::Step;
 use super::{Done, Stop, others};
 use crate::credentials;
 use crate::data::volumes;
@@ -36,14 +37,18 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
     if let Request::Deploy(_) = run.order.request {
         // So that an operator can run compose by hand in the checkout.
         add_line(run, ".env", &format!("COMPOSE_PROJECT_NAME={}", run.project))?;
-        // What is kept there, passwords with it, is part of no image, whatever its Dockerfile copies.
-        let beside = run.here.world.list_folder(&folder)?.into_iter().filter(|file| file.ends_with(".dockerignore"));
-        for file in beside.chain([".dockerignore".into()]).collect::<BTreeSet<_>>() {
-            add_line(run, &file, compose::OURS)?;
-        }
         let tool = run.tool()?;
         let (variables, _) = variables::read(&run.here, &run.name)?;
         run.here.resolve_checkout(&run.project, folder.clone(), tool, &variables)?;
+        // What is kept there, passwords with it, is part of no image, whatever its Dockerfile copies. One that has a file of its own beside it
+        // does not ask the other.
+        add_line(run, ".dockerignore", compose::OURS)?;
+        let dockerfiles = run.loaded()?.compose.services.iter().filter_map(|service| service.dockerfile.clone());
+        for file in dockerfiles.map(|file| format!("{file}.dockerignore")).collect::<BTreeSet<_>>() {
+            if run.here.world.read_within(&folder, &file, 1 << 20)?.is_some() {
+                add_line(run, &file, compose::OURS)?;
+            }
+        }
     }
     // git does not, and the application must be found after a power failure, whichever of its deployments is in force then.
     run.here.world.sync_disk(&folder)?;
@@ -88,6 +93,25 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
         run.choice()?.notes.iter().for_each(|note| info!("to be taken over: {note}"));
     }
     Ok(Output::Checked(checked))
+}
+
+/// The old version ran until it was stopped, and may have made volumes meanwhile: they are not this order's. A source has checked nothing.
+pub fn look_again(run: &mut Run) -> Done {
+    let Some(at) = run.steps().iter().position(|step| *step == Step::Check) else { return Ok(()) };
+    let mut checked = run.checked()?;
+    let before = checked.clone();
+    let (data, held) = (run.loaded()?.compose.data_volumes(), run.old_volumes());
+    for volume in data.iter().chain(&held) {
+        if !checked.existing.contains(volume) && run.here.plugin().exists(volume)? {
+            checked.existing.insert(volume.clone());
+        }
+    }
+    let there = run.here.engine().volumes(&run.project)?;
+    checked.ordinary = Some(there.into_iter().map(|volume| volume.name).collect());
+    if checked != before {
+        run.journal.keep_of(&run.here.world, at, Output::Checked(checked))?;
+    }
+    Ok(())
 }
 
 /// To a file of the checkout, which it may have or not.
@@ -193,12 +217,16 @@ pub fn tag(run: &Run) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives the names of images back to those that the old containers ran.
-pub fn retag(run: &Run) -> Done {
+/// Gives the names of images back to those that the old containers ran; the names whose images somebody has removed since.
+pub fn retag(run: &Run) -> Result<Vec<String>, Error> {
+    let (engine, mut gone) = (run.here.engine(), Vec::new());
     for (name, id) in run.checked()?.images.iter().filter(|(name, id)| name != id) {
-        run.here.engine().tag(id, name)?;
+        match engine.image(id)? {
+            Some(_) => engine.tag(id, name)?,
+            None => gone.push(name.clone()),
+        }
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// The same where nothing is started: but for a name that somebody else has given away since.

@@ -82,7 +82,7 @@ pub fn remove(run: &mut Run) -> Result<Output, Stop> {
     local::forget_volumes(&run.here, &run.name)?;
     data.iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, None))?;
     let declared = checkout.map(|(_, compose)| compose.volumes).unwrap_or_default();
-    removal::leave_ordinary(&run.here, &run.project, &data, &declared)?;
+    removal::leave_ordinary(&run.here, &run.name, &data, &declared)?;
     run.here.remove_checkouts(&run.name, None)?;
     local::set(&run.here, &run.name, None)?;
     Ok(Output::Nothing)

@@ -14,7 +14,9 @@ use crate::data::{own, removal, replicas, restoring};
 use crate::error::{Error, Fault};
 use crate::model::keys;
 use crate::model::replica::Seen;
+use crate::model::variables::Variables;
 use crate::outside::compose::Recreate;
+use crate::outside::compose_file::Compose;
 
 pub fn maintenance_on(run: &mut Run) -> Result<Output, Stop> {
     let value = json!({ "order": run.order.id, "since": run.here.world.clock.now().rfc3339() });
@@ -45,8 +47,16 @@ pub fn stop(run: &mut Run) -> Result<Output, Stop> {
 
 /// The old version is waited for like a new one: that an undo has worked is not known before.
 pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
-    prepare::retag(run)?;
+    let gone = prepare::retag(run)?;
     let checkout = run.old_checkout()?;
+    if let Some(image) = gone.first() {
+        // What was built is built again, from what is there. What was pulled may be another one by now.
+        let pulled = |compose: &Compose| compose.services.iter().any(|it| !it.build && it.image.as_ref() == Some(image));
+        match &checkout {
+            Some((checkout, compose)) if !pulled(compose) => checkout.build(&run.here.world, &run.here.settings.timeouts)?,
+            _ => return Err(Fault::NoImage { image: image.clone() }.into()),
+        }
+    }
     // Twice: a stop that was cut off may go on in the engine, and stop what was believed to be up.
     for try_again in [true, false] {
         match &checkout {
@@ -54,7 +64,8 @@ pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
             None => run.here.engine().start(&run.project, run.here.settings.timeouts.up)?,
         }
         let oneshots = checkout.as_ref().map(|(_, compose)| compose.oneshots()).unwrap_or_default();
-        run.unwell = match await_all(run, &oneshots) {
+        let variables = checkout.as_ref().map(|(checkout, _)| checkout.variables.clone()).unwrap_or_default();
+        run.unwell = match await_all(run, &oneshots, &variables) {
             Ok(()) => None,
             Err(_) if try_again => continue,
             Err(why) => {
@@ -71,6 +82,7 @@ pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
 }
 
 pub fn snapshot(run: &mut Run) -> Result<Output, Stop> {
+    prepare::look_again(run)?;
     // What only an earlier version had and this one has again is its data, too.
     let (mut volumes, mut existing) = (run.old_volumes(), run.checked()?.existing);
     existing.retain(|volume| !volumes.contains(volume));
@@ -236,19 +248,19 @@ pub fn down(run: &mut Run, kept: Option<Output>) -> Done {
     let made = data.iter().filter(|volume| !checked.existing.contains(*volume));
     made.into_iter().try_for_each(|volume| removal::remove(&run.here, &run.name, volume, Some(&failed)))?;
     match checked.ordinary {
-        Some(before) => Ok(removal::remove_made(&run.here, &run.project, &data, &before)?),
+        Some(before) => Ok(removal::remove_made(&run.here, &run.name, &data, &before, &failed)?),
         None => Ok(()),
     }
 }
 
 pub fn await_healthy(run: &mut Run) -> Result<Output, Stop> {
-    let oneshots = run.loaded()?.compose.oneshots();
-    await_all(run, &oneshots)?;
+    let (oneshots, variables) = (run.loaded()?.compose.oneshots(), run.loaded()?.checkout.variables.clone());
+    await_all(run, &oneshots, &variables)?;
     Ok(Output::Nothing)
 }
 
 /// Waits until every container of the project is healthy.
-fn await_all(run: &Run, oneshots: &[String]) -> Result<(), Error> {
+fn await_all(run: &Run, oneshots: &[String], variables: &Variables) -> Result<(), Error> {
     let (limit, settle) = (run.here.settings.timeouts.health, run.here.settings.settle);
     let (clock, engine) = (&run.here.world.clock, run.here.engine());
     let start = clock.uptime();
@@ -262,7 +274,10 @@ fn await_all(run: &Run, oneshots: &[String]) -> Result<(), Error> {
             match health(container, clock.now(), settle, oneshots.contains(&container.service)) {
                 Health::Good => {}
                 Health::Waiting(why) => waiting = Some(why),
-                Health::Bad(why) => return Err(Fault::Unhealthy { why, last_lines: Some(engine.logs(&container.id)) }.into()),
+                Health::Bad(why) => {
+                    let last_lines = Some(variables.hidden(&engine.logs(&container.id)));
+                    return Err(Fault::Unhealthy { why, last_lines }.into());
+                }
             }
         }
         let Some(why) = waiting else { return Ok(()) };

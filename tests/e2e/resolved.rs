@@ -37,8 +37,8 @@ fn what_is_kept_is_for_one_user() {
 #[test]
 fn what_is_kept_is_part_of_no_image() {
     let w: World = shop(&["node1"]);
-    let files =
-        [("docker-compose.yml", &*compose("")), (".dockerignore", "*.md\n!.handler-compose.json"), ("web.Dockerfile.dockerignore", "")];
+    let text = compose("").replace("build: .", "build: {context: ., dockerfile: web.Dockerfile}");
+    let files = [("docker-compose.yml", &*text), (".dockerignore", "*.md\n!.handler-compose.json"), ("web.Dockerfile.dockerignore", "")];
     w.commit(URL, "master", &files);
     all_well(&w.deliver_all(&[deploy("first", "node1", None)]));
     let folder = w.deploy_dir("node1").join(format!("{}-{}", crate::APP, crate::id("first")));

@@ -12,6 +12,8 @@ mod attack11;
 mod attack12;
 mod attack13;
 mod attack14;
+mod attack15;
+mod attack16;
 mod attack2;
 mod attack3;
 mod attack4;

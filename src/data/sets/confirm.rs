@@ -1,5 +1,6 @@
 //! The holder's part: what was sent is looked at, and becomes what a takeover restores, or goes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use log::{info, warn};
@@ -202,17 +203,36 @@ fn look(part: &mut Part, known: &Known) -> Result<(), Error> {
     if held { part.book.add(here, name, &set, known.every()) } else { Ok(()) }
 }
 
+/// What an overtaken sender is perhaps still sending has to be known when it comes.
+fn can_go(here: &Here, known: &Known, void_of: &BTreeMap<Snapshot, String>, name: &Snapshot) -> bool {
+    let overtaken = void_of.get(name).is_some_and(|of| **of != *known.record.deploy_id);
+    let on_its_way = || Time::parse(name.taken()).is_some_and(|taken| here.world.clock.now().since(taken) < here.settings.timeouts.send);
+    let is_there = || !matches!(here.world.subvolume(&here.snapshot(name)), Ok(None));
+    !overtaken || is_there() || !on_its_way()
+}
+
+/// Whether something of what is void here can go now.
+pub fn clears(here: &Here, known: &Known, me: &NodeName) -> bool {
+    let Replica { void, void_of, .. } = known.replica(me);
+    void.iter().any(|name| can_go(here, known, &void_of, name))
+}
+
 /// Removes what is void, but what something else names, and what a master that died may have called so wrongly. What btrfs calls whole stays until
 /// something newer is confirmed: that its master lives does not say that it has its data still.
 fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
-    let Replica { void, void_of, last, .. } = known.replica(&part.me);
-    let newest = last.filter(|last| known.in_force(last)).and_then(|last| newest(last.snapshots.values()));
+    let Replica { void, void_of, .. } = known.replica(&part.me);
+    // Whoever has confirmed it.
+    let confirmed = known.replicas.values().filter_map(|replica| replica.last.as_ref()).filter(|last| known.in_force(last));
+    let newest = confirmed.filter_map(|last| newest(last.snapshots.values())).max();
     let done = orders::all_done(&part.here.consul, part.name)?;
     let mut goes = Vec::new();
     for name in void {
         // An older handler says nothing of what it was taken under.
         let of = void_of.get(&name).or(known.record.previous_deploy_id.as_ref()).filter(|of| **of != *known.record.deploy_id);
+        if !can_go(part.here, known, &void_of, &name) {
+            continue;
+        }
         let is_older = || Time::parse(name.taken()).zip(newest).is_some_and(|(taken, newest)| taken < newest);
         if of.is_some_and(|deploy_id| may_be_needed(&done, deploy_id)) {
             // Named there, it goes from the key.

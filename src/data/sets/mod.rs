@@ -141,7 +141,7 @@ pub fn due(here: &Here, seen: &Seen, open: &[Open]) -> Result<BTreeSet<AppName>,
         let ordered = open.iter().any(|open| open.order.keeps().contains(&known.name));
         let able = |holder: &NodeName| holder == me || seen.nodes.get(holder).is_some_and(|about| can_hold(holder, about, &seen.members));
         let holds = match confirm::wanted(known, me, &seen.members) {
-            Some(confirm::Wanted::Clear) => !ordered,
+            Some(confirm::Wanted::Clear) => !ordered && confirm::clears(here, known, me),
             // Of a dead master nothing but a set that is whole is anything to act on.
             Some(confirm::Wanted::Judge) => {
                 members::alive(&seen.members, &known.record.master)

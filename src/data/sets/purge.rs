@@ -81,7 +81,7 @@ fn held<'s>(known: &'s Known, sets: &'s [Set]) -> Vec<&'s Set> {
 }
 
 /// Those of which nothing is held that no other one has: of a volume that nobody has written to many sets may have the same snapshot.
-fn free(goes: Vec<Set>, sets: &[Set], held: &BTreeSet<Snapshot>) -> Vec<Set> {
+pub fn free(goes: Vec<Set>, sets: &[Set], held: &BTreeSet<Snapshot>) -> Vec<Set> {
     let stays: BTreeSet<&Snapshot> = sets.iter().filter(|set| !goes.contains(set)).flat_map(Set::names).collect();
     goes.iter().filter(|set| set.names().all(|name| !held.contains(name) || stays.contains(name))).cloned().collect()
 }

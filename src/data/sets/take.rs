@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use log::{info, warn};
 
 use super::book::Book;
-use super::{Known, Part, can_hold, confirmed, fail};
+use super::{Known, Part, can_hold, confirmed, fail, purge};
 use crate::about;
-use crate::data::parents;
+use crate::data::{own, parents, replicas};
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::names::{NodeName, Snapshot};
@@ -180,6 +180,8 @@ fn snapshots(part: &mut Part, known: &Known, void: &Void, set: &mut Set, _rests:
     let (here, plugin) = (part.here, part.here.plugin());
     let mine: BTreeSet<Snapshot> = part.book.sets.iter().flat_map(Set::made).cloned().collect();
     for volume in &known.record.volumes {
+        // At rest: what comes from now on is not what an order had in mind that was given up.
+        own::ended(here, volume)?;
         set.found.extend(plugin.snapshots(volume)?.into_iter().filter(|there| !mine.contains(there)));
     }
     for volume in &known.record.volumes {
@@ -201,6 +203,11 @@ fn send(part: &Part, known: &Known, holder: &NodeName, set: &Set) -> Result<(), 
     // Of a volume that nobody has written to a newer plugin names the snapshot that it has taken before.
     let there = |volume, taken: &Taken| last.as_ref().is_some_and(|last| last.snapshots.get(volume) == Some(taken));
     for (_, taken) in set.snapshots.iter().filter(|(volume, taken)| !there(*volume, taken)) {
+        // A send may take hours, and deploys do not wait for it.
+        let next = replicas::read(here, part.name, holder)?.0.next;
+        if next.is_none_or(|next| next.set.snapshots != set.snapshots) {
+            return Err(Fault::RecordChanged { app: part.name.clone() }.into());
+        }
         here.plugin().send_once(&taken.snapshot, &address)?;
     }
     Ok(())
@@ -230,7 +237,9 @@ fn discard(part: &mut Part, holder: &NodeName, set: &Set) -> Result<(), Error> {
     match part.at_rest()? {
         Some(_lock) if part.book.has(set) => {
             let needed = needed(part, holder)?;
-            part.strike_but(std::slice::from_ref(set), &needed)
+            let of_it = part.book.sets.iter().filter(|known| known.snapshots == set.snapshots).cloned().collect();
+            // What a key names all the same stands in the book, or nobody would ever purge it.
+            part.strike_but(&purge::free(of_it, &part.book.sets, &needed), &needed)
         }
         _ => Ok(()),
     }

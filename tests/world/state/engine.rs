@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::State;
 use super::http::{Request, Response};
+use super::{DRIVER, State};
 
 pub const PROJECT: &str = "com.docker.compose.project";
 
@@ -179,11 +179,12 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
             let one = |(name, made): (&String, &Made)| {
                 let mut labels = json!(made.labels);
                 labels[PROJECT] = made.project.clone().into();
-                json!({"Name": name, "Labels": labels})
+                json!({"Name": name, "Driver": if plugin.volumes.contains_key(name) { DRIVER } else { "local" }, "Labels": labels})
             };
             // An engine asks its plugins, too, for what it has not made itself.
             let brought = plugin.volumes.keys().filter(|name| wanted.is_empty() && !made.contains_key(*name));
-            let all: Vec<Value> = found.map(one).chain(brought.map(|name| json!({"Name": name, "Labels": null}))).collect();
+            let all: Vec<Value> =
+                found.map(one).chain(brought.map(|name| json!({"Name": name, "Driver": DRIVER, "Labels": null}))).collect();
             json(json!({"Volumes": all, "Warnings": null}))
         }
         ("GET", ["volumes", name]) if s.engine(node).volumes.contains_key(*name) => json(json!({"Name": name})),
@@ -219,7 +220,11 @@ fn container(s: &mut State, node: &str, i: usize, method: &str, verb: &[&str], r
     match (method, verb) {
         ("GET", ["json"]) => Response::new(200, s.engine(node).containers[i].inspect().to_string()),
         // As one piece of the standard error.
-        ("GET", ["logs"]) => Response::new(200, [&[2, 0, 0, 0, 0, 0, 0, 11], b"last words\n" as &[u8]].concat()),
+        ("GET", ["logs"]) => {
+            let config: Value = serde_json::from_str(&s.engine(node).containers[i].config).unwrap_or_default();
+            let said = format!("{}\n", config["x-standin"]["says"].as_str().unwrap_or("last words"));
+            Response::new(200, [&[2, 0, 0, 0, 0, 0, 0, said.len() as u8], said.as_bytes()].concat())
+        }
         ("POST", ["stop"]) if !running => Response::new(304, ""),
         ("POST", ["stop"]) => {
             s.stop(node, i);
