@@ -81,7 +81,12 @@ const COMMANDS: [Command; 19] = [
     Command { name: "reconcile", takes: "", flags: &[], does: "take part in open orders, compare this node with the records" },
     Command { name: "work", takes: "NAME", flags: &[], does: "the same for one application (what the others start for each)" },
     Command { name: "routes", takes: "", flags: &[], does: "write the proxies' files from the records" },
-    Command { name: "policy", takes: "", flags: &[], does: "print what a token of Consul's has to allow the handler, for consul acl policy" },
+    Command {
+        name: "policy",
+        takes: "",
+        flags: &[],
+        does: "print what a token of Consul's has to allow the handler, for consul acl policy",
+    },
     Command { name: "completion", takes: "bash|zsh", flags: &[], does: "print what a shell completes commands by" },
     // git asks this program for what its server asks for; see `outside::git`.
     Command { name: "credential", takes: "get|store|erase", flags: &[], does: "" },
@@ -291,9 +296,7 @@ where
                 }
             }
             Short('h') | Long("help") => asked = asked.or(Some(Verb::Print(usage()))),
-            Short('V') | Long("version") => {
-                asked = asked.or_else(|| Some(Verb::Print(version())))
-            }
+            Short('V') | Long("version") => asked = asked.or_else(|| Some(Verb::Print(version()))),
             Long(name) => {
                 let mut known = COMMANDS.iter().flat_map(|command| command.flags);
                 let Some(flag) = known.find(|flag| long(flag)[2..] == *name) else { return Err(arg.unexpected()) };

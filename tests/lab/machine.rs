@@ -262,7 +262,8 @@ fn a_newcomer_gets_what_the_readme_says() {
     let refused = machine.try_sh(&format!("docker run --rm --network host {put}")).unwrap_err();
     assert!(refused.contains("Permission denied"), "{refused}");
     let address = address.trim();
-    let unreached = machine.try_sh(&format!("docker run --rm --network cluster_default -e CONSUL_HTTP_ADDR={address}:8500 {put}")).unwrap_err();
+    let unreached =
+        machine.try_sh(&format!("docker run --rm --network cluster_default -e CONSUL_HTTP_ADDR={address}:8500 {put}")).unwrap_err();
     assert!(unreached.contains("connection refused"), "{unreached}");
     wait_until("both proxies", SOON, || {
         machine.try_sh("docker logs caddy 2>&1 | grep 'serving initial configuration'")?;
