@@ -14,6 +14,7 @@ use crate::inbox;
 use crate::logger;
 use crate::model::event::{self, Asked};
 use crate::model::keys;
+use crate::model::maintenance::Maintenance;
 use crate::model::names::{AppName, NodeName, OrderId, VariableName};
 use crate::model::order::{Order, Request, State};
 use crate::node::{probe, reconcile};
@@ -182,9 +183,8 @@ pub fn maintenance(here: &Here, name: &str, on: bool) -> Result<(), Failure> {
     let (name, _) = deployed.find(name)?;
     let key = keys::maintenance(name);
     let found = here.consul.get(&key)?;
-    let value = found.as_ref().and_then(|entry| serde_json::from_slice::<serde_json::Value>(&entry.value).ok()).unwrap_or_default();
-    if let Some(id) = value["order"].as_str() {
-        return Err(Fault::Maintained { name: name.clone(), id: id.into() }.into());
+    if let Some(id) = found.as_ref().and_then(|entry| Maintenance::read(&entry.value).order) {
+        return Err(Fault::Maintained { name: name.clone(), id }.into());
     }
     match (on, found) {
         (true, None) => drop(here.consul.cas(&key, b"{}", 0)?),

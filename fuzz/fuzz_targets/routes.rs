@@ -55,9 +55,10 @@ fn read(data: &[u8]) -> Option<()> {
             let none = serde_json::Map::new();
             let others = [("other", "node2", routes.caddyfile.as_str(), &routes.haproxy), ("x", "node1", "", &none)];
             drop(routes::conflicts("mine", "node1", &routes, others));
+            let node = handler::model::names::NodeName::try_from("node1").expect("the name of a node");
             let record = serde_json::json!({"master": "node1", "caddyfile": routes.caddyfile, "haproxy": routes.haproxy});
             assert!(routes::haproxy::outdated(&routes.haproxy).is_none(), "what a deploy accepts is accepted again");
-            drop(Routed::of("mine", record.to_string().as_bytes(), "node1", version).expect("what a deploy accepts can be served"));
+            drop(Routed::of("mine", record.to_string().as_bytes(), &node, version, None).expect("what a deploy accepts can be served"));
             if version == Version::Two {
                 let mut sites = caddyfile::parse(&routes.caddyfile).expect("what was written is read");
                 caddy2::complete(&mut sites).expect("what is Caddy 2's stays");

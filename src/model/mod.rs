@@ -5,6 +5,7 @@ pub mod event;
 pub mod json;
 pub mod keep;
 pub mod keys;
+pub mod maintenance;
 pub mod members;
 pub mod names;
 pub mod order;

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use log::{error, info, warn};
-use serde_json::Value;
 
 use super::local::{self, Local, LocalRole};
 use super::start::{self, Down, Starts};
@@ -15,6 +14,7 @@ use crate::credentials;
 use crate::data::schedules;
 use crate::error::{Error, Fault};
 use crate::here::Here;
+use crate::model::maintenance::Maintenance;
 use crate::model::members;
 use crate::model::names::{App, AppName, DeployId, OrderId};
 use crate::model::order::Request;
@@ -175,8 +175,7 @@ fn idle(here: &Here, seen: &Seen, name: &AppName, record: &Record, maintenance: 
 
 /// The order that a maintenance is of, unless its journal is here: that of an undo which a person was given goes when he is done.
 fn left_by(here: &Here, name: &AppName, entry: &Entry) -> Option<OrderId> {
-    let value = json::read::<Value>(&entry.value).ok()?;
-    let id = OrderId::try_from(value["order"].as_str()?).ok()?;
+    let id = OrderId::try_from(Maintenance::read(&entry.value).order?).ok()?;
     let mut files = [here.paths.journal(name), here.paths.given_up(name, &id)].into_iter();
     files.all(|file| here.world.look_at(&file).is_ok_and(|found| found.is_none())).then_some(id)
 }

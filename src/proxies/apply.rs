@@ -3,7 +3,7 @@
 //! A file is replaced only when it changes and the proxy's own check accepts it; an application that the check does not accept is left
 //! out, named in the log, and the others go on being served.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +16,10 @@ use super::haproxy::TELLS;
 use super::view::{Clients, Frame, NOTE, Routed, TOLD, Unservable, View};
 use super::{caddy, haproxy};
 use crate::about::About;
+use crate::error::text_of;
 use crate::here::Here;
+use crate::model::maintenance::Maintenance;
+use crate::model::names::NodeName;
 use crate::model::time::Time;
 use crate::model::{json, keys};
 use crate::routes::address::site_addresses;
@@ -122,6 +125,7 @@ pub fn routes(here: &Here, settings: &settings::Proxies) -> Result<(), Error> {
         let index = here.consul.index("")?;
         let mut done = pass(here, &setup)?;
         drop(turn);
+        done.say(here)?;
         if let Some(why) = &done.failed {
             let now = clock.uptime();
             let since = *failing.get_or_insert(now);
@@ -152,6 +156,28 @@ struct Done {
     due: Option<Duration>,
     /// Why a proxy has not taken its file.
     failed: Option<Error>,
+    me: NodeName,
+    /// By name, with the index: those that move.
+    turns: BTreeMap<String, (Maintenance, u64)>,
+}
+
+impl Done {
+    /// What the others wait for.
+    fn say(&mut self, here: &Here) -> Result<(), Error> {
+        if self.failed.is_some() {
+            return Ok(());
+        }
+        for (name, (maintenance, index)) in &mut self.turns {
+            let is_new = maintenance.turn.as_mut().is_some_and(|turn| turn.says(&self.me));
+            if is_new {
+                let key = format!("{}{name}", keys::MAINTENANCES);
+                let text = text_of(&key, maintenance)?;
+                // One that has ended stays so.
+                here.consul.cas(&key, &text, *index)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
@@ -161,12 +187,16 @@ fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
     if [&setup.caddy, &setup.haproxy].into_iter().all(is_current) {
         debug!("nothing to write");
         seen.tell();
-        return Ok(Done { left_out: seen.unservable.len(), due: seen.due, failed });
+        return Ok(seen.done(0, failed));
+    }
+    if seen.holds() {
+        debug!("requests wait at this node's Caddy: nothing is written until they do no more");
+        return Ok(seen.done(0, failed));
     }
     here.world.clock.sleep(BURST);
     seen = look(here, setup)?;
     seen.tell();
-    let mut left_out = seen.unservable.len();
+    let mut left_out = 0;
     for file in order(here, setup, &seen)? {
         seen.view.clients.caddy = is_told(here, setup)?;
         match file.update(&here.world, &seen.apps, &seen.view) {
@@ -179,7 +209,7 @@ fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
         seen.view.clients.caddy = !seen.view.clients.caddy;
         failed = failed.or(setup.haproxy.update(&here.world, &seen.apps, &seen.view).err());
     }
-    Ok(Done { left_out, due: seen.due, failed })
+    Ok(seen.done(left_out, failed))
 }
 
 /// haproxy shall lead to nothing that Caddy does not serve yet, or not any more: Caddy redirects names that it does not know, for good.
@@ -204,6 +234,7 @@ struct Seen {
     /// Key → why its application cannot be served.
     unservable: Vec<(String, Unservable)>,
     due: Option<Duration>,
+    turns: BTreeMap<String, (Maintenance, u64)>,
 }
 
 /// Whether haproxy may tell Caddy who the client is: Caddy has read a file by which it listens to that, this one or one before it.
@@ -224,13 +255,18 @@ fn look(here: &Here, setup: &Setup) -> Result<Seen, Error> {
     let clients = Clients { caddy: is_told(here, setup)?, here: here.settings.proxy_protocol, peers };
     let mut view = View { frame: setup.frame.clone(), me: here.me()?.clone(), members, maintenance: HashSet::new(), clients };
     let now = here.world.clock.now();
+    let mut turns = BTreeMap::<String, (Maintenance, u64)>::new();
     let mut due: Option<Duration> = None;
     for entry in here.consul.list(keys::MAINTENANCES)? {
+        let (name, maintenance) = (name_of(&entry.key, keys::MAINTENANCES).to_string(), Maintenance::read(&entry.value));
         // a key without a date, as the operator may write it, is shown at once
-        let since = json::read::<Value>(&entry.value).ok().and_then(|value| Time::parse(value["since"].as_str()?));
+        let since = maintenance.since.as_deref().and_then(Time::parse);
         match since.and_then(|since| setup.hold.checked_sub(now.since(since))).filter(|left| !left.is_zero()) {
             Some(left) => due = Some(due.map_or(left, |due| due.min(left))),
-            None => drop(view.maintenance.insert(name_of(&entry.key, keys::MAINTENANCES).into())),
+            None => drop(view.maintenance.insert(name.clone())),
+        }
+        if maintenance.turn.is_some() {
+            turns.insert(name, (maintenance, entry.modify_index));
         }
     }
     let (mut apps, mut unservable) = (Vec::new(), Vec::new());
@@ -238,12 +274,14 @@ fn look(here: &Here, setup: &Setup) -> Result<Seen, Error> {
     let mut entries = here.consul.list(keys::APPS)?;
     entries.sort_by_key(|entry| entry.create_index);
     for entry in entries {
-        match Routed::of(name_of(&entry.key, keys::APPS), &entry.value, &view.me, setup.frame.caddy_version) {
+        let name = name_of(&entry.key, keys::APPS);
+        let turn = turns.get(name).and_then(|(maintenance, _)| maintenance.turn.as_ref());
+        match Routed::of(name, &entry.value, &view.me, setup.frame.caddy_version, turn) {
             Ok(app) => apps.push(app),
             Err(why) => unservable.push((entry.key, why)),
         }
     }
-    Ok(Seen { view, apps, unservable, due })
+    Ok(Seen { view, apps, unservable, due, turns })
 }
 
 fn name_of<'a>(key: &'a str, prefix: &str) -> &'a str {
@@ -251,6 +289,19 @@ fn name_of<'a>(key: &'a str, prefix: &str) -> &'a str {
 }
 
 impl Seen {
+    /// Whether requests wait here for an application that is on its way: they end with 502 when Caddy is loaded anew. Not for longer than until its
+    /// page would be shown.
+    fn holds(&self) -> bool {
+        self.turns.iter().any(|(name, (maintenance, _))| {
+            maintenance.turn.as_ref().is_some_and(|turn| turn.held && turn.to == self.view.me) && !self.view.maintenance.contains(name)
+        })
+    }
+
+    /// `bad` are left out of a file, besides those that cannot be served at all.
+    fn done(self, bad: usize, failed: Option<Error>) -> Done {
+        Done { left_out: self.unservable.len() + bad, due: self.due, failed, me: self.view.me, turns: self.turns }
+    }
+
     fn tell(&self) {
         for (key, why) in &self.unservable {
             error!("{key} is left out of the proxies' files: {why}");

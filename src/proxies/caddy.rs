@@ -139,7 +139,7 @@ mod tests {
         let text = text_of(&[app("blog", record.clone())], &view());
         assert!(text.contains("    reverse_proxy http://blogmaster03d9b_web_1:80 {\n"), "{text}");
         assert!(text.contains("    redir http://blog.example.com 301\n"), "{text}");
-        let one = Routed::of("blog", record.to_string().as_bytes(), "node1", Version::One).unwrap();
+        let one = Routed::of("blog", record.to_string().as_bytes(), &view().me, Version::One, None).unwrap();
         assert_eq!(text_of(&[one], &view()), format!("{NOTE}# blog\n{}\n", record["caddyfile"].as_str().unwrap()));
     }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
+use crate::model::maintenance::Turn;
 use crate::model::names::{Invalid, NodeName};
 use crate::model::record::Handled;
 use crate::routes::address::{SiteAddress, site_addresses};
@@ -106,8 +107,8 @@ impl fmt::Display for Unservable {
 }
 
 impl Routed {
-    /// Of a record. `me` is this node.
-    pub fn of(name: &str, record: &[u8], me: &str, caddy: Version) -> Result<Routed, Unservable> {
+    /// Of a record. `me` is this node. While it moves it is served where it goes.
+    pub fn of(name: &str, record: &[u8], me: &NodeName, caddy: Version, turn: Option<&Turn>) -> Result<Routed, Unservable> {
         let Recorded { master, ip, caddyfile, haproxy, sites, .. } = Recorded::parse(record).map_err(Unservable::Record)?;
         // It stands in comments only; Caddy would put a variable's value there, lines and all.
         if name.contains(|c: char| c.is_control() || c == '{') {
@@ -115,6 +116,7 @@ impl Routed {
         }
         haproxy::recheck(&haproxy).map_err(Unservable::Haproxy)?;
         let master = NodeName::try_from(master).map_err(Unservable::Master)?;
+        let master = turn.and_then(|turn| turn.master(me, &master)).unwrap_or(&master).clone();
         let addresses = site_addresses(&caddyfile).map(String::from).collect();
         let sites = sites.as_ref().and_then(|sites| sites.of(&caddyfile)).unwrap_or_default().to_vec();
         let caddyfile = match caddy {
@@ -324,7 +326,7 @@ pub(super) mod tests {
     }
 
     fn tried(name: &str, record: Value) -> Result<Routed, Unservable> {
-        Routed::of(name, record.to_string().as_bytes(), "node1", Version::Two)
+        Routed::of(name, record.to_string().as_bytes(), &NodeName::try_from("node1").unwrap(), Version::Two, None)
     }
 
     pub fn app(name: &str, record: Value) -> Routed {

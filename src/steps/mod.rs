@@ -3,9 +3,10 @@
 //!
 //! [`table`] has every rule of a step in one row, beside its act and its undo; these stand in [`prepare`], [`handover`], [`switch`],
 //! [`takeover`],
-//! [`commit`] and [`retire`]; [`others`] is what another application has; [`gate`] is closed between stop and commit. [`plan`] computes which steps; [`machine`] goes through them, forward and back, by the
-//! [`journal`]; what steps work on is a [`run`], what they leave for each other an [`output`]; [`protocol`] is what the nodes of one order
-//! say to each other; [`verdict`] is what becomes of a journal that was left.
+//! [`turn`], [`commit`] and [`retire`]; [`others`] is what another application has; [`gate`] is closed between stop and commit. [`plan`]
+//! computes which steps; [`machine`] goes through them, forward and back, by the [`journal`]; what steps work on is a [`run`], what they
+//! leave for each other an [`output`]; [`protocol`] is what the nodes of one order say to each other; [`verdict`] is what becomes of a
+//! journal that was left.
 
 pub mod commit;
 pub mod gate;
@@ -23,6 +24,7 @@ pub mod run;
 pub mod switch;
 pub mod table;
 pub mod takeover;
+pub mod turn;
 pub mod verdict;
 
 use crate::error::{Error, ends_with_an_error};

@@ -212,7 +212,7 @@ fn deploy_steps(old: Role, new: Role, origin: Origin, update: bool) -> Vec<Step>
         (Slave | Role::None, Master, Alive) => &[&PREPARE, &[Ready, AwaitSent, Restore], update, &SWITCH_ON, &COMMIT],
         (Slave | Role::None, Master, Dead)  => &[&PREPARE, &[RestoreReplica], update, &SWITCH_ON, &COMMIT],
         (Master, Slave | Role::None, Dead)  => &[],
-        (Master, Slave | Role::None, _)     => &[&[SendAhead, AwaitReady], &SWITCH_OFF, &[Send, AwaitDone], &CLEAR],
+        (Master, Slave | Role::None, _)     => &[&[SendAhead, AwaitReady, Maintenance, Turn, Stop, Snapshot, Send, AwaitDone], &CLEAR],
         (Slave | Role::None, Slave | Role::None, _) => &[],
     };
     sequence.concat()

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use log::{error, info, warn};
-use serde_json::json;
 
 use super::gate;
 use super::health::{Health, health};
@@ -11,16 +10,18 @@ use super::output::{Output, Restored, Snapshots};
 use super::run::Run;
 use super::{Done, Stop, prepare};
 use crate::data::{own, removal, replicas, restoring};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, text_of};
 use crate::model::keys;
+use crate::model::maintenance::Maintenance;
 use crate::model::replica::Seen;
 use crate::model::variables::Variables;
 use crate::outside::compose::Recreate;
 use crate::outside::compose_file::Compose;
 
 pub fn maintenance_on(run: &mut Run) -> Result<Output, Stop> {
-    let value = json!({ "order": run.order.id, "since": run.here.world.clock.now().rfc3339() });
-    run.here.consul.put(&keys::maintenance(&run.name), value.to_string().as_bytes())?;
+    let (order, since) = (Some(run.order.id.to_string()), Some(run.here.world.clock.now().rfc3339()));
+    let key = keys::maintenance(&run.name);
+    run.here.consul.put(&key, &text_of(&key, &Maintenance { order, since, ..Maintenance::default() })?)?;
     Ok(Output::Nothing)
 }
 

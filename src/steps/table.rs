@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::output::Output;
 use super::run::Run;
-use super::{Done, Stop, commit, handover, prepare, retire, switch, takeover};
+use super::{Done, Stop, commit, handover, prepare, retire, switch, takeover, turn};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flag {
@@ -100,6 +100,8 @@ steps! {
     // switch
     Maintenance, "maintenance", "show the maintenance page",
         [Quick], switch::maintenance_on, By(switch::maintenance_off);
+    Turn, "turn", "lead requests to the new master, where they wait",
+        [Repeatable], turn::turn, Nothing;                  // undone with the maintenance
     Stop, "stop", "stop the application",
         [Away Gate], switch::stop, By(switch::start_old);
     Snapshot, "snapshot", "snapshot the volumes",
@@ -171,7 +173,7 @@ mod tests {
         let names: Vec<&str> = Step::ALL.iter().map(|step| step.row().name).collect();
         assert_eq!(
             names.join(" "),
-            "clone check pull build send-ahead ready await-ready send await-sent await-done snapshot-source maintenance stop snapshot restore \
+            "clone check pull build send-ahead ready await-ready send await-sent await-done snapshot-source maintenance turn stop snapshot restore \
              restore-replica restore-source post-migrate update up await-healthy register schedule commit commit-migrate commit-destroy \
              settle reopen deregister unschedule remove"
         );

@@ -30,6 +30,7 @@ use super::{own, replicas, schedules};
 use crate::about::{self, About};
 use crate::error::{Error, in_consul, text_of};
 use crate::here::Here;
+use crate::model::maintenance::Maintenance;
 use crate::model::members::{self, Member};
 use crate::model::names::{AppName, NodeName, Snapshot};
 use crate::model::record::Record;
@@ -232,8 +233,7 @@ impl Part<'_> {
         let ordered = orders::open(&self.here.consul)?.iter().any(|open| open.order.keeps().contains(self.name));
         // What an order has left stopped, given up perhaps, holds what nobody has called good.
         let left = self.here.consul.get(&keys::maintenance(self.name))?;
-        let left =
-            left.and_then(|entry| json::read::<serde_json::Value>(&entry.value).ok()).is_some_and(|value| value["order"].is_string());
+        let left = left.is_some_and(|entry| Maintenance::read(&entry.value).order.is_some());
         Ok((!ordered && !left && !(self.busy)()?).then_some(lock))
     }
 
