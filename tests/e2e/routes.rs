@@ -177,6 +177,42 @@ fn only_long_maintenance_is_shown() {
     assert!(shown());
 }
 
+/// The new master's Caddy has the site first, then all lead there; and it is not loaded anew while requests wait at it.
+#[test]
+fn requests_wait_where_an_application_goes() {
+    let c = Proxies::new();
+    let site = "http://a.example.com {\n    respond a\n}";
+    c.app("a", "node1", site);
+    ["node1", "node2"].iter().for_each(|node| _ = c.routes(node).exits(0));
+    c.reloads("node2");
+    let turn = || c.w.lock().kv("maintenance/a").unwrap()["turn"].clone();
+    let until = |what: &str, is: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !is() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what}: {} {:?}", turn(), c.file("node2", "haproxy.cfg"));
+            sleep(Duration::from_millis(20));
+        }
+    };
+    c.set("maintenance/a", json!({"order": "x", "since": c.w.lock().now("node1"), "turn": {"from": "node1", "to": "node2"}}));
+    // It looks first, but leads nowhere yet.
+    let first = c.invoked("node1").spawn();
+    let second = c.invoked("node2").spawn();
+    until("both have turned", &|| turn()["held"] == true && turn()["turned"] == true);
+    assert!(c.file("node2", "Caddyfile").contains("respond a") && !c.file("node1", "Caddyfile").contains("respond a"));
+    assert!(c.file("node1", "haproxy.cfg").contains("server node2 10.0.0.2:80"));
+    assert_eq!(c.reloads("node2"), "caddy\nhaproxy\n");
+    // Another one has to wait, and is not forgotten.
+    c.app("b", "node2", "http://b.example.com {\n    respond b\n}");
+    let third = c.invoked("node2").env("RUST_LOG", "debug").spawn();
+    sleep(Duration::from_millis(500));
+    assert_eq!(c.reloads("node2"), "");
+    c.app("a", "node2", site);
+    c.w.lock().store.remove("maintenance/a");
+    [first, second, third].into_iter().for_each(|run| _ = run.join().unwrap().exits(0));
+    assert!(c.file("node2", "Caddyfile").contains("respond a") && c.file("node2", "Caddyfile").contains("respond b"));
+    assert_eq!(c.reloads("node2"), "caddy\nhaproxy\n");
+}
+
 #[test]
 fn a_burst_is_written_once() {
     let c = Proxies::new();
