@@ -292,7 +292,7 @@ mod tests {
         let first = format!("{PREPARE} {ON} {COMMIT} |");
         let moved = format!("{PREPARE} ready await-sent restore {ON} {COMMIT} |");
         let takeover = format!("{PREPARE} restore-replica {ON} {COMMIT} |");
-        let source = format!("send-ahead await-ready maintenance turn stop snapshot send await-done deregister unschedule remove |");
+        let source = "send-ahead await-ready maintenance turn stop snapshot send await-done deregister unschedule remove |".to_string();
         let slave = format!("| {SLAVE}");
         // n is this node; a, b and c are others, the one with a minus is dead. Record → request: what n does.
         let table = [
