@@ -77,6 +77,8 @@ fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> (BTre
     let others = [
         ("reconcile", here.paths.tried_all(), left(&here.paths.inbox()) || left(&here.paths.older().0)),
         ("probe", here.paths.tried_probe(), probe::last(here).1),
+        // Certificates that were renewed are handed over, about as often.
+        ("routes", here.paths.tried_routes(), probe::last(here).1 && here.settings.routes.storage.is_some()),
     ];
     for (verb, tried, is_due) in others {
         let done = if is_due { try_again(here, &tried, &[flags, &[verb.into()]].concat()).map(drop) } else { remove(here, &tried) };

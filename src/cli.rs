@@ -7,7 +7,7 @@ use lexopt::prelude::*;
 
 use crate::about;
 use crate::by_name::Words;
-use crate::model::keys::{APPS, CLAIMS, CREDENTIALS, HISTORIES, MAINTENANCES, NODES, ORDERS, REPLICAS, VARIABLES};
+use crate::model::keys::{APPS, CERTIFICATES, CLAIMS, CREDENTIALS, HISTORIES, MAINTENANCES, NODES, ORDERS, REPLICAS, VARIABLES};
 use crate::model::order::EVENTS;
 use crate::verbs::Variable;
 
@@ -145,7 +145,7 @@ fn version() -> String {
 
 /// What the handler needs of a Consul with ACLs, in HCL. A node's agent needs a node identity besides.
 fn policy() -> String {
-    let keys = [APPS, MAINTENANCES, ORDERS, HISTORIES, NODES, REPLICAS, CREDENTIALS, VARIABLES];
+    let keys = [APPS, MAINTENANCES, ORDERS, HISTORIES, NODES, REPLICAS, CERTIFICATES, CREDENTIALS, VARIABLES];
     let keys = keys.map(|prefix| format!("key_prefix \"{prefix}\" {{ policy = \"write\" }}\n")).concat();
     let events = EVENTS.map(|event| format!("event \"{event}\" {{ policy = \"write\" }}\n")).concat();
     format!(

@@ -107,6 +107,10 @@ impl Paths {
         self.own.join("tried-probe.json")
     }
 
+    pub fn tried_routes(&self) -> PathBuf {
+        self.own.join("tried-routes.json")
+    }
+
     /// The sets that this node has taken or confirmed; and what is held by whoever changes anything about them.
     pub fn sets(&self, name: &AppName) -> (PathBuf, PathBuf) {
         (self.app(name).join("sets"), self.app(name).join("sets.lock"))

@@ -154,6 +154,9 @@ pub struct Routes {
     pub caddy: Version,
     /// `HANDLER_CADDY_ADMIN`: the admin socket of this node's Caddy, which says what a CADDYFILE means; without it nobody vouches for that.
     pub admin: Option<PathBuf>,
+    /// `HANDLER_CADDY_DATA`: Caddy's storage, as this program sees it; without it each Caddy has certificates of its own, or an operator has them
+    /// share one.
+    pub storage: Option<PathBuf>,
     /// `HANDLER_TCP_PORTS`: those that haproxy's container publishes besides 80 and 443, if that is known.
     pub ports: Option<Ports>,
     /// `HANDLER_NETWORK`: in which the proxies are, if that is known.
@@ -319,6 +322,7 @@ impl Settings {
             routes: Routes {
                 caddy,
                 admin: text("HANDLER_CADDY_ADMIN")?.map(PathBuf::from).filter(|_| caddy == Version::Two),
+                storage: text("HANDLER_CADDY_DATA")?.map(PathBuf::from),
                 ports,
                 network: text("HANDLER_NETWORK")?,
                 upstreams: words("HANDLER_UPSTREAMS")?,

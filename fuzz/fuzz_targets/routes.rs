@@ -50,7 +50,7 @@ fn read(data: &[u8]) -> Option<()> {
                 networks: Vec::new(),
                 aliases: Vec::new(),
             };
-            let set = settings::Routes { caddy: version, admin: None, ports: None, network: None, upstreams: Vec::new() };
+            let set = settings::Routes { caddy: version, admin: None, storage: None, ports: None, network: None, upstreams: Vec::new() };
             let routes = routes::read(&[service], &set).ok()?;
             let none = serde_json::Map::new();
             let others = [("other", "node2", routes.caddyfile.as_str(), &routes.haproxy), ("x", "node1", "", &none)];

@@ -8,6 +8,8 @@ pub const ORDERS: &str = "order/";
 pub const HISTORIES: &str = "history/";
 pub const NODES: &str = "node/";
 pub const REPLICAS: &str = "replica/";
+/// What Caddy proves who a site is by, and its key.
+pub const CERTIFICATES: &str = "certificate/";
 pub const CREDENTIALS: &str = "credential/";
 pub const VARIABLES: &str = "env/";
 /// The last order that was committed: each deploy's commit changes it, so that no two claim the same at once.

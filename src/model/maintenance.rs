@@ -34,6 +34,9 @@ impl Maintenance {
 pub struct Turn {
     pub from: NodeName,
     pub to: NodeName,
+    /// What the new master's Caddy needs to serve them is in Consul.
+    #[serde(default)]
+    pub given: bool,
     /// The new master's Caddy has its sites.
     #[serde(default)]
     pub held: bool,
@@ -43,24 +46,26 @@ pub struct Turn {
 }
 
 impl Turn {
+    pub fn new(from: NodeName, to: NodeName) -> Turn {
+        Turn { from, to, given: false, held: false, turned: false }
+    }
+
     /// Who is to be led to, as far as this node is concerned. `master` is that of the record.
     pub fn master(&self, me: &NodeName, master: &NodeName) -> Option<&NodeName> {
         // Not there before there is something.
-        (self.from == *master && (self.held || self.to == *me)).then_some(&self.to)
+        (self.from == *master && (self.held || self.given && self.to == *me)).then_some(&self.to)
     }
 
     /// What this node has to say of it, once its proxies are as they should be; whether that is something new.
     pub fn says(&mut self, me: &NodeName) -> bool {
-        let is_new = match () {
-            () if self.to == *me => !self.held,
-            () if self.from == *me => self.held && !self.turned,
-            () => false,
+        let next = match (self.given, self.held, self.turned) {
+            (false, ..) if self.from == *me => &mut self.given,
+            (true, false, _) if self.to == *me => &mut self.held,
+            (true, true, false) if self.from == *me => &mut self.turned,
+            _ => return false,
         };
-        if is_new {
-            self.turned = self.held;
-            self.held = true;
-        }
-        is_new
+        *next = true;
+        true
     }
 }
 
@@ -69,14 +74,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_it_is_held_then_all_turn() {
+    fn first_it_is_given_then_held_then_all_turn() {
         let [one, two, three] = ["node1", "node2", "node3"].map(|name| NodeName::try_from(name).unwrap());
-        let mut turn = Turn { from: one.clone(), to: two.clone(), held: false, turned: false };
-        assert_eq!([&one, &two, &three].map(|me| turn.master(me, &one)), [None, Some(&two), None]);
-        assert_eq!([&one, &three, &two].map(|me| turn.says(me)), [false, false, true]);
-        assert_eq!([&one, &two, &three].map(|me| turn.master(me, &one)), [Some(&two); 3]);
+        let mut turn = Turn::new(one.clone(), two.clone());
+        let all = [&one, &two, &three];
+        assert_eq!(all.map(|me| turn.master(me, &one)), [None; 3]);
         assert_eq!([&two, &three, &one, &one].map(|me| turn.says(me)), [false, false, true, false]);
-        assert!(turn.held && turn.turned);
+        assert_eq!(all.map(|me| turn.master(me, &one)), [None, Some(&two), None]);
+        assert_eq!([&one, &three, &two, &two].map(|me| turn.says(me)), [false, false, true, false]);
+        assert_eq!(all.map(|me| turn.master(me, &one)), [Some(&two); 3]);
+        assert_eq!([&two, &three, &one, &one].map(|me| turn.says(me)), [false, false, true, false]);
+        assert!(turn.given && turn.held && turn.turned);
         // of a record that has changed since
         assert_eq!(turn.master(&one, &three), None);
     }

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::file::ProxyFile;
 use super::haproxy::TELLS;
 use super::view::{Clients, Frame, NOTE, Routed, TOLD, Unservable, View};
-use super::{caddy, haproxy};
+use super::{caddy, certificates, haproxy};
 use crate::about::About;
 use crate::error::text_of;
 use crate::here::Here;
@@ -58,7 +58,7 @@ impl Setup {
             Version::Two => &["caddy", "validate", "--adapter", "caddyfile", "--config", "{path}"],
         };
         let frame = Frame::of(settings, &here.settings.routes, here.settings.proxy_protocol)?;
-        let certificates = settings.certificates.as_deref().map_or(Ok(Vec::new()), |folder| certificates(here, folder))?;
+        let certificates = settings.certificates.as_deref().map_or(Ok(Vec::new()), |folder| own_certificates(here, folder))?;
         Ok(Setup {
             frame: Frame { certificates, ..frame },
             hold: settings.hold,
@@ -85,7 +85,7 @@ impl Setup {
 }
 
 /// `NAME.crt`, each with its `NAME.key`.
-fn certificates(here: &Here, folder: &Path) -> Result<Vec<Value>, Error> {
+fn own_certificates(here: &Here, folder: &Path) -> Result<Vec<Value>, Error> {
     let mut found = Vec::new();
     for name in here.world.list_folder_if_any(folder)?.iter().filter_map(|file| file.strip_suffix(".crt")) {
         let [certificate, key] = ["crt", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
@@ -183,6 +183,10 @@ impl Done {
 fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
     let mut seen = look(here, setup)?;
     let mut failed = None;
+    // A site is served without a certificate rather than not at all.
+    if let Err(why) = certificates::share(here, &seen.apps, &seen.view) {
+        warn!("certificates are not handed over: {why}");
+    }
     let is_current = |file: &ProxyFile| file.is_current(&here.world, &seen.apps, &seen.view);
     if [&setup.caddy, &setup.haproxy].into_iter().all(is_current) {
         debug!("nothing to write");

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod caddy;
+pub mod certificates;
 pub mod compose;
 pub mod error;
 pub mod file;

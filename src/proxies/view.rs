@@ -73,6 +73,8 @@ pub const NOTE: &str = "# Written by `handler routes`; changes made here are los
 pub struct Routed {
     pub name: String,
     pub master: NodeName,
+    /// It is on its way there, and its record names another one.
+    pub moves: bool,
     /// As its record says, for a master that is no member.
     ip: String,
     /// What Caddy serves of it here: nothing on other nodes than its master.
@@ -116,7 +118,8 @@ impl Routed {
         }
         haproxy::recheck(&haproxy).map_err(Unservable::Haproxy)?;
         let master = NodeName::try_from(master).map_err(Unservable::Master)?;
-        let master = turn.and_then(|turn| turn.master(me, &master)).unwrap_or(&master).clone();
+        let goes = turn.and_then(|turn| turn.master(me, &master));
+        let (moves, master) = (goes.is_some(), goes.unwrap_or(&master).clone());
         let addresses = site_addresses(&caddyfile).map(String::from).collect();
         let sites = sites.as_ref().and_then(|sites| sites.of(&caddyfile)).unwrap_or_default().to_vec();
         let caddyfile = match caddy {
@@ -124,7 +127,7 @@ impl Routed {
             Version::One => caddyfile,
             Version::Two => sites::upgraded(caddyfile).map_err(Unservable::Sites)?,
         };
-        Ok(Routed { name: name.into(), master, ip, caddyfile, sites, addresses, haproxy })
+        Ok(Routed { name: name.into(), master, moves, ip, caddyfile, sites, addresses, haproxy })
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = SiteAddress<'_>> {

@@ -211,7 +211,7 @@ pub(crate) mod tests {
     }
 
     pub fn set(caddy: Version) -> settings::Routes {
-        settings::Routes { caddy, admin: None, ports: None, network: None, upstreams: Vec::new() }
+        settings::Routes { caddy, admin: None, storage: None, ports: None, network: None, upstreams: Vec::new() }
     }
 
     /// Service, variable, value.

@@ -35,7 +35,7 @@ pub fn turn(run: &mut Run) -> Result<Output, Stop> {
             Some(_) if left.is_zero() => break,
             Some(_) => drop(here.consul.wait_below(&key, index, left)?),
             None => {
-                maintenance.turn = Some(Turn { from: from.clone(), to: to.clone(), held: false, turned: false });
+                maintenance.turn = Some(Turn::new(from.clone(), to.clone()));
                 here.consul.cas(&key, &text_of(&key, &maintenance)?, entry.modify_index)?;
             }
         }

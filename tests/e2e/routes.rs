@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -211,6 +212,58 @@ fn requests_wait_where_an_application_goes() {
     [first, second, third].into_iter().for_each(|run| _ = run.join().unwrap().exits(0));
     assert!(c.file("node2", "Caddyfile").contains("respond a") && c.file("node2", "Caddyfile").contains("respond b"));
     assert_eq!(c.reloads("node2"), "caddy\nhaproxy\n");
+}
+
+/// What the master's Caddy has it finds at the next one, in its storage, before it serves; and what was renewed since comes back.
+#[test]
+fn certificates_go_with_their_application() {
+    let c = Proxies::new();
+    let storage = |node: &str| c.w.deploy_dir(node).join("caddy");
+    let file = |node: &str, path: &str| fs::read_to_string(storage(node).join(path)).unwrap_or_default();
+    let write = |node: &str, path: &str, text: &str| {
+        let path = storage(node).join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let routes = |node: &str| _ = c.invoked(node).env("HANDLER_CADDY_DATA", &storage(node).display().to_string()).run().exits(0);
+    let keys = || c.w.lock().keys("certificate/");
+    let (folder, root) = ("certificates/local/a.example.com", "pki/authorities/local/root.key");
+    let key = &*format!("{folder}/a.example.com.key");
+    c.app("a", "node1", "https://a.example.com {\n    respond a\n}");
+    for kind in ["crt", "key", "json"] {
+        write("node1", &format!("{folder}/a.example.com.{kind}"), "first");
+    }
+    for name in ["root.crt", "root.key", "intermediate.crt", "intermediate.key"] {
+        write("node1", &format!("pki/authorities/local/{name}"), "of node1");
+    }
+    write("node1", "certificates/local/other.example.com/other.example.com.key", "nobody's");
+    routes("node1");
+    assert_eq!(keys().len(), 2, "{:?}", keys());
+    // A node that does not serve it gets the authority alone.
+    routes("node2");
+    assert_eq!((file("node2", key), file("node2", root)), (String::new(), "of node1".into()));
+    c.app("a", "node2", "https://a.example.com {\n    respond a\n}");
+    routes("node2");
+    assert_eq!(file("node2", key), "first");
+    assert_eq!(fs::metadata(storage("node2").join(key)).unwrap().permissions().mode() & 0o777, 0o600);
+    // It is renewed there; the old one has an old one, which it says no more.
+    write("node2", key, "second");
+    routes("node2");
+    routes("node1");
+    routes("node2");
+    assert_eq!((file("node1", key), file("node2", key)), ("first".into(), "second".into()));
+    c.app("a", "node1", "https://a.example.com {\n    respond a\n}");
+    routes("node1");
+    assert_eq!(file("node1", key), "second");
+    // What somebody else has written there goes nowhere else in the storage.
+    let evil = json!({"node": "node2", "files": {"../evil": "x", "certificates/local/b.example.com/b.example.com.key": "x", "last_clean.json": "x"}});
+    c.set("certificate/a.example.com", evil);
+    routes("node1");
+    assert_eq!(file("node1", "certificates/local/b.example.com/b.example.com.key") + &file("node1", "last_clean.json"), "");
+    assert!(!c.w.deploy_dir("node1").join("evil").exists());
+    c.w.lock().store.remove("app/a");
+    routes("node1");
+    assert_eq!(keys().len(), 1, "{:?}", keys());
 }
 
 #[test]

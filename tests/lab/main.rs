@@ -519,7 +519,7 @@ fn requests_during_a_redeploy_and_a_move() {
         other.commit("1", Variant::Good);
         lab.deploy(&other, node, None).done();
     }
-    lab.trust(&[1, 2]);
+    lab.trust(&[1]);
     // Those of which haproxy knows nothing but where they go.
     let connections = || -> usize {
         let count = "docker logs haproxy 2>&1 | grep -c ' https-in https-shop\\| front-raw-2222 ' || true";

@@ -369,7 +369,7 @@ fn settings() -> Settings {
         snapshots: super::SNAPSHOTS.into(),
         engine_socket: "/var/run/docker.sock".into(),
         agent: Address { base: "http://127.0.0.1:8500".into(), socket: None, token: None, tls: None },
-        routes: Routes { caddy: Version::Two, admin: None, ports: None, network: None, upstreams: Vec::new() },
+        routes: Routes { caddy: Version::Two, admin: None, storage: None, ports: None, network: None, upstreams: Vec::new() },
         proxy_protocol: false,
         settle: Duration::ZERO,
         by_watch: false,
