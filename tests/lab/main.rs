@@ -519,7 +519,7 @@ fn requests_during_a_redeploy_and_a_move() {
         other.commit("1", Variant::Good);
         lab.deploy(&other, node, None).done();
     }
-    lab.trust(&[1]);
+    lab.trust(&[1, 2]);
     // Those of which haproxy knows nothing but where they go.
     let connections = || -> usize {
         let count = "docker logs haproxy 2>&1 | grep -c ' https-in https-shop\\| front-raw-2222 ' || true";
@@ -555,6 +555,17 @@ fn requests_during_a_redeploy_and_a_move() {
             };
             let wrong: Vec<_> = answers.iter().filter(|answer| !allowed(&answer)).collect();
             assert!(wrong.is_empty(), "{url} by {}: {wrong:#?}", name(node));
+        }
+        if during == "a move" {
+            // A client that trusts one node's authority trusts that of all, and what was handed over is what it was.
+            let of = |file: &str| {
+                let path = "/var/lib/docker/volumes/proxies_caddy-data/_data/caddy";
+                [1, 2].map(|node| lab.node(node).sh(&format!("sha256sum < {path}/{file}")))
+            };
+            for file in ["pki/authorities/local/root.crt", "certificates/local/shop.example.com/shop.example.com.crt"] {
+                let [one, two] = of(file);
+                assert_eq!(one, two, "{file}");
+            }
         }
         let connections = connections() - before;
         lab.note(&format!("{asked} connections were {connections} between haproxys during {during}"));
