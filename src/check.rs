@@ -74,11 +74,12 @@ fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> (BTre
     }
     // Events, and what an older handler has left, become orders and journals first.
     let left = |folder: &Path| here.world.is_folder(folder) && here.world.list_folder(folder).is_ok_and(|files| !files.is_empty());
+    let probe_is_due = probe::last(here).1;
     let others = [
         ("reconcile", here.paths.tried_all(), left(&here.paths.inbox()) || left(&here.paths.older().0)),
-        ("probe", here.paths.tried_probe(), probe::last(here).1),
+        ("probe", here.paths.tried_probe(), probe_is_due),
         // Certificates that were renewed are handed over, about as often.
-        ("routes", here.paths.tried_routes(), probe::last(here).1 && here.settings.routes.storage.is_some()),
+        ("routes", here.paths.tried_routes(), probe_is_due && here.settings.routes.storage.is_some()),
     ];
     for (verb, tried, is_due) in others {
         let done = if is_due { try_again(here, &tried, &[flags, &[verb.into()]].concat()).map(drop) } else { remove(here, &tried) };

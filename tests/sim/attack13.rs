@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::sets::{EXTRA, MINUTE, after, commit, first_set_is_void, keeping, replica, snapshots, tick, with_extra, with_two_volumes};
+use crate::sets::{
+    EXTRA, MINUTE, after, commit, first_set_is_void, keeping, replica, snapshots, tick, with_a_quiet_volume, with_extra, with_two_volumes,
+};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{DATA, NODES, URL, all_well, deploy, deployed, destroy};
 use crate::world::{Act, Cluster, Effect, event};
@@ -19,12 +21,7 @@ fn one_set_that_fails_takes_no_others_with_it() {
 }
 
 fn with_a_send_that_fails(fails: bool) {
-    let sim = with_two_volumes("node2");
-    sim.lock().write("node1", EXTRA, "settings|");
-    for time in 0..4 {
-        sim.lock().write("node1", DATA, &format!(" {time}"));
-        after(&sim, 15 * MINUTE);
-    }
+    let sim = with_a_quiet_volume();
     let kept: BTreeSet<String> = snapshots(&sim, "node1", DATA).into_iter().rev().take(4).collect();
     all_well(&sim.deliver_all(&[deploy("third", "node1", Some("node2"))]));
     sim.settle();

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::others::run;
-use crate::sets::{EXTRA, MINUTE, after, checks, first_set_is_void, held, replica, snapshots, with_two_volumes};
+use crate::sets::{EXTRA, MINUTE, after, checks, first_set_is_void, held, replica, snapshots, with_a_quiet_volume};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, destroy, push, shop};
 use crate::world::state::engine::Made;
@@ -109,12 +109,7 @@ fn the_sets_that_are_kept_are_whole_though_a_snapshot_that_stands_for_another_is
 }
 
 fn with_a_snapshot_that_fails(fails: bool) {
-    let sim = with_two_volumes("node2");
-    sim.lock().write("node1", EXTRA, "settings|");
-    for time in 0..4 {
-        sim.lock().write("node1", DATA, &format!(" {time}"));
-        after(&sim, 15 * MINUTE);
-    }
+    let sim = with_a_quiet_volume();
     all_well(&sim.deliver_all(&[deploy("third", "node1", Some("node3"))]));
     sim.settle();
     first_set_is_void(&sim);

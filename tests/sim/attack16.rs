@@ -7,12 +7,12 @@ use serde_json::json;
 use crate::beside::{HOUR, until};
 use crate::others::run;
 use crate::sets::{
-    EXTRA, MINUTE, after, commit, first_set_is_void, held, keeping, last, own, reboot, replica, snapshots, thrifty, tick, with_extra,
-    with_two_volumes,
+    EXTRA, MINUTE, after, commit, fails_and_is_given_up, first_set_is_void, held, keeping, last, own, reboot, replica, snapshots, thrifty,
+    tick, with_a_quiet_volume, with_extra, with_two_volumes,
 };
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, URL, all_well, deploy, deployed, push, with_copy};
-use crate::world::{Act, Cluster, event, id};
+use crate::world::{Act, Cluster, event};
 
 fn book(sim: &Sim, node: &str) -> String {
     let text = sim.disk(node, |disk| disk.read(Path::new(&format!("/deploy/.handler/apps/{APP}/sets")), 1 << 24));
@@ -101,12 +101,7 @@ fn sets_after_an_undo_that_was_given_up_are_sets() {
     tick(&sim);
     push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
     sim.on_each("node1", "Snapshot.Restore", Act::Hang);
-    sim.deliver_all(&[deploy("bad", "node1", Some("node2"))]);
-    sim.start("node3", Start::Cancel(id("bad"), Some("node1")));
-    sim.run_until_rest();
-    sim.no_faults();
-    sim.settle();
-    assert_eq!(sim.lock().ended("bad")["state"], "failed");
+    fails_and_is_given_up(&sim);
     let given_up = sim.disk("node1", |disk| disk.paths().into_iter().find(|path| path.contains("given-up")));
     let given_up = given_up.expect("a journal that was given up");
     // He has put the old data back into the volume.
@@ -431,12 +426,7 @@ fn the_order_that_starts_from_a_newer_set_is_taken_though_one_of_its_snapshots_i
 #[ignore = "open: with newer plugins a snapshot that stands for another is taken after that has gone"]
 fn the_sets_of_the_last_hour_stay_whole_though_a_snapshot_could_not_be_renewed() {
     for (what, act) in [("fine", None), ("killed", Some(Act::KillBefore)), ("fails", Some(Act::Fail("no space left on device".into())))] {
-        let sim = with_two_volumes("node2");
-        sim.lock().write("node1", EXTRA, "settings|");
-        for time in 0..4 {
-            sim.lock().write("node1", DATA, &format!(" {time}"));
-            after(&sim, 15 * MINUTE);
-        }
+        let sim = with_a_quiet_volume();
         all_well(&sim.deliver_all(&[deploy("third", "node1", Some("node3"))]));
         sim.settle();
         first_set_is_void(&sim);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::beside::until;
 use crate::others::run;
-use crate::sets::{EXTRA, MINUTE, checks, commit, data, with_extra};
+use crate::sets::{EXTRA, MINUTE, checks, commit, data, fails_and_is_given_up, with_extra};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, migrate, push, shop, with_copy};
 use crate::world::state::engine::Container;
@@ -256,12 +256,7 @@ fn what_a_given_up_order_has_put_in_maintenance_does_not_stay_so() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
     sim.on_each("node1", "Snapshot.Restore", Act::Fail("no space left".into()));
-    sim.deliver_all(&[deploy("bad", "node1", Some("node2"))]);
-    sim.start("node3", Start::Cancel(id("bad"), Some("node1")));
-    sim.run_until_rest();
-    sim.no_faults();
-    sim.settle();
-    assert_eq!(sim.lock().ended("bad")["state"], "failed");
+    fails_and_is_given_up(&sim);
     checks(&sim, 2);
     assert_eq!(sim.lock().keys("maintenance/").len(), 1, "a person is at it");
     assert_eq!(sim.lock().serving(PROJECT).len(), 0);

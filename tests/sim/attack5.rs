@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::others::run;
-use crate::sets::{EXTRA, MINUTE, after, commit, data, fine, held, last, own, reboot, replica, snapshots, tick, with_extra};
+use crate::sets::{
+    EXTRA, MINUTE, after, commit, data, fails_and_is_given_up, fine, held, last, own, reboot, replica, snapshots, tick, with_extra,
+};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, migrate, push, shop, with_copy};
 use crate::world::state::Reach;
@@ -546,12 +548,7 @@ fn what_is_taken_after_a_give_up_is_a_set_like_others() {
         .replace("healthcheck:", "x-standin: {start: unhealthy, writes: WRONG}\n    healthcheck:");
     commit(&sim, &bad);
     sim.on_each("node1", "Snapshot.Restore", Act::Fail("no space left".into()));
-    sim.deliver_all(&[deploy("bad", "node1", Some("node2"))]);
-    sim.start("node3", Start::Cancel(id("bad"), Some("node1")));
-    sim.run_until_rest();
-    sim.no_faults();
-    sim.settle();
-    assert_eq!(sim.lock().ended("bad")["state"], "failed");
+    fails_and_is_given_up(&sim);
     let given_up = format!("/deploy/.handler/apps/{APP}/{}.given-up", id("bad"));
     sim.disk("node1", |disk| disk.remove(Path::new(&given_up)).unwrap());
     sim.lock().plugin("node1").volumes.insert(DATA.to_owned(), "orders of monday".to_owned());

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::others::run;
-use crate::world::Cluster;
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, URL, all_well, compose, deploy, deployed};
 use crate::world::state::Reach;
+use crate::world::{Cluster, id};
 
 pub const MINUTE: Duration = Duration::from_secs(60);
 pub const EXTRA: &str = "shopmastere4371_extra";
@@ -109,6 +109,27 @@ pub fn first_set_is_void(sim: &Sim) {
     tick(sim);
     assert_eq!(replica(sim, "node3")["void"].as_array().map(Vec::len), Some(2), "{:#}", replica(sim, "node3"));
     assert_eq!(snapshots(sim, "node3", EXTRA).len(), 1);
+}
+
+/// A deploy on node1 that cannot be undone there: a person gives its undo up.
+pub fn fails_and_is_given_up(sim: &Sim) {
+    sim.deliver_all(&[deploy("bad", "node1", Some("node2"))]);
+    sim.start("node3", Start::Cancel(id("bad"), Some("node1")));
+    sim.run_until_rest();
+    sim.no_faults();
+    sim.settle();
+    assert_eq!(sim.lock().ended("bad")["state"], "failed");
+}
+
+/// Newer plugins, and a volume that nobody writes to: one snapshot of it is in each of the sets of the last hour.
+pub fn with_a_quiet_volume() -> Sim {
+    let sim = with_two_volumes("node2");
+    sim.lock().write("node1", EXTRA, "settings|");
+    for time in 0..4 {
+        sim.lock().write("node1", DATA, &format!(" {time}"));
+        after(&sim, 15 * MINUTE);
+    }
+    sim
 }
 
 pub fn commit(sim: &Sim, text: &str) {
