@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::data::{own, sets, told};
+use crate::data::{own, schedules, sets, told};
 use crate::error::Error;
 use crate::here::{GIVEN_UP, Here, LEFT};
 use crate::model::keys;
@@ -143,7 +143,20 @@ pub fn is_anothers(here: &Here, seen: &sets::Seen, known: &sets::Known) -> bool 
 
 pub fn of_replica(here: &Here, seen: &sets::Seen, known: &sets::Known) -> Vec<Finding> {
     let told = told::of(seen, known, here.world.clock.now());
-    told.iter().flat_map(|told| &told.wrong).map(|wrong| of(&known.name, wrong)).collect()
+    let Some(told) = told else { return Vec::new() };
+    let mut wrong: Vec<Finding> = told.wrong.iter().map(|wrong| of(&known.name, wrong)).collect();
+    // Where nobody can look the plugin replicates: what was deployed since then.
+    if told.blind && wrong.is_empty() && here.me().is_ok_and(|me| *me == known.record.master) {
+        match schedules::has_any(here, &known.record.volumes) {
+            Ok(true) => {}
+            Ok(false) => wrong.push(of(
+                &known.name,
+                &format!("{}; nor does the volume plugin replicate what was deployed before: mount it, or deploy it again", told.line),
+            )),
+            Err(why) => wrong.push(of(&known.name, &format!("whether the volume plugin replicates it cannot be told: {why}"))),
+        }
+    }
+    wrong
 }
 
 fn of_plugin(here: &Here, needed: bool, found: &mut Findings) {

@@ -288,8 +288,8 @@ fn prune(here: &Here, name: &AppName) {
     const AGE: Duration = Duration::from_secs(48 * 3600);
     let (consul, now) = (&here.consul, here.world.clock.now());
     let prefix = keys::histories(name);
-    let pruned = consul.count(&prefix).and_then(|(count, _)| {
-        let mut entries = if count > KEPT + 10 { consul.list(&prefix)? } else { Vec::new() };
+    let pruned = consul.keys(&prefix).and_then(|keys| {
+        let mut entries = if keys.len() > KEPT + 10 { consul.list(&prefix)? } else { Vec::new() };
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.modify_index));
         let is = |entry: &&Entry, is: fn(&Order) -> bool| parse(entry).is_ok_and(|it| is(&it));
         let newest = |of: fn(&Order) -> bool| entries.iter().find(|entry| is(entry, of)).map(|entry| &entry.key);

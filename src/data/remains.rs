@@ -5,37 +5,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{own, sets};
 use crate::error::Error;
 use crate::here::Here;
+use crate::model::keys;
 use crate::model::names::{AppName, Snapshot, Volume};
 use crate::model::record::Record;
 use crate::orders;
 
 /// Application → volume → snapshots, oldest first, but what is set aside. `records`: of all that are deployed.
 pub fn of(here: &Here, records: &BTreeMap<AppName, Record>) -> Result<BTreeMap<AppName, BTreeMap<Volume, Vec<Snapshot>>>, Error> {
-    let (own, aside) = (own::all(here)?, own::aside(here)?);
-    let snapshot = |name: &String| Snapshot::try_from(&**name).ok();
+    // Where it was never deployed there is no folder of it, and what was sent there all the same.
+    let history = here.consul.keys(keys::HISTORIES)?;
+    let ordered = history.iter().filter_map(|key| AppName::try_from(key.strip_prefix(keys::HISTORIES)?.split('/').next()?).ok());
+    let names: BTreeSet<AppName> = ordered.chain(here.apps()?).filter(|name| !records.contains_key(name)).collect();
     let mut remains = BTreeMap::new();
-    for name in here.apps()?.into_iter().filter(|name| !records.contains_key(name)) {
-        if !orders::was_destroyed(&here.consul, &name)? {
-            continue;
-        }
-        let mut known = sets::written_down(here, &name)?;
+    if names.is_empty() {
+        return Ok(remains);
+    }
+    let (own, aside) = (own::all(here)?, own::aside(here)?);
+    let mut there: BTreeMap<Volume, Vec<Snapshot>> = BTreeMap::new();
+    for snapshot in here.plugin().all()?.into_iter().filter(|snapshot| !aside.contains_key(snapshot)) {
+        there.entry(snapshot.volume()).or_default().push(snapshot);
+    }
+    // A migrate may have brought what is another's.
+    there.retain(|volume, _| !records.values().any(|record| record.volumes.contains(volume)));
+    for name in names {
         let prefix = name.project().prefix();
+        let own = own.iter().filter(|own| own.starts_with(&prefix)).filter_map(|own| Snapshot::try_from(&**own).ok());
+        let known: BTreeSet<Volume> = sets::written_down(here, &name)?.into_iter().chain(own).map(|it| it.volume()).collect();
         // What was sent here and never confirmed stands in no list.
-        known.extend(
-            here.world.list_folder_if_any(&here.settings.snapshots)?.iter().filter(|it| it.starts_with(&prefix)).filter_map(snapshot),
-        );
-        known.extend(own.iter().filter(|own| own.starts_with(&prefix)).filter_map(snapshot));
-        // A migrate may have brought what is another's.
-        let is_used = |volume: &Volume| records.values().any(|record| record.volumes.contains(volume));
-        let mut of_it = BTreeMap::new();
-        for volume in known.iter().map(Snapshot::volume).filter(|volume| !is_used(volume)).collect::<BTreeSet<Volume>>() {
-            let mut there = here.plugin().snapshots(&volume)?;
-            there.retain(|snapshot| !aside.contains_key(snapshot));
-            if !there.is_empty() {
-                of_it.insert(volume, there);
-            }
-        }
-        if !of_it.is_empty() {
+        let is_of = |volume: &Volume| known.contains(volume) || volume.starts_with(&prefix);
+        let of_it: BTreeMap<Volume, Vec<Snapshot>> =
+            there.iter().filter(|(volume, _)| is_of(volume)).map(|(volume, all)| (volume.clone(), all.clone())).collect();
+        if !of_it.is_empty() && orders::was_destroyed(&here.consul, &name)? {
             remains.insert(name, of_it);
         }
     }

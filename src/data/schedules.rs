@@ -39,6 +39,13 @@ pub fn of_role(here: &Here, role: Role, other: Option<&NodeName>, volumes: &[Vol
     Ok(set(&plugin, &wanted, volumes, gone)?)
 }
 
+/// Whether the plugin takes snapshots of all of `volumes` here, for whomever.
+pub fn has_any(here: &Here, volumes: &[Volume]) -> Result<bool, Error> {
+    let there = here.plugin().schedules()?;
+    let takes = |it: &Scheduled| it.action == "snapshot" || it.action.starts_with("replicate:");
+    Ok(volumes.iter().all(|volume| there.iter().any(|it| *it.name == **volume && takes(it))))
+}
+
 /// Those that this handler or an older one has set. What is sent to who is no member of the cluster is an operator's.
 pub fn end_ours(here: &Here, volumes: &[Volume]) -> Result<(), Error> {
     if volumes.is_empty() {

@@ -15,6 +15,8 @@ pub struct Told {
     /// The same in a few words.
     pub brief: String,
     pub wrong: Vec<String>,
+    /// Nobody confirms anything: one of both nodes cannot look.
+    pub blind: bool,
 }
 
 /// On the slave of an application; without one what its master keeps for itself. `None`: it has no data.
@@ -46,7 +48,7 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
     let every = Duration::from_secs(60 * u64::from(replica.every()));
     let age = |taken: &str| Time::parse(taken).map(|taken| now.since(taken));
     if let Some(blind) = blind {
-        told.brief = "unconfirmed".into();
+        (told.blind, told.brief) = (true, "unconfirmed".into());
         told.line += &format!(
             "unconfirmed: {blind} cannot look at its snapshots (mount the folder of the volume plugin into its agent's container; see README)"
         );

@@ -418,12 +418,12 @@ impl Consul {
         }
     }
 
-    /// How many keys there are below a prefix, and the index of the latest change.
-    pub fn count(&self, prefix: &str) -> Result<(usize, u64), Error> {
+    /// The keys below a prefix, without what they hold.
+    pub fn keys(&self, prefix: &str) -> Result<Vec<String>, Error> {
         let path = format!("kv/{}?consistent&keys", escaped(prefix));
         match self.call("GET", &path, b"")? {
-            (200, index, bytes) => Ok((parsed::<Value>(&path, &bytes)?.as_array().map_or(0, Vec::len), index.unwrap_or_default())),
-            (404, ..) => Ok((0, 0)),
+            (200, _, bytes) => parsed(&path, &bytes),
+            (404, ..) => Ok(Vec::new()),
             (status, _, bytes) => Err(refused(&path, status, &bytes)),
         }
     }

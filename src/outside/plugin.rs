@@ -105,29 +105,31 @@ impl Plugin {
 
     /// The volume's snapshots on this node, oldest first.
     pub fn snapshots(&self, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
-        let mut snapshots: Vec<Snapshot> =
-            self.all_snapshots(volume)?.into_iter().filter_map(|name| Snapshot::try_from(name).ok()).collect();
-        snapshots.sort_unstable();
-        Ok(snapshots)
+        Ok(parsed(self.names(&format!("/{volume}"))?))
     }
 
-    /// With the marks of what was sent last, `snapshot@address`.
-    fn all_snapshots(&self, volume: &Volume) -> Result<Vec<String>, Error> {
-        let method = format!("Snapshot.List/{volume}");
+    /// Those of all volumes.
+    pub fn all(&self) -> Result<Vec<Snapshot>, Error> {
+        Ok(parsed(self.names("")?))
+    }
+
+    /// With the marks of what was sent last, `snapshot@address`. `of`: nothing, or `/volume`.
+    fn names(&self, of: &str) -> Result<Vec<String>, Error> {
+        let method = format!("Snapshot.List{of}");
         let answer = self.call(&method, None, self.quick)?;
         list(&method, &answer["Snapshots"])
     }
 
     /// The marks of what was sent to that node: the parent of the next difference is the latest of them, whatever became of it there.
     pub fn marks(&self, volume: &Volume, address: &Host) -> Result<Vec<String>, Error> {
-        let mut marks = self.all_snapshots(volume)?;
+        let mut marks = self.names(&format!("/{volume}"))?;
         marks.retain(|name| name.ends_with(&format!("@{address}")));
         Ok(marks)
     }
 
     /// The snapshots of the volume that carry a mark, for whatever node.
     pub fn marked(&self, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
-        let all = self.all_snapshots(volume)?;
+        let all = self.names(&format!("/{volume}"))?;
         let marks = all.iter().filter(|name| name.split('@').count() == 3);
         Ok(marks.filter_map(|name| Snapshot::try_from(name.rsplit_once('@')?.0).ok()).collect())
     }
@@ -203,6 +205,13 @@ fn said(status: u16, body: &[u8], asked: impl Fn() -> String) -> Result<Value, E
 /// How the plugin says that it has no such volume. It says so for whatever goes wrong in looking, too.
 fn is_unknown_volume(says: &str) -> bool {
     says.to_lowercase().contains("no such volume")
+}
+
+/// Without the marks.
+fn parsed(names: Vec<String>) -> Vec<Snapshot> {
+    let mut snapshots: Vec<Snapshot> = names.into_iter().filter_map(|name| Snapshot::try_from(name).ok()).collect();
+    snapshots.sort_unstable();
+    snapshots
 }
 
 fn list<T: serde::de::DeserializeOwned>(method: &str, value: &Value) -> Result<Vec<T>, Error> {

@@ -78,7 +78,6 @@ fn that_nothing_is_replicated_any_more_stays_wrong_after_a_migrate() {
 
 /// The same before the first set has come.
 #[test]
-#[ignore = "open: nobody notes whether the plugin or the handler replicates"]
 fn that_nothing_is_replicated_is_wrong_where_it_never_was() {
     let sim: Sim = deployed(&NODES, "node1", Some("node2"));
     sim.lock().node("node2").no_snapshots_seen = true;
