@@ -19,9 +19,27 @@ pub fn redacted(text: &str) -> String {
     out + rest
 }
 
+/// `text` with the ids of containers and images as short as Docker shows them.
+pub fn with_short_ids(text: &str) -> String {
+    let hex = |part: &str| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    text.split_inclusive(|c: char| !c.is_ascii_alphanumeric())
+        .map(|part| {
+            let word = part.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            if hex(word) { format!("{}{}", &word[..12], &part[64..]) } else { part.to_owned() }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_short() {
+        let id = "0123456789ab".to_owned() + &"c".repeat(52);
+        let text = format!("POST /images/sha256:{id}/tag?repo={id}x {id}");
+        assert_eq!(with_short_ids(&text), format!("POST /images/sha256:0123456789ab/tag?repo={id}x 0123456789ab"));
+    }
 
     #[test]
     fn secrets_of_urls_are_not_shown() {

@@ -162,6 +162,8 @@ impl TryFrom<RawEntry<'_>> for Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Health {
     Passing,
+    /// Consul has not looked yet: until then it calls it critical.
+    Unchecked,
     Warning,
     Critical,
 }
@@ -170,6 +172,7 @@ impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.pad(match self {
             Health::Passing => "passing",
+            Health::Unchecked => "unchecked",
             Health::Warning => "warning",
             Health::Critical => "critical",
         })
@@ -345,12 +348,15 @@ impl Consul {
             #[serde(rename = "ServiceID", default)]
             service_id: String,
             status: String,
+            #[serde(default)]
+            output: String,
         }
         let mut found = BTreeMap::new();
         for check in self.read::<Vec<Check>>("health/state/any")?.into_iter().filter(|check| !check.service_id.is_empty()) {
             let health = match &*check.status {
                 "passing" => Health::Passing,
                 "warning" => Health::Warning,
+                _ if check.output.is_empty() => Health::Unchecked,
                 _ => Health::Critical,
             };
             let worst = found.entry(check.service_id).or_insert(health);

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::doors::{Request, Service, Unanswered, World};
 use crate::model::names::Project;
+use crate::model::text::with_short_ids;
 
 const PROJECT: &str = "com.docker.compose.project";
 /// For calls that only ask.
@@ -189,7 +190,7 @@ impl Engine<'_> {
 
     /// `fine`: the statuses that are no failure besides 2xx.
     fn act(&self, method: &str, path: &str, body: &Value, timeout: Duration, fine: &[u16]) -> Result<(), Error> {
-        log::info!("engine: {method} {path}");
+        log::info!("engine: {method} {}", with_short_ids(path));
         let text = if body.is_null() { String::new() } else { body.to_string() };
         match self.call(method, path, text.as_bytes(), timeout)? {
             (200..=299, _) => Ok(()),
