@@ -14,6 +14,7 @@ mod attack13;
 mod attack14;
 mod attack15;
 mod attack16;
+mod attack18;
 mod attack2;
 mod attack3;
 mod attack4;
