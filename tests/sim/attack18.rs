@@ -108,7 +108,8 @@ fn a_deploy_that_fails_ends_on_what_ran_though_consul_was_put_back() {
     sim.try_settle().ok();
     checks(&sim, 3);
     let after = sim.lock().serving(PROJECT);
-    let (third, status) = (sim.lock().ended("third"), run(&sim, "node1", Start::Status));
+    let third = sim.lock().ended("third");
+    let status = run(&sim, "node1", Start::Status);
     sim.violations();
     assert_eq!(serving, after, "{third:#}\n{status}");
 }
