@@ -262,6 +262,11 @@ fn of_folder(here: &Here, name: &AppName, sets: Option<&sets::Seen>, found: &mut
             if local.role != LocalRole::Master && !at_work && sets.is_some_and(|sets| sets.apps.iter().any(is_master)) {
                 found.wrong.push(of(name, local::FENCED_MASTER));
             }
+            let record = sets.and_then(|sets| sets.apps.iter().find(|known| known.name == *name)).filter(|_| !at_work);
+            if record.is_some_and(|known| local::runs_another(here, name, &known.record).is_ok_and(|other| other.is_some())) {
+                let text = format!("{}; nothing of it is started by itself: deploy it again with this node as its master", local::ANOTHER);
+                found.wrong.push(of(name, &text));
+            }
             for volume in &local.unkept {
                 let text = format!(
                     "what {volume} held when this node was fenced is not kept yet: it is once the plugin finds it; if it was removed by hand, strike \

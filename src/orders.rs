@@ -111,6 +111,13 @@ pub fn waits(consul: &Consul, order: &Order) -> Result<bool, Error> {
     Ok(before.any(|open| shares_app(&open.order, order)))
 }
 
+/// Those that are, or may be, at work. Not those that nobody has begun, and that wait for an earlier one of their applications: until that has come to
+/// its end, a person has to see to it perhaps, they change nothing.
+pub fn at_work(open: &[Open]) -> impl Iterator<Item = &Order> {
+    let waits = |at: usize, order: &Order| !order.is_begun() && open[..at].iter().any(|earlier| shares_app(&earlier.order, order));
+    open.iter().enumerate().map(|(at, open)| (at, &open.order)).filter(move |(at, order)| !waits(*at, order)).map(|(_, order)| order)
+}
+
 /// By their projects: two whose names differ have the same containers and volumes where those are the same.
 pub fn shares_app(a: &Order, b: &Order) -> bool {
     let projects: Vec<Project> = a.keeps().iter().map(AppName::project).collect();

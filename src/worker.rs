@@ -324,6 +324,7 @@ impl Worker<'_> {
                     }
                     reason => reason?,
                 };
+                let reason = reason.or(if earlier.is_empty() { None } else { without_source(here, order, &members)? });
                 if let Some(reason) = reason {
                     warn!("{} {}: {reason}", order.request.event(), order.name);
                     self.passed.insert(order.id.to_string());
@@ -448,6 +449,13 @@ impl Records {
                 records.record = local.map(|local| (Record { slave, ..remembered(order, deploy.master.clone(), local) }, 0));
             }
         }
+        if let Some((record, _)) = &mut records.record
+            && let Some(local) = local::runs_another(here, &order.name, record)?
+        {
+            warn!("{}: {}; this node goes by what it remembers of it", order.name, local::ANOTHER);
+            record.data_id = Some(record.data_id().clone());
+            (record.deploy_id, record.volumes) = (local.deploy_id, local.volumes);
+        }
         Ok(records)
     }
 
@@ -509,6 +517,14 @@ pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) ->
     };
     let unclear = unclear.map_or(String::new(), |why| format!(": {why}"));
     Ok(Some(format!("not taken up by {owner}{state} within {} s{unclear}", here.settings.timeouts.order.as_secs())))
+}
+
+/// Why a migrate that waits for an earlier order is not to wait any longer: it keeps its source from a takeover, which has to come first.
+fn without_source(here: &Here, order: &Order, members: &[Member]) -> Result<Option<String>, Error> {
+    let Some(source) = order.request.source_app().filter(|_| order.state == State::Open && !order.is_begun()) else { return Ok(None) };
+    let record = here.consul.get(&keys::app(&source.name()))?.and_then(|entry| json::read::<Record>(&entry.value).ok());
+    let dead = record.map(|record| record.master).filter(|master| !members::alive(members, master));
+    Ok(dead.map(|master| format!("{master}, which has the data of {}, has died while it waited for an earlier order", source.name())))
 }
 
 /// A node that would take part in the order and does not understand it.

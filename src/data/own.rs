@@ -13,6 +13,9 @@ use crate::outside::plugin;
 
 const MOST: u64 = 64 << 20;
 
+/// What is set aside of a volume whose application went on elsewhere.
+pub const FENCED: &str = "as it was when this node was fenced";
+
 /// Bytes that are taken for what an order may have to remember, before it begins: its undo must not want for room.
 const ROOM: u64 = 1 << 16;
 
@@ -39,7 +42,14 @@ pub fn remember(here: &Here, snapshot: &str, aside: Option<&str>) -> Result<(), 
 /// was, so that it is found as one that came later.
 pub fn intend(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
     ended(here, volume)?;
-    let newest = here.plugin().snapshots(volume)?.pop();
+    // What came from another node has its name by that one's clock.
+    let mut newest = None;
+    for snapshot in here.plugin().snapshots(volume)?.into_iter().rev() {
+        if is_made(here, &snapshot)? {
+            newest = Some(snapshot);
+            break;
+        }
+    }
     remember(here, &format!("{AFTER}{}", newest.map_or_else(|| format!("{volume}@"), |newest| newest.to_string())), aside)
 }
 
@@ -94,21 +104,21 @@ impl Intended {
         remember(here, &format!("{SETTLED}{volume}@"), None)
     }
 
-    /// The snapshots that it may have become: those that were not received. What cannot be looked at may all be.
+    /// The snapshots that it may have become.
     fn found(&self, here: &Here, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
-        let mut found = here.plugin().snapshots(volume)?;
-        found.retain(|snapshot| **snapshot > *self.after);
-        if here.sees_snapshots()? {
-            let mut made = Vec::new();
-            for snapshot in found {
-                if here.world.subvolume(&here.snapshot(&snapshot))?.is_some_and(|it| it.received.is_none()) {
-                    made.push(snapshot);
-                }
+        let mut found = Vec::new();
+        for snapshot in here.plugin().snapshots(volume)?.into_iter().filter(|snapshot| **snapshot > *self.after) {
+            if is_made(here, &snapshot)? {
+                found.push(snapshot);
             }
-            found = made;
         }
         Ok(found)
     }
+}
+
+/// Whether the snapshot was made here, and not received. What cannot be looked at may be.
+fn is_made(here: &Here, snapshot: &Snapshot) -> Result<bool, Error> {
+    Ok(!here.sees_snapshots()? || here.world.subvolume(&here.snapshot(snapshot))?.is_some_and(|it| it.received.is_none()))
 }
 
 fn lines(here: &Here, path: &Path) -> Result<Vec<(String, String)>, Error> {

@@ -237,6 +237,17 @@ impl Taking<'_> {
                 choice.unused.push(snapshot.clone());
             }
         }
+        // Consul was put back, perhaps: this node was its master once more than is known.
+        for (snapshot, _) in own::aside(self.here)?.iter().filter(|(_, what)| *what == own::FENCED) {
+            let is_newer = Time::parse(snapshot.taken()).zip(newest).is_none_or(|(taken, newest)| taken > newest);
+            if is_newer && self.record.volumes.contains(&snapshot.volume()) && !choice.snapshots.values().any(|chosen| chosen == snapshot) {
+                choice.notes.push(format!(
+                    "not used: {snapshot}, {} old, {}; to start from it instead: \"replica\": [\"{snapshot}\", …]",
+                    self.age(snapshot.taken()),
+                    own::FENCED
+                ));
+            }
+        }
         let mine = self.replica.last.as_ref().filter(|_| of_last).and_then(|last| self.rank(last));
         // What others hold they set aside themselves.
         for (holder, replica) in &self.others {

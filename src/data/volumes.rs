@@ -24,7 +24,17 @@ pub const NOT: &str = "NOT protected, kept on the node where they are";
 pub fn deployed(here: &Here, name: &AppName, record: &Record) -> Result<Vec<String>, Error> {
     if record.master == *here.me()? {
         match here.resolved(name, &record.deploy_id) {
-            Ok(Some(compose)) => return Ok(protection(&compose.volumes)),
+            Ok(Some(compose)) => {
+                // What a job has made since it was deployed.
+                let is_later = |it: &Volume| it.data && !record.volumes.contains(&it.name);
+                let (later, known): (Vec<Volume>, Vec<Volume>) = compose.volumes.into_iter().partition(is_later);
+                let mut lines = protection(&known);
+                if !later.is_empty() {
+                    let names: Vec<&str> = later.iter().map(|it| &*it.name).collect();
+                    lines.push(format!("volumes {NOT} until the next deploy, which finds them if they are there: {}", names.join(", ")));
+                }
+                return Ok(lines);
+            }
             Ok(None) => {}
             Err(why) => return Ok(vec![format!("volumes: {why}")]),
         }

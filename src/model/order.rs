@@ -520,6 +520,11 @@ impl Order {
         alive || !matches!(&self.request, Request::Deploy(deploy) if !deploy.replica.is_empty() && deploy.master != *node)
     }
 
+    /// Whether a node has taken its part in it.
+    pub fn is_begun(&self) -> bool {
+        self.owner.is_some() || !self.progress.is_empty()
+    }
+
     /// The names of the applications that it reads or changes.
     pub fn apps(&self) -> Vec<AppName> {
         let source = self.request.source_app().map(|app| app.name());

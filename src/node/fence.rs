@@ -48,7 +48,7 @@ pub fn keep(here: &Here, name: &AppName, mut local: Local) -> Result<(), Error> 
             warn!("{name}: fenced; {volume} is not found here: what it holds is kept once it is");
             continue;
         }
-        let snapshot = own::take(here, &volume, Some("as it was when this node was fenced"))?;
+        let snapshot = own::take(here, &volume, Some(own::FENCED))?;
         warn!("{name}: fenced; {volume} as it was here is kept as {snapshot}");
         local.unkept.remove(&volume);
         local::set(here, name, Some(local.clone()))?;

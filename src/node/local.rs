@@ -9,6 +9,7 @@ use crate::here::Here;
 use crate::model::json;
 use crate::model::names::{AppName, DeployId, Volume};
 use crate::model::order::Unknown;
+use crate::model::record::Record;
 use crate::model::roles::Role;
 
 const MOST: u64 = 1 << 20;
@@ -41,6 +42,9 @@ pub const FENCED_MASTER: &str = "its record names this node as its master, but a
      state, perhaps. It runs nowhere by itself. Deploy it again here to go on from what this node holds; to go on from what \
      another one holds, destroy it, and deploy it there";
 
+/// What is to be said where a record is of another deploy than what runs.
+pub const ANOTHER: &str = "its record is of another deploy than what runs here: Consul was put back to an older state, perhaps";
+
 impl Local {
     pub fn new(role: LocalRole, deploy_id: DeployId, volumes: Vec<Volume>) -> Local {
         Local { role, deploy_id, volumes, unkept: BTreeSet::new(), unknown: Unknown::new() }
@@ -66,6 +70,15 @@ pub fn of(here: &Here, name: &AppName) -> Result<Option<Local>, Error> {
 /// Whether another node went on with it, as far as this one remembers: only an order makes this one its master again.
 pub fn was_passed_on(here: &Here, name: &AppName) -> Result<bool, Error> {
     Ok(of(here, name)?.is_some_and(|local| local.role != LocalRole::Master))
+}
+
+/// What this node runs as the application's master, where its record is of another deploy, of which nothing is here.
+pub fn runs_another(here: &Here, name: &AppName, record: &Record) -> Result<Option<Local>, Error> {
+    if record.master != *here.me()? || here.world.is_folder(&here.paths.checkout(name, &record.deploy_id)) {
+        return Ok(None);
+    }
+    let is_there = |local: &Local| here.world.is_folder(&here.paths.checkout(name, &local.deploy_id));
+    Ok(of(here, name)?.filter(|local| local.role == LocalRole::Master && local.deploy_id != record.deploy_id && is_there(local)))
 }
 
 /// Changes what is remembered of an application; `None` forgets it. Under its lock.

@@ -160,7 +160,7 @@ pub fn look(here: &Here) -> Result<Seen, Error> {
 
 /// What of an application that this node is the master of does not run; not while an order or a journal says more of it.
 fn idle(here: &Here, seen: &Seen, name: &AppName, record: &Record, maintenance: bool) -> Result<Option<Idle>, Error> {
-    let ordered = seen.orders.iter().any(|open| start::is_at_work(&open.order, name, &record.master));
+    let ordered = orders::at_work(&seen.orders).any(|order| start::is_at_work(order, name, &record.master));
     let Ok(listed) = &seen.containers else { return Ok(None) };
     if ordered || here.world.look_at(&here.paths.journal(name))?.is_some() {
         return Ok(None);
@@ -335,6 +335,9 @@ pub fn gone(here: &Here, name: &AppName) -> Result<Option<String>, Error> {
                 "by its last order {0} runs it{back}: deploy it again there, with {0} as its master, to keep what that has",
                 last.master
             )
+        }
+        _ if local::was_passed_on(here, name)? => {
+            "deploy it again on the node that runs it, as its own status says; this one does not".into()
         }
         _ => "deploy it again, with this node as its master, to keep it".into(),
     };

@@ -249,7 +249,7 @@ fn has_its_volumes(here: &Here, name: &AppName, record: &Record, compose: &Compo
 fn may_start(here: &Here, name: &AppName, record: &Record) -> Result<bool, Error> {
     let me = here.me()?;
     let orders = orders::open(&here.consul)?;
-    if orders.iter().any(|open| is_at_work(&open.order, name, me)) {
+    if orders::at_work(&orders).any(|order| is_at_work(order, name, me)) {
         return Ok(false);
     }
     if here.consul.get(&keys::maintenance(name))?.is_some() {

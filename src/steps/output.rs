@@ -20,6 +20,8 @@ pub enum Output {
     Checked(Checked),
     /// Image name → ID, as they are pulled or built.
     Images(BTreeMap<String, String>),
+    /// The same of the old containers, where nothing was checked.
+    Ran(BTreeMap<String, String>),
     /// The restart policies that the old containers had.
     Stopped(BTreeMap<String, Restart>),
     /// Snapshots taken in the switch, to come back to.

@@ -81,12 +81,10 @@ pub fn check(run: &mut Run) -> Result<Output, Stop> {
             return Err(Fault::NotFoundByPlugin { volume: volume.clone() }.into());
         }
     }
-    let engine = run.here.engine();
     let ordinary = found.into_iter().filter(|volume| volume.project() == &*run.project).map(|volume| volume.name).collect();
     let mut checked = Checked { existing, ordinary: Some(ordinary), sites, ..Checked::default() };
     if run.old_role()? == Role::Master {
-        let named = engine.containers(&run.project)?.into_iter().filter(|container| !container.image_name.is_empty());
-        checked.images = named.map(|container| (container.image_name, container.image)).collect();
+        checked.images = run_now(run)?;
     }
     if run.takes_over() {
         // Early, since it may fail; it is chosen anew where it is restored.
@@ -169,6 +167,12 @@ impl Run {
     }
 }
 
+/// The images that its containers have: name → ID.
+pub fn run_now(run: &Run) -> Result<BTreeMap<String, String>, Error> {
+    let named = run.here.engine().containers(&run.project)?.into_iter().filter(|container| !container.image_name.is_empty());
+    Ok(named.map(|container| (container.image_name, container.image)).collect())
+}
+
 /// What these names of images stand for here.
 fn named(run: &Run, names: &[String]) -> Result<Output, Error> {
     let mut images = BTreeMap::new();
@@ -220,7 +224,7 @@ pub fn tag(run: &Run) -> Result<(), Error> {
 /// Gives the names of images back to those that the old containers ran; the names whose images somebody has removed since.
 pub fn retag(run: &Run) -> Result<Vec<String>, Error> {
     let (engine, mut gone) = (run.here.engine(), Vec::new());
-    for (name, id) in run.checked()?.images.iter().filter(|(name, id)| name != id) {
+    for (name, id) in run.old_images()?.iter().filter(|(name, id)| name != id) {
         match engine.image(id)? {
             Some(_) => engine.tag(id, name)?,
             None => gone.push(name.clone()),
@@ -238,7 +242,10 @@ pub fn give_back(run: &mut Run, _: Option<Output>) -> Done {
         {
             continue;
         }
-        engine.tag(id, name)?;
+        // Somebody may have removed it.
+        if engine.image(id)?.is_some() {
+            engine.tag(id, name)?;
+        }
     }
     Ok(())
 }

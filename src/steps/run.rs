@@ -108,6 +108,14 @@ impl Run {
         all.flatten().map(|(name, id)| (name.clone(), id.clone())).collect()
     }
 
+    /// The same of the old containers.
+    pub fn old_images(&self) -> Result<BTreeMap<String, String>, Fault> {
+        match self.output(|output| if let Output::Ran(images) = output { Some(images.clone()) } else { None }) {
+            Some(images) => Ok(images),
+            None => Ok(self.checked()?.images),
+        }
+    }
+
     /// The snapshots of the switch.
     pub fn taken(&self) -> Option<Snapshots> {
         self.output(|output| if let Output::Taken(taken) = output { Some(taken.clone()) } else { None })

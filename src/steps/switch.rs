@@ -8,6 +8,7 @@ use super::gate;
 use super::health::{Health, health};
 use super::output::{Output, Restored, Snapshots};
 use super::run::Run;
+use super::table::Step;
 use super::{Done, Stop, prepare};
 use crate::data::{own, removal, replicas, restoring};
 use crate::error::{Error, Fault, text_of};
@@ -21,8 +22,10 @@ use crate::outside::compose_file::Compose;
 pub fn maintenance_on(run: &mut Run) -> Result<Output, Stop> {
     let (order, since) = (Some(run.order.id.to_string()), Some(run.here.world.clock.now().rfc3339()));
     let key = keys::maintenance(&run.name);
+    // An undo starts these, whatever their names stand for by then. Where something was checked it knows them.
+    let images = if run.steps().contains(&Step::Check) { Output::Nothing } else { Output::Ran(prepare::run_now(run)?) };
     run.here.consul.put(&key, &text_of(&key, &Maintenance { order, since, ..Maintenance::default() })?)?;
-    Ok(Output::Nothing)
+    Ok(images)
 }
 
 pub fn maintenance_off(run: &mut Run, _: Option<Output>) -> Done {
@@ -50,12 +53,17 @@ pub fn stop(run: &mut Run) -> Result<Output, Stop> {
 pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
     let gone = prepare::retag(run)?;
     let checkout = run.old_checkout()?;
-    if let Some(image) = gone.first() {
+    if !gone.is_empty() {
         // What was built is built again, from what is there. What was pulled may be another one by now.
-        let pulled = |compose: &Compose| compose.services.iter().any(|it| !it.build && it.image.as_ref() == Some(image));
+        let built = |compose: &Compose, image: &String| !compose.services.iter().any(|it| !it.build && it.image.as_ref() == Some(image));
         match &checkout {
-            Some((checkout, compose)) if !pulled(compose) => checkout.build(&run.here.world, &run.here.settings.timeouts)?,
-            _ => return Err(Fault::NoImage { image: image.clone() }.into()),
+            Some((checkout, compose)) if gone.iter().all(|image| built(compose, image)) => {
+                checkout.build(&run.here.world, &run.here.settings.timeouts)?;
+            }
+            checkout => {
+                let pulled = gone.iter().find(|image| checkout.as_ref().is_none_or(|(_, compose)| !built(compose, image)));
+                return Err(Fault::NoImage { image: pulled.cloned().unwrap_or_default() }.into());
+            }
         }
     }
     // Twice: a stop that was cut off may go on in the engine, and stop what was believed to be up.

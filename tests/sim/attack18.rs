@@ -237,45 +237,6 @@ fn what_runs_by_an_older_record_is_started_or_told_how() {
     assert!(serving.len() == 2 || status.contains("deploy it again"), "two hours later {serving:?}\n{status}");
 }
 
-/// As the README has it: a person goes back to what was fenced, volume after volume. In between a set is due. Then the master dies.
-#[test]
-fn no_set_is_taken_in_the_middle_of_what_a_person_restores() {
-    for between in [false, true] {
-        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
-        commit(&sim, &with_extra(""));
-        all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
-        sim.settle();
-        for volume in [DATA, EXTRA] {
-            sim.lock().write("node1", volume, " of tuesday");
-        }
-        tick(&sim);
-        sim.pass(16 * MINUTE);
-        sim.lock().store.set(&format!("maintenance/{APP}"), b"{}");
-        for i in 0..2 {
-            sim.lock().stop("node1", i);
-        }
-        sim.lock().plugin("node1").volumes.insert(DATA.to_owned(), "fenced".to_owned());
-        if between {
-            tick(&sim);
-        }
-        sim.lock().plugin("node1").volumes.insert(EXTRA.to_owned(), "fenced".to_owned());
-        sim.lock().store.remove(&format!("maintenance/{APP}"));
-        checks(&sim, 1);
-        if !between {
-            tick(&sim);
-        }
-        let status = run(&sim, "node1", Start::Status);
-        let last = replica(&sim, "node2")["last"].clone();
-        sim.power_off("node1");
-        sim.deliver_all(&[deploy("over", "node2", Some("node3"))]);
-        sim.try_settle().ok();
-        let (one, two) = (data(&sim, "node2", DATA), data(&sim, "node2", EXTRA));
-        let over = sim.lock().ended("over");
-        sim.violations();
-        assert_eq!(one.contains("fenced"), two.contains("fenced"), "between {between}: “{one}” “{two}” {last:#} {over:#} {status}");
-    }
-}
-
 /// A move; the nightly prune on the old master takes its stopped containers and their images, which were pulled; their names stand for newer ones by now.
 /// The new version is not well.
 #[test]
@@ -362,7 +323,10 @@ fn a_takeover_where_consul_was_put_back_says_that_the_node_itself_holds_what_is_
     let later = ["node2", "node3"].map(|node| run(&sim, node, Start::Status).to_string()).join("");
     sim.violations();
     let text = again["notes"].to_string() + &plan.stderr;
-    assert!(again["state"] != "done" || held.contains("tuesday") || text.contains("fenced"), "{told}\n{plan}\n{again:#}\n“{held}”\n{later}");
+    assert!(
+        again["state"] != "done" || held.contains("tuesday") || text.contains("fenced"),
+        "{told}\n{plan}\n{again:#}\n“{held}”\n{later}"
+    );
 }
 
 /// A job of a profile has made its data volume after the deploy. Status says that it is protected, moved and snapshotted. The application is moved.
@@ -393,7 +357,8 @@ fn what_status_calls_protected_is_in_the_sets_and_moves() {
     let order = sim.lock().ended("move");
     let later = statuses(&sim);
     sim.violations();
-    let log: String = moved.iter().flat_map(|run| run.stderr.lines()).filter(|line| line.contains("reports")).map(|line| format!("{line}\n")).collect();
+    let log: String =
+        moved.iter().flat_map(|run| run.stderr.lines()).filter(|line| line.contains("reports")).map(|line| format!("{line}\n")).collect();
     assert!(!said || in_set && there.is_some(), "in the set: {in_set}; moved: {there:?}\n{status}\n{log}\n{order:#}\n{later}");
 }
 

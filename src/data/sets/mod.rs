@@ -139,7 +139,7 @@ pub fn due(here: &Here, seen: &Seen, open: &[Open]) -> Result<BTreeSet<AppName>,
     }
     let (me, now) = (here.me()?, here.world.clock.now());
     for known in &seen.apps {
-        let ordered = open.iter().any(|open| open.order.keeps().contains(&known.name));
+        let ordered = orders::at_work(open).any(|order| order.keeps().contains(&known.name));
         let able = |holder: &NodeName| holder == me || seen.nodes.get(holder).is_some_and(|about| can_hold(holder, about, &seen.members));
         let holds = match confirm::wanted(known, me, &seen.members) {
             Some(confirm::Wanted::Clear) => !ordered && confirm::clears(here, known, me),
@@ -230,7 +230,7 @@ impl Part<'_> {
     /// The lock of the application's worker, if no order and no journal is at work.
     fn at_rest(&self) -> Result<Option<Lock>, Error> {
         let Some(lock) = self.here.world.try_lock_file(&self.here.paths.worker_locks(self.name).0)? else { return Ok(None) };
-        let ordered = orders::open(&self.here.consul)?.iter().any(|open| open.order.keeps().contains(self.name));
+        let ordered = orders::at_work(&orders::open(&self.here.consul)?).any(|order| order.keeps().contains(self.name));
         // What an order has left stopped, given up perhaps, holds what nobody has called good.
         let left = self.here.consul.get(&keys::maintenance(self.name))?;
         let left = left.is_some_and(|entry| Maintenance::read(&entry.value).order.is_some());
