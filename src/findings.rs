@@ -299,7 +299,8 @@ fn of_order(here: &Here, order: &Order, members: &[Member]) -> Option<Finding> {
     let text = match waited.and_then(|waited| Ok((waited, worker::lost(here, order, members, waited)?))) {
         _ if order.state == State::Failed => {
             let reason = order.reason.as_deref().unwrap_or_default();
-            format!("{what} has failed and is not undone on every node yet: {reason}")
+            let undo = order.notes.iter().filter(|note| note.starts_with("undoing")).map(|note| format!("{note}; ")).collect::<String>();
+            format!("{what} has failed and is not undone on every node yet: {undo}it failed with: {reason}")
         }
         Err(why) => format!("{what}: {why}"),
         Ok((_, Some(why))) => format!("{what} will fail: {why}"),

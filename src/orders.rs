@@ -205,6 +205,16 @@ pub fn say_again(here: &Here, order: &Order) -> Result<(), Error> {
     Ok(())
 }
 
+/// Why a node does not come to the end of its undo, as it is now.
+pub fn undo_failed(here: &Here, id: &OrderId, node: &NodeName, why: &str) -> Result<(), Error> {
+    let begins = format!("undoing it on {node} failed: ");
+    change(here, id, |order| {
+        order.notes.retain(|note| !note.starts_with(&begins));
+        order.notes.push(format!("{begins}{why}"));
+    })
+    .map(drop)
+}
+
 /// A person gives up the undo on a node: its journal is set aside there, nothing of it is undone or removed.
 pub fn give_up(here: &Here, id: &OrderId, node: &NodeName) -> Result<Failing, Error> {
     change(here, id, |order| {

@@ -376,7 +376,7 @@ impl Run {
             );
             return Outcome::Left;
         }
-        let mut clean = true;
+        let mut stuck = None;
         // Whether something of the new version may still be up here.
         let up = steps.iter().position(|step| *step == Step::Up).unwrap_or(0);
         let owner = self.journal.header.part == Part::Owner;
@@ -391,30 +391,31 @@ impl Run {
             if self.journal.is_undone(at) {
                 continue;
             }
-            if at == 0 && !clean {
+            if at == 0 && stuck.is_some() {
                 break;
             }
             debug!("undo: {step}");
             if let Err(why) = self.undo_step(at, *step).and_then(|()| self.journal.undid(&self.here.world, at)) {
                 error!("undoing \"{step}\" failed, and is tried again by the next run: {why}");
-                clean = false;
+                stuck = Some(format!("\"{step}\": {why}"));
                 if step.is(Flag::Gate) {
                     break;
                 }
             }
         }
-        match reason {
-            // It has failed, even if its undo never ends: so that others know of it, a person can give the undo up, and the old version serves
-            // as soon as nothing of the new one is up, whatever cannot be removed.
-            Some(reason) if !clean && !told => match self.say_failed(&reason, self.nothing_is_up()) {
-                Ok(()) => Outcome::Left,
-                Err(why) => Run::left(&why),
-            },
-            _ if !clean => Outcome::Left,
-            Some(reason) => self.say_undone(&reason),
-            // Still open, and nobody has failed it: it is taken up again from its beginning.
-            None => self.finish(Outcome::Done),
-        }
+        let Some(stuck) = stuck else {
+            return match reason {
+                Some(reason) => self.say_undone(&reason),
+                // Still open, and nobody has failed it: it is taken up again from its beginning.
+                None => self.finish(Outcome::Done),
+            };
+        };
+        let Some(reason) = reason else { return Outcome::Left };
+        // It has failed, even if its undo never ends: so that others know of it, a person can give the undo up, and the old version serves as soon
+        // as nothing of the new one is up, whatever cannot be removed.
+        let said = if told { Ok(()) } else { self.say_failed(&reason, self.nothing_is_up()) };
+        let said = said.and_then(|()| orders::undo_failed(&self.here, &self.order.id, self.here.me()?, &stuck));
+        said.map_or_else(|why| Run::left(&why), |()| Outcome::Left)
     }
 
     /// Without a restart policy nothing of it comes up again, and an undo of a move starts nothing on its owner.

@@ -16,7 +16,7 @@ use crate::model::keys;
 use crate::model::maintenance::Maintenance;
 use crate::model::replica::Seen;
 use crate::model::variables::Variables;
-use crate::outside::compose::Recreate;
+use crate::outside::compose::{Checkout, Recreate};
 use crate::outside::compose_file::Compose;
 
 pub fn maintenance_on(run: &mut Run) -> Result<Output, Stop> {
@@ -51,21 +51,8 @@ pub fn stop(run: &mut Run) -> Result<Output, Stop> {
 
 /// The old version is waited for like a new one: that an undo has worked is not known before.
 pub fn start_old(run: &mut Run, stopped: Option<Output>) -> Done {
-    let gone = prepare::retag(run)?;
     let checkout = run.old_checkout()?;
-    if !gone.is_empty() {
-        // What was built is built again, from what is there. What was pulled may be another one by now.
-        let built = |compose: &Compose, image: &String| !compose.services.iter().any(|it| !it.build && it.image.as_ref() == Some(image));
-        match &checkout {
-            Some((checkout, compose)) if gone.iter().all(|image| built(compose, image)) => {
-                checkout.build(&run.here.world, &run.here.settings.timeouts)?;
-            }
-            checkout => {
-                let pulled = gone.iter().find(|image| checkout.as_ref().is_none_or(|(_, compose)| !built(compose, image)));
-                return Err(Fault::NoImage { image: pulled.cloned().unwrap_or_default() }.into());
-            }
-        }
-    }
+    have_images(run, checkout.as_ref())?;
     // Twice: a stop that was cut off may go on in the engine, and stop what was believed to be up.
     for try_again in [true, false] {
         match &checkout {
@@ -97,6 +84,30 @@ pub fn snapshot(run: &mut Run) -> Result<Output, Stop> {
     existing.retain(|volume| !volumes.contains(volume));
     volumes.extend(existing);
     Ok(Output::Taken(run.snapshot_all(&volumes)?))
+}
+
+/// The old version starts with the images that it had. What was built and is gone is built again, from what is there; what was pulled is pulled
+/// again, and may be another one by now.
+fn have_images(run: &Run, checkout: Option<&(Checkout, Compose)>) -> Done {
+    let gone = prepare::retag(run)?;
+    let Some(first) = gone.first() else { return Ok(()) };
+    let Some((checkout, compose)) = checkout else { return Err(Fault::NoImage { image: first.clone() }.into()) };
+    let (world, timeouts) = (&run.here.world, &run.here.settings.timeouts);
+    let services = compose.services.iter().filter(|it| it.image.as_ref().is_some_and(|image| gone.contains(image)));
+    let pulled: Vec<String> = services.filter(|it| !it.build).map(|it| it.name.clone()).collect();
+    let is_pulled = |image: &String| compose.services.iter().any(|it| !it.build && it.image.as_ref() == Some(image));
+    if !pulled.is_empty() {
+        if let Err(why) = checkout.pull(world, &pulled, timeouts) {
+            warn!("{why}");
+        }
+        if let Some(image) = prepare::retag(run)?.into_iter().find(is_pulled) {
+            return Err(Fault::NoImage { image }.into());
+        }
+    }
+    if !gone.iter().all(is_pulled) {
+        checkout.build(world, timeouts)?;
+    }
+    Ok(())
 }
 
 /// Only where something may have changed the volumes since.

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::others::run;
 use crate::sets::{EXTRA, MINUTE, backup, checks, commit, data, put_back, reboot, replica, statuses, tick, with_extra};
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, push, push_to, shop, with_copy};
+use crate::world::shop::{COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, push, push_to, shop, with_copy};
 use crate::world::state::engine::Made;
 use crate::world::state::{DRIVER, State};
 use crate::world::{Act, Cluster, event, id};
