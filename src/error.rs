@@ -475,7 +475,7 @@ impl fmt::Display for Fault {
                 folder.display(),
                 deploy_dir.display()
             ),
-            Fault::NoAddress { node } => write!(f, "the address of {node} is unknown"),
+            Fault::NoAddress { node } => write!(f, "the address of {node} is unknown: is it a member of the cluster (consul members)?"),
             Fault::NotAService { file, why } => write!(f, "{file}: {why}"),
             Fault::NotOpen { id } => write!(f, "the order {id} is not open"),
             Fault::NoSuchName { part, of, .. } if of.is_empty() => write!(f, "{part:?}: no application is deployed"),
@@ -609,22 +609,22 @@ impl fmt::Display for Fault {
                 "replica: names no snapshot of {}; name one of each data volume, or say \"empty\": true to start without its data",
                 joined(&volumes.iter().map(|volume| &**volume).collect::<Vec<&str>>())
             ),
-            Fault::ReplicaNotAsked { master: Some(master) } => {
-                write!(f, "replica: nothing is taken over, {master} is the master and lives; leave it out")
-            }
-            Fault::ReplicaNotAsked { master: None } => {
-                write!(f, "replica: nothing is taken over, the application is not deployed; leave it out")
+            Fault::ReplicaNotAsked { master } => {
+                let why =
+                    master.as_ref().map_or("the application is not deployed".into(), |master| format!("{master} is the master and lives"));
+                write!(f, "replica: nothing is taken over, {why}; leave it out")
             }
             Fault::NotWhole { snapshot, seen } => write!(f, "the snapshot {snapshot} {seen}; nothing is restored"),
             Fault::Rebooted { node } => write!(
                 f,
                 "{node} has lost its power or was rebooted since the sending began: what it has received may be hollow; order again"
             ),
-            Fault::NotArrived { snapshot } => write!(f, "the snapshot {snapshot} has not arrived on this node"),
-            Fault::NoImage { image } => write!(
-                f,
-                "the image that was {image} for the old version is not here any more (docker image prune?): load or pull it, and give it that name (docker tag)"
-            ),
+            Fault::NotArrived { snapshot } => {
+                write!(f, "the snapshot {snapshot} is not on this node (buttervolume snapshots lists what is); nothing is restored")
+            }
+            Fault::NoImage { image } => {
+                write!(f, "what {image} was for the old version is gone (docker image prune?): load it, and give it that name (docker tag)")
+            }
             Fault::VoidThere { snapshot, holder } => write!(
                 f,
                 "{snapshot} is on {holder} from a try that failed, and is not sent over that; nobody has written to its volume since, and it \

@@ -227,3 +227,21 @@ fn the_world_is_reached_by_the_doors_alone() {
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
+
+/// What the README says that an error says, one does. `…`: what stands there differs.
+#[test]
+fn the_errors_of_the_readme_are_those_of_the_sources() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let chapter = readme.split_once("### What an error means").unwrap().1.split_once("\n###").unwrap().0;
+    let said: Vec<&str> = chapter.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | ")).map(|(said, _)| said).collect();
+    assert!(said.len() > 15, "{said:?}");
+    let written: String = sources().values().map(|text| code(text)).collect();
+    // A text that goes on in the next line.
+    let written: Vec<&str> = written.split("\\\n").collect();
+    let written: String = written.iter().enumerate().map(|(at, part)| if at > 0 { part.trim_start() } else { part }).collect();
+    for part in said.iter().flat_map(|said| said.split('`').step_by(2).chain(said.split('`').skip(1).step_by(2))) {
+        for part in part.split(" … ").map(str::trim).filter(|part| !part.is_empty() && *part != "," && *part != "git clone") {
+            assert!(part == "and what that says" || written.contains(part), "no error says “{part}”");
+        }
+    }
+}

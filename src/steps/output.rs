@@ -11,6 +11,9 @@ use crate::outside::engine::Restart;
 /// Volume → snapshot.
 pub type Snapshots = BTreeMap<Volume, Snapshot>;
 
+/// Image name → ID.
+pub type Images = BTreeMap<String, String>;
+
 /// What a step has learnt, kept in the journal for the steps after it and for its own undo.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -18,10 +21,10 @@ pub enum Output {
     Nothing,
     Cloned(Cloned),
     Checked(Checked),
-    /// Image name → ID, as they are pulled or built.
-    Images(BTreeMap<String, String>),
-    /// The same of the old containers, where nothing was checked.
-    Ran(BTreeMap<String, String>),
+    /// As they are pulled or built.
+    Images(Images),
+    /// Of the containers that ran, where nothing was checked.
+    Ran(Images),
     /// The restart policies that the old containers had.
     Stopped(BTreeMap<String, Restart>),
     /// Snapshots taken in the switch, to come back to.
@@ -48,8 +51,8 @@ pub struct Checked {
     /// The volumes that compose had made for the project on this node, where that was looked up.
     #[serde(default)]
     pub ordinary: Option<Vec<String>>,
-    /// Image name → ID, of the containers that ran.
-    pub images: BTreeMap<String, String>,
+    /// Of the containers that ran.
+    pub images: Images,
     /// What a takeover restores, by an older handler: since then it chooses right before the restore.
     pub replicas: Snapshots,
     /// For the history: how old that is.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use log::{info, warn};
 
-use super::output::{Checked, Cloned, Output};
+use super::output::{Checked, Cloned, Images, Output};
 use super::run::Run;
 use super::table::Step;
 use super::{Done, Stop, others};
@@ -167,8 +167,8 @@ impl Run {
     }
 }
 
-/// The images that its containers have: name → ID.
-pub fn run_now(run: &Run) -> Result<BTreeMap<String, String>, Error> {
+/// Those that its containers have.
+pub fn run_now(run: &Run) -> Result<Images, Error> {
     let named = run.here.engine().containers(&run.project)?.into_iter().filter(|container| !container.image_name.is_empty());
     Ok(named.map(|container| (container.image_name, container.image)).collect())
 }

@@ -1,13 +1,12 @@
 //! One run of an order: what its steps work on, and what they need to know.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use log::warn;
 
 use super::Stop;
 use super::journal::{Journal, Part};
-use super::output::{Checked, Output, Restored, Snapshots};
+use super::output::{Checked, Images, Output, Restored, Snapshots};
 use crate::error::{Error, Fault};
 use crate::here::Here;
 use crate::model::members;
@@ -102,14 +101,14 @@ impl Run {
         }
     }
 
-    /// Image name → ID, as this order has pulled and built them.
-    pub fn images(&self) -> BTreeMap<String, String> {
+    /// As this order has pulled and built them.
+    pub fn images(&self) -> Images {
         let all = self.journal.outputs().filter_map(|output| if let Output::Images(images) = output { Some(images) } else { None });
         all.flatten().map(|(name, id)| (name.clone(), id.clone())).collect()
     }
 
-    /// The same of the old containers.
-    pub fn old_images(&self) -> Result<BTreeMap<String, String>, Fault> {
+    /// Of the old containers.
+    pub fn old_images(&self) -> Result<Images, Fault> {
         match self.output(|output| if let Output::Ran(images) = output { Some(images.clone()) } else { None }) {
             Some(images) => Ok(images),
             None => Ok(self.checked()?.images),
