@@ -372,7 +372,9 @@ impl Web {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::tests::{apps, told_view, view, whole_view};
+    use serde_json::json;
+
+    use super::super::view::tests::{app, apps, told_view, view, whole_view};
     use super::*;
     use crate::routes::real;
 
@@ -438,5 +440,33 @@ mod tests {
         view.frame.trusted = (0..50).map(|n| format!("198.51.100.{n}/32")).chain(["2001:db8::/32".into()]).collect();
         view.maintenance = apps.iter().map(|app| app.name.clone()).collect();
         real::accepts(real::HAPROXY, &text_of(&apps, &view));
+    }
+
+    fn backend_of(text: &str, name: &str) -> String {
+        let rest = text.split_once(&format!("\nbackend {name}\n")).unwrap_or_else(|| panic!("{name}: {text}")).1;
+        rest.split("\n\n").next().unwrap().to_string()
+    }
+
+    /// `_.example.com` is a host, too: what another application has of it is not all of `*.example.com`.
+    #[test]
+    fn attack17_a_host_that_is_called_as_a_wildcard() {
+        let record = |master: &str, address: &str| json!({"master": master, "caddyfile": format!("{address} {{\n    respond x\n}}")});
+        let apps = [app("first", record("node2", "http://_.example.com")), app("wild", record("node1", "http://*.example.com"))];
+        let text = text_of(&apps, &view());
+        let led = text.lines().find(|line| line.contains("-m end .example.com }"));
+        assert!(led.is_some(), "nothing leads to *.example.com: {text}");
+        let backend = backend_of(&text, "http-_.example.com");
+        assert!(backend.contains("server caddy caddy:80"), "*.example.com is here, and led by {led:?} to {backend}");
+    }
+
+    /// Two applications share a host by paths. The page of the one is not that of the other.
+    #[test]
+    fn attack17_a_maintenance_of_one_that_shares_a_host() {
+        let record = |path: &str| json!({"master": "node1", "caddyfile": format!("http://x.example.com{path} {{\n    respond x\n}}")});
+        let apps = [app("one", record("/one*")), app("two", record("/two*"))];
+        let mut view = view();
+        view.maintenance = ["one".into()].into();
+        let backend = backend_of(&text_of(&apps, &view), "http-x.example.com");
+        assert!(!backend.contains("503"), "/two is served, and here: {backend}");
     }
 }

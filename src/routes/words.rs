@@ -195,4 +195,28 @@ mod tests {
             );
         }
     }
+
+    /// What is let through haproxy takes: an application whose line it does not take is left out on every node, and its order was done.
+    #[test]
+    fn attack17_real_haproxy_takes_what_is_let_through() {
+        use crate::routes::real;
+        for (place, text) in [
+            (Place::Backend, "timeout tunnel 30d"),
+            (Place::Frontend, "timeout client 720h"),
+            (Place::Server, "check inter 25d"),
+            (Place::Server, &"check ".repeat(70)),
+        ] {
+            let Ok(line) = line(place, text) else { continue };
+            let at = |which: Place| if place == which { format!("    {line}\n") } else { String::new() };
+            let server = if place == Place::Server { &*line } else { "" };
+            let file = format!(
+                "defaults\n    timeout connect 5s\n    timeout client 5s\n    timeout server 5s\nfrontend f\n    bind *:2222\n    mode tcp\n{}    \
+                 default_backend b\nbackend b\n    mode tcp\n{}    server s 127.0.0.1:80 {server}\n",
+                at(Place::Frontend),
+                at(Place::Backend)
+            );
+            let taken = std::panic::catch_unwind(|| real::accepts(real::HAPROXY, &file));
+            assert!(taken.is_ok(), "{line:?} is let through, and haproxy does not take it");
+        }
+    }
 }

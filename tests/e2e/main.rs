@@ -6,6 +6,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod attack17;
 mod by_name;
 mod check;
 mod cluster;
