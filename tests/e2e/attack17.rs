@@ -322,6 +322,31 @@ fn honest_authors() {
     assert!(wrong.is_empty() && left_out.is_empty(), "WRONG {}\n{left_out:?}", wrong.join("\n"));
 }
 
+/// While it is looked for who is at fault the check itself does not work for a moment (the engine, or Caddy, starts anew). Whoever was looked at then
+/// is left out, and stays so: what was refused is not tried again.
+#[test]
+fn a_check_that_did_not_work_for_a_moment_leaves_nobody_out_for_ever() {
+    let w = World::new(&["node1"]);
+    for name in ["a", "b", "c", "d"] {
+        let body = if name == "a" { "refused" } else { name };
+        let record = json!({"master": "node1", "ip": "10.0.0.1", "caddyfile": format!("http://{name}.example.com {{\n    respond {body}\n}}")});
+        w.lock().store.set(&format!("app/{name}"), record.to_string().as_bytes());
+    }
+    // From the third to the eighth call it is away.
+    let check = "echo x >> calls; n=$(/bin/grep -c x calls); test $n -ge 3 && test $n -le 8 && exit 125; ! /bin/grep -q refused \"$0\"";
+    let run = || {
+        w.handler("node1", &["routes"])
+            .env("HANDLER_TIMEOUT_PROXY", "0")
+            .env("HANDLER_CADDY_CHECK", &json!(["/bin/sh", "-c", check, "{path}"]).to_string())
+            .env("HANDLER_HAPROXY_CHECK", "[\"/bin/true\"]")
+            .run()
+    };
+    run();
+    let again = run();
+    let text = fs::read_to_string(w.deploy_dir("node1").join(".handler/proxies/Caddyfile")).unwrap();
+    assert!(["b", "c", "d"].iter().all(|name| text.contains(&format!("respond {name}\n"))), "{again:?}");
+}
+
 /// A reason stands in the history, and is shown by `status` and the log.
 #[test]
 fn a_reason_has_no_secret() {
