@@ -51,7 +51,8 @@ impl Marks {
 /// What Caddy is given for the text. `adapt`: how it reads one.
 pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Error>) -> Result<String, Error> {
     let mut config = adapt(text)?;
-    let Some((sum, what)) = text.rsplit_once(MARKED).and_then(|(_, line)| line.trim_end().split_once(' ')) else {
+    // The last line and no other: an application's own text may have the same words.
+    let Some((sum, what)) = text.lines().next_back().and_then(|line| line.strip_prefix(MARKED)?.split_once(' ')) else {
         return Ok(config.to_string());
     };
     let mut what: Value = serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
@@ -237,6 +238,12 @@ mod tests {
         assert_eq!(found, config(expected));
         assert!(of(json!({"srv0": {"routes": [route(mark(1))]}})).is_err(), "one is missing");
         assert!(of(json!({"srv0": {"routes": [route(mark(2))]}})).is_err(), "one too many");
+        // An application's own text has the words with which the last line begins.
+        let marks = Marks::of([respond("# marked x")].iter(), &view().frame);
+        let text = format!("a {{\n    x `\n{MARKED}y z`\n}}\n{MARKED}{} {}\n", marks.sum, marks.what);
+        let mark = json!([{"handler": "static_response", "body": format!("{}:0", marks.sum)}]);
+        let found = composed(&text, |_| Ok(config(json!({"srv0": {"routes": [route(mark)]}})))).unwrap();
+        assert!(found.contains(r##""body":"# marked x""##) && !found.contains(&marks.sum), "{found}");
         let plain = config(Value::Object(Map::new()));
         assert_eq!(composed("x", |_| Ok(plain.clone())).unwrap(), plain.to_string());
     }
