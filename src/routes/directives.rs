@@ -145,6 +145,8 @@ pub enum Problem {
         directive: &'static str,
     },
     PasswordFile,
+    /// None of a kind that is known to cost no more than is usual.
+    Hash,
     TlsOff,
     /// Sites are to be written for Caddy 1.
     BlockInBlock,
@@ -190,6 +192,11 @@ impl fmt::Display for Problem {
             Problem::Proxys { name } => write!(f, "{name}: is the proxy's own, which serves other applications, too"),
             Problem::NotKnownIn { name, directive } => write!(f, "{name:?} cannot be used in {directive} here"),
             Problem::PasswordFile => write!(f, "a password file cannot be read from the application; write the password"),
+            Problem::Hash => write!(
+                f,
+                "basic_auth needs a password's hash as `caddy hash-password` makes it: bcrypt with a cost of at most 14, or argon2id with at most 128 MiB \
+                 (m=131072) and t=4"
+            ),
             Problem::TlsOff => write!(f, "`tls off`: write the site's address with http://"),
             Problem::BlockInBlock => write!(f, "Caddy 1 has no blocks in blocks; Caddy 2 has (CADDY_VERSION=2)"),
         }

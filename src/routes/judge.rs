@@ -6,6 +6,8 @@
 //! - it leads to the application's own containers, and to what the operator lists;
 //! - it reads nothing of the proxy's disk and environment, opens no port, and changes nothing of what Caddy does for others.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::address::{Scheme, SiteAddress, site_addresses};
@@ -17,7 +19,7 @@ use crate::outside::compose_file::Service;
 
 /// What may stand where, as Caddy 2.11 has it: a line for each kind of object, with its name and those of its members. `*`: whatever it has.
 /// A member's value is of whatever texts, numbers, lists and maps; or, behind `=`, an object of that kind, with `[` a list of such objects,
-/// with `?` one of these texts. `upstreams`, `handlers` and `matchers` have functions of their own. A handler's line begins with `@`.
+/// with `?` one of these texts. `upstreams`, `handlers`, `matchers`, `expression` and `hash` have functions of their own. A handler's line begins with `@`.
 const KNOWN: &str = "\
 CADDYFILE apps=apps logging
 apps http tls=tls-app
@@ -48,7 +50,9 @@ encodings gzip zstd
 @static_response status_code headers body close abort
 @error error status_code
 @authentication providers=providers
-providers http_basic
+providers http_basic=http-basic
+http-basic accounts=[account hash hash_cache realm
+account username password=hash
 @request_body max_size read_timeout write_timeout set
 @map source destinations mappings defaults
 @log_append key value early
@@ -187,6 +191,7 @@ impl Judge<'_> {
             "handlers" => list(value).iter().try_for_each(|handler| self.handler(handler)),
             "matchers" => each("matcher"),
             "expression" => expression(value),
+            "hash" => hash(value),
             "upstreams" => list(value).iter().try_for_each(|upstream| {
                 self.object(upstream, "upstream")?;
                 let dial = upstream["dial"].as_str().unwrap_or_default();
@@ -211,19 +216,84 @@ impl Judge<'_> {
     }
 }
 
-/// Its function `file` looks at the disk.
+/// Functions of an expression that are Caddy's matchers, and CEL's own.
+const MATCHERS: &str = " host path path_regexp method header header_regexp query protocol remote_ip client_ip vars vars_regexp ";
+const FUNCTIONS: &str =
+    " startsWith endsWith contains matches size has in int uint double bool string lowerAscii upperAscii isTransportError ";
+
+/// Only known functions are called: others read the disk, or any placeholder by its name. Within a text a placeholder stands as a whole, and Caddy's
+/// matchers, which look for it there once more, are given texts only: so what is to be seen by `texts` cannot be put together.
 fn expression(value: &Value) -> Result<(), Problem> {
+    let refused = |what: &str| Err(unknown(what, "expression"));
     let text = value.as_str().or_else(|| value["expr"].as_str()).unwrap_or_default();
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let is_call = |at: usize| !text[..at].ends_with(is_word) && text[at + "file".len()..].trim_start().starts_with('(');
-    if text.match_indices("file").any(|(at, _)| is_call(at)) { Err(Problem::OwnDisk { name: "file".into() }) } else { Ok(()) }
+    for (at, _) in text.match_indices('\\') {
+        if let Some(c) = text[at + 1..].chars().next().filter(|c| "xXuU01234567".contains(*c)) {
+            return refused(&format!("\\{c}"));
+        }
+    }
+    let (mut code, mut rest) = (String::new(), text);
+    while let Some((before, quoted)) = rest.find(['"', '\'']).map(|at| rest.split_at(at)) {
+        let (quote, quoted) = quoted.split_at(1);
+        let (is_raw, mut escaped) = (before.ends_with(['r', 'R']), false);
+        let ends = |c: char| {
+            let ends = !escaped && quote.starts_with(c);
+            escaped = !is_raw && !escaped && c == '\\';
+            ends
+        };
+        let Some((inside, after)) = quoted.find(ends).map(|end| (&quoted[..end], &quoted[end + 1..])) else { return refused(quote) };
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "_.,-".contains(c);
+        if inside.split('{').skip(1).any(|behind| !behind.trim_start_matches(is_part).starts_with('}')) {
+            return refused("{");
+        }
+        if after.starts_with(quote) {
+            return refused(&quote.repeat(3));
+        }
+        code.push_str(before.trim_end_matches(['r', 'R', 'b', 'B']));
+        code.push_str("''");
+        rest = after;
+    }
+    code.push_str(rest);
+    if let Some(other) = ["\\", "`", "//"].iter().find(|other| code.contains(**other)) {
+        return refused(other);
+    }
+    for (at, _) in code.match_indices('(') {
+        let name = code[..at].trim_end().rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+        let mut depth = 0;
+        let mut arguments = code[at..].chars().take_while(|c| {
+            depth += i32::from(*c == '(') - i32::from(*c == ')');
+            depth > 0
+        });
+        match format!(" {name} ") {
+            is if MATCHERS.contains(&is) && arguments.any(char::is_alphabetic) => return refused(&format!("{name}({{…}})")),
+            is if name.is_empty() || MATCHERS.contains(&is) || FUNCTIONS.contains(&is) => {}
+            _ => return refused(name),
+        }
+    }
+    Ok(())
+}
+
+/// Each request with a password has it computed: one that costs more keeps all cores busy, for whoever asks.
+fn hash(value: &Value) -> Result<(), Problem> {
+    let text = value.as_str().unwrap_or_default();
+    // Caddy takes it in base64, too.
+    let decoded = STANDARD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let number = |text: &str, most: u32| text.parse::<u32>().is_ok_and(|number| number <= most);
+    let is_fine = match decoded.as_deref().unwrap_or(text).split(['$', ',']).collect::<Vec<_>>().as_slice() {
+        ["", "2a" | "2b" | "2y", cost, _] => number(cost, 14),
+        ["", "argon2id", _, memory, time, threads, _, _] => [(memory, "m=", 128 << 10), (time, "t=", 4), (threads, "p=", 16)]
+            .iter()
+            .all(|(text, name, most)| text.strip_prefix(name).is_some_and(|text| number(text, *most))),
+        _ => false,
+    };
+    if is_fine { Ok(()) } else { Err(Problem::Hash) }
 }
 
 /// What Caddy would read from its environment or its disk, wherever it stands: names of headers may have it, too.
 fn texts(value: &Value) -> Result<(), Problem> {
-    let text = |text: &str| match ["{env.", "{file.", "{$"].iter().any(|begin| text.contains(begin)) {
-        true => Err(Problem::Environment { word: text.into() }),
-        false => Ok(()),
+    let text = |text: &str| match ["{env.", "{file.", "{$"].iter().find_map(|begin| text.find(begin)) {
+        // The rest may be a password.
+        Some(at) => Err(Problem::Environment { word: text[at..].split_inclusive('}').next().unwrap_or_default().into() }),
+        None => Ok(()),
     };
     match value {
         Value::String(value) => text(value),
@@ -289,6 +359,64 @@ pub(crate) mod tests {
             counts[usize::from(name.contains(" = "))] += 1;
         }
         assert!(counts[0] >= 20 && counts[1] >= 25, "{counts:?}");
+    }
+
+    #[test]
+    fn expressions_read_nothing_of_the_proxys() {
+        let problem = |text: &str| {
+            let value = Value::from(text);
+            texts(&value).and_then(|()| expression(&value)).err().map(|problem| problem.to_string())
+        };
+        for fine in [
+            "{http.error.status_code} == 404",
+            "path('/a', '/b*') && !(method('GET') || {http.request.host}.startsWith('x'))",
+            r#"path_regexp('n', r'^/api(/\d{2,3}|/x\.y)?$') && header({'A': ['b', '*c*'], "D": 'it\'s'})"#,
+            "{http.request.method} in ['PUT', 'POST'] && size({http.request.uri}) > int('7') && vars({'\\{http.vars.a}': 'x'})",
+            "client_ip('10.0.0.0/8') && protocol('https') && 'file(x) // ph(req)' != 'a'",
+        ] {
+            assert_eq!(problem(fine), None, "{fine}");
+        }
+        for (bad, what) in [
+            (r#"ph(req, "env.SECRET") == "x""#, r#""ph" cannot be used in expression"#),
+            (r#"file({"root": "/"})"#, "put a web server into it"),
+            ("file\n ( 'x')", "put a web server into it"),
+            (r"vars({'\x7benv.SECRET\x7d': 'x'})", r#""\\x" cannot"#),
+            (r"vars({'\u007benv.SECRET}': 'x'})", r#""\\u" cannot"#),
+            (r"vars({'\173env.SECRET}': 'x'})", r#""\\1" cannot"#),
+            ("vars({'{' + 'env.SECRET}': 'x'})", r#""{" cannot"#),
+            ("vars({'{en' + 'v.SECRET}': 'x'})", r#""{" cannot"#),
+            ("vars({'\\{env.SECRET}': 'x'})", "the proxy's own environment"),
+            ("vars_regexp({http.request.header.X}, '^a')", r#""vars_regexp({…})" cannot"#),
+            ("['x'].exists(x, x == 'x')", r#""exists" cannot"#),
+            (r"path(r'\') && ph(req, 'env.X') == '\'')", r#""ph" cannot"#),
+            ("path('''a''')", "\"'''\" cannot"),
+            ("ph // (\n(req, 'env.X')", r#""//" cannot"#),
+            ("path('a", "\"'\" cannot"),
+        ] {
+            let found = problem(bad);
+            assert!(found.as_ref().is_some_and(|found| found.contains(what)), "{bad}: {found:?}");
+        }
+    }
+
+    /// One of cost 31 holds a core for hours, for whoever asks.
+    #[test]
+    fn hashes_cost_no_more_than_is_usual() {
+        let argon = |costs: &str| format!("$argon2id$v=19${costs}$c2FsdHNhbHQ$aGFzaA");
+        let bcrypt = |cost: &str| format!("$2a${cost}$abcdefghijklmnopqrstuuAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+        for fine in [bcrypt("14"), bcrypt("08"), STANDARD.encode(bcrypt("14")), argon("m=131072,t=4,p=4"), argon("m=47104,t=1,p=1")] {
+            assert!(hash(&fine.as_str().into()).is_ok(), "{fine}");
+        }
+        let bad = ["m=131073,t=4,p=4", "m=65536,t=5,p=4", "m=99999999999,t=1,p=1", "t=1,m=65536,p=1", "m=1"].map(argon);
+        for bad in
+            [bcrypt("31"), bcrypt("15"), bcrypt("+"), STANDARD.encode(bcrypt("31")), "hunter2!".into(), String::new()].iter().chain(&bad)
+        {
+            assert!(hash(&bad.as_str().into()).is_err(), "{bad}");
+        }
+        let site = |password: String| serde_json::json!({"handler": "authentication", "providers": {"http_basic": {"accounts": [{"username": "a", "password": password}]}}});
+        let reach = Reach::of(&[], &[]);
+        let judge = Judge { reach: &reach };
+        assert_eq!(judge.handler(&site(bcrypt("14"))), Ok(()));
+        assert_eq!(judge.handler(&site(bcrypt("31"))), Err(Problem::Hash));
     }
 
     #[test]
