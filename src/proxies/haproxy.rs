@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::view::{NOTE, RETRY_AFTER, Routed, View, Way, push_line};
-use crate::routes::address::Scheme;
+use crate::routes::address::{Scheme, Unfit};
 use crate::routes::haproxy::{HTTP_IN, HTTPS_IN, PEER_HTTP, PEER_HTTPS, RESERVED, is_name, is_shared, list, port};
 
 /// The file's second line, where Caddy is told who the client is.
@@ -18,7 +18,8 @@ const FROM: &str = "    tcp-request connection set-var(sess.from) src\n";
 /// Applications whose master is nowhere are left out.
 pub fn written(apps: &[&Routed], view: &View) -> String {
     let placed: Vec<(&Routed, Way)> = apps.iter().filter_map(|app| Some((*app, view.way(app).ok()?))).collect();
-    let mut web = Web::default();
+    let served = placed.iter().filter(|(app, _)| !view.in_maintenance(app)).flat_map(|(app, _)| app.addresses());
+    let mut web = Web { served: served.map(|address| address.host.to_ascii_lowercase()).collect(), ..Web::default() };
     for (app, way) in &placed {
         web.add(app, way, view);
     }
@@ -223,6 +224,8 @@ fn peers(out: &mut String, peers: &BTreeMap<String, String>) {
 struct Web {
     backends: String,
     known: HashSet<String>,
+    /// Hosts of which some application is not in maintenance: Caddy has the page of those that are.
+    served: HashSet<String>,
     /// Port → what is spoken there. The ports of `http-in` and `https-in` too.
     ports: BTreeMap<u16, Scheme>,
     /// (Port, what hosts under it end with), with the dot.
@@ -246,7 +249,9 @@ impl Web {
         for address in app.addresses() {
             let (scheme, port) = address.served();
             let usual = !matches!((scheme, port), (Scheme::Http, 443) | (Scheme::Https, 80));
-            if address.host.is_empty() || address.host.starts_with('[') || RESERVED.contains(&port) || !usual {
+            // An older handler let a host be called as a wildcard is here.
+            let unfit = address.host.is_empty() || address.host.starts_with('[') || address.unfit() == Some(Unfit::Name);
+            if unfit || RESERVED.contains(&port) || !usual {
                 continue;
             }
             let host = address.host.to_ascii_lowercase();
@@ -290,7 +295,7 @@ impl Web {
         match scheme {
             Scheme::Http => {
                 out.push_str("    mode http\n");
-                if view.in_maintenance(app) {
+                if view.in_maintenance(app) && !self.served.contains(host) {
                     return unavailable(out, &view.frame.page);
                 }
             }

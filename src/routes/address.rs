@@ -100,9 +100,9 @@ impl<'a> SiteAddress<'a> {
     /// As the proxies compare it.
     pub fn key(&self) -> Key {
         let (scheme, port) = self.served();
-        // a path is a prefix, with or without saying so
-        let path = self.path.trim_end_matches(['*', '/']);
-        Key { scheme, host: self.host.trim_end_matches('.').to_ascii_lowercase(), port, path: path.into() }
+        // a path is a prefix, with or without saying so, and Caddy ignores its case
+        let path = self.path.trim_end_matches(['*', '/']).to_lowercase();
+        Key { scheme, host: self.host.trim_end_matches('.').to_ascii_lowercase(), port, path }
     }
 
     /// Why no application may have it, though it can be read.
@@ -111,10 +111,18 @@ impl<'a> SiteAddress<'a> {
         match self.served() {
             _ if self.host.is_empty() || self.host == "*" => Some(Unfit::EveryHost),
             _ if self.host.ends_with('.') => Some(Unfit::Dot),
+            _ if self.has_anothers_name() => Some(Unfit::Name),
             _ if !ip && self.host.strip_prefix("*.").unwrap_or(self.host).contains('*') => Some(Unfit::Wildcard),
             (Scheme::Http, 443) | (Scheme::Https, 80) => Some(Unfit::Scheme),
+            _ if self.path.strip_suffix('*').unwrap_or(self.path).contains(['*', '[']) => Some(Unfit::Pattern),
             _ => None,
         }
+    }
+
+    /// haproxy's backends have `_` for a wildcard, Caddy's storage has `wildcard_`, and leaves `..` out.
+    fn has_anothers_name(&self) -> bool {
+        let first = self.host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        first == "_" || first.starts_with("wildcard_") || self.host.split('.').any(str::is_empty)
     }
 }
 
@@ -122,8 +130,10 @@ impl<'a> SiteAddress<'a> {
 pub enum Unfit {
     EveryHost,
     Dot,
+    Name,
     Wildcard,
     Scheme,
+    Pattern,
 }
 
 impl fmt::Display for Unfit {
@@ -131,8 +141,14 @@ impl fmt::Display for Unfit {
         f.write_str(match self {
             Unfit::EveryHost => "it stands for every host, and other applications have theirs; name yours",
             Unfit::Dot => "write the host without the dot at its end",
+            Unfit::Name => {
+                "no part of a host can be empty, nor its first one be `_` or begin with `wildcard_`, as the proxies call wildcards"
+            }
             Unfit::Wildcard => "`*` can only stand for the first part of a host, as in *.example.com",
             Unfit::Scheme => "port 80 is for http:// and port 443 for https://",
+            Unfit::Pattern => {
+                "`*` can only stand at the end of a path, and `[` nowhere; what is meant for less is for matchers within the site"
+            }
         })
     }
 }
@@ -219,7 +235,7 @@ mod tests {
     #[test]
     fn what_no_application_may_have() {
         let unfit = |text| SiteAddress::parse(text).unwrap().unfit();
-        for text in ["http://a.b", "*.a.b", "https://A.b:8443/x*", "a:80", "http://[::1]", "http://a:8080"] {
+        for text in ["http://a.b", "*.a.b", "_dmarc.a.b", "http://a/x/*", "https://A.b:8443/x*", "a:80", "http://[::1]", "http://a:8080"] {
             assert_eq!(unfit(text), None, "{text}");
         }
         for (text, why) in [
@@ -230,6 +246,13 @@ mod tests {
             ("a.*.b", Unfit::Wildcard),
             ("*a.b", Unfit::Wildcard),
             ("*.*.b", Unfit::Wildcard),
+            ("_.a.b", Unfit::Name),
+            ("http://Wildcard_.a.b", Unfit::Name),
+            ("a..b", Unfit::Name),
+            (".a", Unfit::Name),
+            ("http://a/*/x*", Unfit::Pattern),
+            ("http://a/x**", Unfit::Pattern),
+            ("http://a/[s]hop", Unfit::Pattern),
             ("https://a:80", Unfit::Scheme),
             ("http://a:443", Unfit::Scheme),
         ] {
@@ -240,7 +263,9 @@ mod tests {
     #[test]
     fn who_meets() {
         let meet = |one, two| SiteAddress::parse(one).unwrap().key().meets(&SiteAddress::parse(two).unwrap().key());
-        for (one, two) in [("http://a", "https://A."), ("http://a", "a:80/login*"), ("a/x", "a/x/y"), ("a:8443", "https://a:8443/x")] {
+        for (one, two) in
+            [("http://a", "https://A."), ("http://a", "a:80/login*"), ("a/x", "a/x/y"), ("a/x", "a/X/Y*"), ("a:8443", "https://a:8443/x")]
+        {
             assert!(meet(one, two) && meet(two, one), "{one} {two}");
         }
         for (one, two) in [("http://a", "http://b"), ("http://a/x", "http://a/xy"), ("a", "a:8443"), ("*.a", "b.a")] {

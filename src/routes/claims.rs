@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::address::{Key, SiteAddress, site_addresses};
+use super::address::{Key, Scheme, SiteAddress, site_addresses};
 use super::bind::Bind;
+use super::caddyfile::{self, Site};
 use super::error::{Claim, Error};
 use super::haproxy;
 use super::read::Routes;
@@ -93,6 +94,18 @@ impl<'a> Claims<'a> {
     }
 }
 
+/// Hosts, each with the `tls` lines of a site of it.
+fn tls_of(caddyfile: &str) -> Vec<(String, String)> {
+    let of = |Site { addresses, mut body }: Site| {
+        body.retain(|line| line.name() == "tls");
+        let lines = caddyfile::dump(&[Site { addresses: Vec::new(), body }]);
+        let parsed = addresses.iter().filter_map(|word| SiteAddress::parse(&word.text).ok());
+        let hosts = parsed.filter(|address| address.served().0 == Scheme::Https).map(|address| address.key().host);
+        hosts.map(|host| (host, lines.clone())).collect::<Vec<_>>()
+    };
+    caddyfile::parse(caddyfile).unwrap_or_default().into_iter().flat_map(of).collect()
+}
+
 /// Compares what the application `name` would claim with its `master` against all `others`: name, master, caddyfile, haproxy. The error is the
 /// first thing that two would share; the warnings are what works, but hardly as meant.
 pub fn conflicts<'a>(
@@ -101,6 +114,7 @@ pub fn conflicts<'a>(
     mine: &Routes,
     others: impl IntoIterator<Item = (&'a str, &'a str, &'a str, &'a Map<String, Value>)>,
 ) -> Result<Vec<String>, Error> {
+    let my_tls = tls_of(&mine.caddyfile);
     let mine = Claims::of(&mine.caddyfile, &mine.haproxy);
     let mut warnings = Vec::new();
     for (other, its_master, caddyfile, haproxy) in others {
@@ -110,6 +124,12 @@ pub fn conflicts<'a>(
         let theirs = Claims::of(caddyfile, haproxy);
         if let Some(what) = mine.shared(&theirs) {
             return Err(Error::Taken { what, by: other.into() });
+        }
+        // On whatever port: for Caddy a host has one way to prove who it is, and of two it takes none, for nobody.
+        let their_tls = if my_tls.is_empty() { Vec::new() } else { tls_of(caddyfile) };
+        let differ = |(host, tls): &&(String, String)| their_tls.iter().any(|(theirs, other)| theirs == host && other != tls);
+        if let Some((host, _)) = my_tls.iter().find(differ) {
+            return Err(Error::OtherTls { host: host.clone(), by: other.into() });
         }
         if its_master == master {
             continue;
@@ -170,6 +190,11 @@ mod tests {
         );
         assert_eq!(compare("https://a.example.com {\n}", json!({})), taken("the address https://a.example.com"));
         assert_eq!(compare("http://a.example.com./login* {\n}", json!({})), taken("the address http://a.example.com./login*"));
+        let other_tls = "b.example.com: the application other has it with other `tls` lines";
+        let refused = compare("https://B.example.com:8444/x {\n    tls internal\n}", json!({})).unwrap_err();
+        assert!(refused.starts_with(other_tls), "{refused}");
+        assert_eq!(compare("http://b.example.com:8444 {\n    tls internal\n}", json!({})).map(|warnings| warnings.len()), Ok(1));
+        assert_eq!(compare("https://b.example.com:8444 {\n    respond x\n}", json!({})).map(|warnings| warnings.len()), Ok(1));
         let shared = json!({"https-in": {"backends": [{"name": "x", "use_backend_option": "if { req_ssl_sni -i A.example.com }"}]}});
         assert_eq!(compare("", shared), taken("the address a.example.com"));
         assert_eq!(compare("http://c:8443 {\n}", json!({})), taken("port 8443, here with and there without TLS or the other way round,"));

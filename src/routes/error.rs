@@ -43,6 +43,15 @@ pub enum Error {
         what: Claim,
         by: String,
     },
+    /// Another application has a host with other `tls` lines.
+    OtherTls {
+        host: String,
+        by: String,
+    },
+    /// Caddy can read the sites, and does not take them beside what it serves.
+    NotTaken {
+        says: String,
+    },
 }
 
 /// By variable.
@@ -104,6 +113,12 @@ impl fmt::Display for Error {
                  and `{network}: {{external: true}}` to the file's networks"
             ),
             Error::Taken { what, by } => write!(f, "{what} is used by the application {by} already"),
+            Error::OtherTls { host, by } => write!(
+                f,
+                "{host}: the application {by} has it with other `tls` lines, on whatever port, and Caddy takes one way for a host: write the same ones, \
+                 or use another host"
+            ),
+            Error::NotTaken { says } => write!(f, "CADDYFILE: Caddy does not take it: {says}"),
         }
     }
 }
