@@ -66,11 +66,19 @@ impl Place {
     }
 }
 
+/// Microseconds: haproxy counts milliseconds, and takes no more of them.
+const LONGEST: u64 = 2_147_483_647_000;
+/// Of a line: haproxy takes 64, and what is written behind them are some, too.
+const MOST_WORDS: usize = 40;
+
 /// As it is to be written: its words with one space between them. `Err`: what comes nearest.
 pub fn line(place: Place, text: &str) -> Result<String, Vec<&'static str>> {
     let spaced = text.replace('{', " { ").replace('}', " } ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let mut rest = &words[..];
+    if words.len() > MOST_WORDS {
+        return Err(nearest(place, rest));
+    }
     // A server has several of its words in one line.
     while !rest.is_empty() {
         let fits = |known: &&&str| {
@@ -104,9 +112,11 @@ fn fits((known, word): (&&str, &&str)) -> bool {
         "TIME" => {
             let number = word.trim_end_matches(|c: char| c.is_ascii_lowercase());
             let unit = &word[number.len()..];
-            ["", "us", "ms", "s", "m", "h", "d"].contains(&unit)
-                && number.len() <= 9
-                && number.parse::<u32>().is_ok_and(|number| number > 0)
+            let units =
+                [("", 1000), ("us", 1), ("ms", 1000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000), ("d", 86_400_000_000)];
+            let of = |unit: &str| units.iter().find(|(known, _)| *known == unit).map_or(u64::MAX, |(_, micros)| *micros);
+            let micros = number.parse::<u64>().ok().filter(|_| number.bytes().all(|b| b.is_ascii_digit()));
+            micros.and_then(|number| number.checked_mul(of(unit))).is_some_and(|micros| (1..=LONGEST).contains(&micros))
         }
         "COUNT" => word.len() <= 6 && all(&|b| b.is_ascii_digit()) && !word.starts_with('0'),
         "NAME" => all(&|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) && !word.starts_with('-'),
