@@ -91,6 +91,30 @@ impl Caddy {
     }
 }
 
+/// What Caddy says of a text, without what it quotes or repeats of it: that may be a password.
+pub fn without_words(says: &str, text: &str) -> String {
+    let mut says = says.to_string();
+    for word in text.split_whitespace().map(|word| word.trim_matches(['"', '`', '\''])).filter(|word| word.len() > 3 && !is_plain(word)) {
+        says = says.replace(word, "…");
+    }
+    let (mut out, mut rest) = (String::new(), &*says);
+    while let Some((at, quote)) = rest.char_indices().find(|(at, c)| "'\"`".contains(*c) && !rest[..*at].ends_with(char::is_alphanumeric)) {
+        // Names of its own are no secrets.
+        let own = ["module ", "module name ", "tokens for "].iter().any(|before| rest[..at].ends_with(before));
+        let quoted = &rest[at + 1..];
+        let end = if own { quoted.find(quote) } else { quoted.rfind(quote) }.unwrap_or(quoted.len());
+        out.push_str(&rest[..=at]);
+        out.push_str(if own { &quoted[..end] } else { "…" });
+        out.push(quote);
+        rest = quoted.get(end + 1..).unwrap_or_default();
+    }
+    out + rest
+}
+
+fn is_plain(word: &str) -> bool {
+    word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+}
+
 fn adapted(status: u16, body: &[u8], text: &str) -> Result<Value, Error> {
     let mut said: Value = serde_json::from_slice(body).unwrap_or_default();
     match said["error"].as_str() {
@@ -102,13 +126,14 @@ fn adapted(status: u16, body: &[u8], text: &str) -> Result<Value, Error> {
                 says.split_once("Caddyfile:").map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
             let line = number.and_then(|number| {
                 let number = number.parse::<usize>().ok()?;
-                Some((number, text.lines().nth(number.checked_sub(1)?)?.split_whitespace().next()?.to_string()))
+                let word = text.lines().nth(number.checked_sub(1)?)?.split_whitespace().next()?;
+                Some((number, if is_plain(word) { word.into() } else { "…".into() }))
             });
             let says = match says.strip_prefix("Caddyfile:").and_then(|rest| rest.split_once(": ")) {
                 Some((_, says)) => says,
                 None => says.split(", at Caddyfile:").next().unwrap_or_default(),
             };
-            Err(Error::Refused { says: says.into(), line })
+            Err(Error::Refused { says: without_words(says, text), line })
         }
         None => Err(Error::Unexpected { status, body: String::from_utf8_lossy(body).into_owned() }),
     }
@@ -120,7 +145,7 @@ mod tests {
 
     #[test]
     fn answers() {
-        let text = "http://a {\n    respond x\n    foo {\n}\n";
+        let text = "http://a {\n    respond x\n    foo {\n    bob $2a$14$secret\n}\n";
         let said = |status, body: &str| adapted(status, body.as_bytes(), text).map_err(|error| error.to_string());
         assert_eq!(said(200, r#"{"warnings":[],"result":{"apps":{}}}"#).unwrap(), serde_json::json!({"apps": {}}));
         for (body, message) in [
@@ -132,6 +157,11 @@ mod tests {
                 r#"{"error":"adapting config using caddyfile adapter: parsing caddyfile tokens for 'respond': wrong argument count, at Caddyfile:2"}"#,
                 "CADDYFILE: Caddy does not understand “respond …”, line 2 of the sites as they are written out: parsing caddyfile tokens for \
                  'respond': wrong argument count",
+            ),
+            (
+                r#"{"error":"wrong argument count or unexpected line ending after 'secret', $2a$14$secret in module 'http_basic', at Caddyfile:4"}"#,
+                "CADDYFILE: Caddy does not understand “bob …”, line 4 of the sites as they are written out: wrong argument count or unexpected \
+                 line ending after '…'",
             ),
             (r#"{"error":"nothing"}"#, "CADDYFILE: Caddy does not understand it: nothing"),
             (r#"{"error":"at Caddyfile:99"}"#, "CADDYFILE: Caddy does not understand it: at Caddyfile:99"),

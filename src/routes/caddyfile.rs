@@ -35,7 +35,7 @@ pub struct Site {
     pub body: Vec<Directive>,
 }
 
-/// What is wrong, and where.
+/// What is wrong, and where: without the words that stand there, of which one may be a password.
 #[derive(Debug, PartialEq)]
 pub struct At<P> {
     pub at: Position,
@@ -63,11 +63,11 @@ pub enum Problem {
     Control(char),
     Unclosed(char),
     AfterQuote(char),
-    OpensInWord(String),
-    ClosesInWord(String),
-    Heredoc(String),
+    OpensInWord,
+    ClosesInWord,
+    Heredoc,
     /// [`word`] has no way to write it.
-    Unwritable(String),
+    Unwritable,
     Deep,
 }
 
@@ -78,12 +78,10 @@ impl fmt::Display for Problem {
             Problem::Control(c) => write!(f, "control character {c:?}"),
             Problem::Unclosed(quote) => write!(f, "the quote {quote} that begins here is not closed"),
             Problem::AfterQuote(c) => write!(f, "expected a space after the closing quote, found {c:?}"),
-            Problem::OpensInWord(text) => write!(f, "expected a space before the `{{` of {text:?}"),
-            Problem::ClosesInWord(text) => write!(f, "expected `}}` alone in its line, found {text:?}"),
-            Problem::Heredoc(text) => write!(f, "{text:?}: heredocs are not read; quotes may span lines"),
-            Problem::Unwritable(text) => {
-                write!(f, "{text:?}: a backquote, and a backslash before a quote or at the end, cannot stand in one word")
-            }
+            Problem::OpensInWord => f.write_str("expected a space before the `{` at the end of a word"),
+            Problem::ClosesInWord => f.write_str("expected `}` alone in its line, found a word that begins with it"),
+            Problem::Heredoc => f.write_str("heredocs are not read; quotes may span lines"),
+            Problem::Unwritable => f.write_str("a backquote, and a backslash before a quote or at the end, cannot stand in one word"),
             Problem::Deep => write!(f, "blocks nested more than {MAX_DEPTH} deep"),
         }
     }
@@ -163,7 +161,7 @@ pub enum Token {
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Token::Word(text) => write!(f, "{text:?}"),
+            Token::Word(_) => f.write_str("a word"),
             Token::Open => f.write_str("`{`"),
             Token::Close => f.write_str("`}`"),
             Token::Comma => f.write_str("`,`"),
@@ -270,9 +268,9 @@ impl Lexer<'_> {
         let problem = match text.as_str() {
             "{" => return Ok(Token::Open),
             "}" => return Ok(Token::Close),
-            _ if text.ends_with('{') => Problem::OpensInWord(text),
-            _ if text.starts_with('}') => Problem::ClosesInWord(text),
-            _ if text.starts_with("<<") => Problem::Heredoc(text),
+            _ if text.ends_with('{') => Problem::OpensInWord,
+            _ if text.starts_with('}') => Problem::ClosesInWord,
+            _ if text.starts_with("<<") => Problem::Heredoc,
             _ => {
                 writable(&text, at)?;
                 return Ok(Token::Word(text));
@@ -284,7 +282,7 @@ impl Lexer<'_> {
 
 /// Refuses what [`word`] has no way to write.
 fn writable(text: &str, at: Position) -> Result<(), Error> {
-    if needs_backquotes(text) && text.contains('`') { Err(At { at, problem: Problem::Unwritable(text.into()) }) } else { Ok(()) }
+    if needs_backquotes(text) && text.contains('`') { Err(At { at, problem: Problem::Unwritable }) } else { Ok(()) }
 }
 
 /// Reads all sites of `text`.
@@ -562,20 +560,17 @@ mod tests {
             ("{\n}", "line 1, column 1: expected an address, found `{`"),
             ("a {\n x", "line 2, column 3: expected a word, `{` or the end of the line, found the end of the text"),
             ("a {\n", "line 2, column 1: expected a directive or `}`, found the end of the text"),
-            ("a { x\n}", "line 1, column 5: expected the end of the line after `{`, found \"x\""),
+            ("a { x\n}", "line 1, column 5: expected the end of the line after `{`, found a word"),
             ("a {\n x }", "line 2, column 4: expected a word, `{` or the end of the line, found `}`"),
-            ("a {\n} b", "line 2, column 3: expected the end of the line after `}`, found \"b\""),
-            ("é{\n}", "line 1, column 1: expected a space before the `{` of \"é{\""),
+            ("a {\n} b", "line 2, column 3: expected the end of the line after `}`, found a word"),
+            ("é{\n}", "line 1, column 1: expected a space before the `{` at the end of a word"),
             ("a {\n é \"x\n}", "line 2, column 4: the quote \" that begins here is not closed"),
             ("a {\n x \"y\"z\n}", "line 2, column 7: expected a space after the closing quote, found 'z'"),
-            ("a {\n }}\n}", "line 2, column 2: expected `}` alone in its line, found \"}}\""),
+            ("a {\n }}\n}", "line 2, column 2: expected `}` alone in its line, found a word that begins with it"),
             ("a {\n {\n}", "line 2, column 2: expected a directive or `}`, found `{`"),
             ("a {\n x\0\n}", "line 2, column 2: control character '\\0'"),
-            (
-                "a {\n x y\\\"`\n}",
-                "line 2, column 4: \"y\\\\\\\"`\": a backquote, and a backslash before a quote or at the end, cannot stand in one word",
-            ),
-            ("a {\n respond <<EOF\n}", "line 2, column 10: \"<<EOF\": heredocs are not read; quotes may span lines"),
+            ("a {\n x y\\\"`\n}", "line 2, column 4: a backquote, and a backslash before a quote or at the end, cannot stand in one word"),
+            ("a {\n respond <<EOF\n}", "line 2, column 10: heredocs are not read; quotes may span lines"),
         ] {
             assert_eq!(parse(input).unwrap_err().to_string(), message, "{input}");
         }
