@@ -3,12 +3,12 @@
 //! by that.
 //!
 //! What must hold: what a node has in its storage is what the present master has, or newer. So whoever is the master writes its own there, and
-//! whoever becomes it takes first what the one before it has written.
+//! whoever becomes it takes first what the one before it has written, if that is newer than what it has.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use log::{debug, info};
+use log::{debug, info, warn};
 use serde::{Deserialize, Serialize};
 
 use super::view::{Routed, View};
@@ -32,6 +32,9 @@ const OF_ALL: &str = "-";
 struct Shared {
     /// Whose they are.
     node: NodeName,
+    /// When the last of them was written, by the clock of that node.
+    #[serde(default)]
+    at: String,
     /// Path within Caddy's storage → text.
     files: BTreeMap<String, String>,
 }
@@ -41,26 +44,31 @@ pub fn share(here: &Here, apps: &[Routed], view: &View) -> Result<(), Error> {
     let Some(storage) = &here.settings.routes.storage else { return Ok(()) };
     let mut shared = BTreeMap::new();
     for entry in here.consul.list(keys::CERTIFICATES)? {
-        match json::read::<Shared>(&entry.value) {
-            Ok(known) => drop(shared.insert(entry.key.trim_start_matches(keys::CERTIFICATES).to_string(), (known, entry.modify_index))),
-            Err(why) => debug!("{}: {why}", entry.key),
-        }
+        // What cannot be read is replaced.
+        let known = json::read::<Shared>(&entry.value).inspect_err(|why| debug!("{}: {why}", entry.key)).ok();
+        shared.insert(entry.key.trim_start_matches(keys::CERTIFICATES).to_string(), (known, entry.modify_index));
     }
-    authority(here, storage, view, shared.remove(OF_ALL).map(|(known, _)| known))?;
+    let mut told = Vec::new();
+    told.push((OF_ALL.to_string(), authority(here, storage, view, shared.remove(OF_ALL).unwrap_or_default())));
     let mut known: Vec<String> = Vec::new();
     for app in apps {
         for host in hosts(app) {
-            let found = shared.get(&host).cloned();
             if app.master == view.me {
-                of_host(here, storage, view, app, &host, found)?;
+                let found = shared.get(&host).cloned().unwrap_or_default();
+                told.push((host.clone(), of_host(here, storage, view, app, &host, found)));
             }
             known.push(host);
         }
     }
+    // One that cannot be handed over keeps no other from it.
+    for (host, why) in told.into_iter().filter_map(|(host, done)| Some((host, done.err()?))) {
+        warn!("the certificate of {host} is not handed over: {why}");
+    }
     // Of what this node has handed over, and nothing has any more.
-    for (host, (of, index)) in shared.iter().filter(|(host, (of, _))| of.node == view.me && !known.contains(*host)) {
+    let own = |of: &Option<Shared>| of.as_ref().is_some_and(|of| of.node == view.me);
+    for (host, (_, index)) in shared.iter().filter(|(host, (of, _))| own(of) && !known.contains(*host)) {
         here.consul.transaction(&[Op::DeleteCas(&key(host), *index)])?;
-        debug!("certificate of {host}, which was {}'s: handed over no more", of.node);
+        debug!("certificate of {host}: handed over no more");
     }
     Ok(())
 }
@@ -69,10 +77,14 @@ fn key(host: &str) -> String {
     format!("{}{host}", keys::CERTIFICATES)
 }
 
-/// Those for which Caddy has a certificate.
+/// Those for which Caddy has a certificate, under a name in its storage that no other host has.
 fn hosts(app: &Routed) -> impl Iterator<Item = String> {
     let https = app.addresses().filter(|address| address.served().0 == Scheme::Https && !address.host.is_empty());
-    https.map(|address| address.host.to_ascii_lowercase())
+    https.map(|address| address.host.to_ascii_lowercase()).filter(|host| is_own(host))
+}
+
+fn is_own(host: &str) -> bool {
+    stored(host) == host.replace('*', "wildcard_") && !host.starts_with("wildcard_")
 }
 
 /// As Caddy calls it in its storage.
@@ -82,63 +94,79 @@ fn stored(host: &str) -> String {
     host.replace('*', "wildcard_").chars().map(plain).filter(kept).collect::<String>().replace("..", "")
 }
 
-fn of_host(here: &Here, storage: &Path, view: &View, app: &Routed, host: &str, found: Option<(Shared, u64)>) -> Result<(), Error> {
+fn of_host(here: &Here, storage: &Path, view: &View, app: &Routed, host: &str, found: (Option<Shared>, u64)) -> Result<(), Error> {
     let name = stored(host);
-    let (found, index) = found.map_or((None, 0), |(found, index)| (Some(found), index));
-    if let Some(found) = found.as_ref().filter(|found| found.node != view.me) {
-        let own = |path: &str| path.strip_prefix(CERTIFICATES).is_some_and(|path| path.split('/').nth(2) == Some(&*name));
-        take(here, storage, found, own)?;
+    let (found, index) = found;
+    let kinds = ["crt", "key", "json"].map(|kind| format!("{name}.{kind}"));
+    let own = || -> Result<Shared, Error> {
+        let mut own = Shared::of(view);
+        for issuer in here.world.list_folder_if_any(&storage.join(CERTIFICATES))? {
+            own.read(here, storage, &format!("{CERTIFICATES}/{issuer}/{name}"), &kinds)?;
+        }
+        Ok(own)
+    };
+    let mut mine = own()?;
+    if let Some(found) = found.as_ref().filter(|found| found.is_for(&mine)) {
+        let is_its = |path: &str| match path.split('/').collect::<Vec<_>>().as_slice() {
+            [CERTIFICATES, _, folder, file] => *folder == name && kinds.iter().any(|kind| kind == file),
+            _ => false,
+        };
+        take(here, storage, found, is_its)?;
         info!("{}: the certificate of {host} is {}'s", app.name, found.node);
+        mine = own()?;
     }
     // Until it is the master it has none of its own to hand over.
     if app.moves {
         return Ok(());
     }
-    let mut files = BTreeMap::new();
-    for issuer in here.world.list_folder_if_any(&storage.join(CERTIFICATES))? {
-        let folder = format!("{CERTIFICATES}/{issuer}/{name}");
-        read(here, storage, &folder, ["crt", "key", "json"].map(|kind| format!("{name}.{kind}")), &mut files)?;
-    }
-    let own = Shared { node: view.me.clone(), files };
-    if !own.files.is_empty() && found.as_ref() != Some(&own) {
+    if !mine.files.is_empty() && found.as_ref() != Some(&mine) {
         let key = key(host);
-        here.consul.cas(&key, &text_of(&key, &own)?, index)?;
+        here.consul.cas(&key, &text_of(&key, &mine)?, index)?;
     }
     Ok(())
 }
 
 /// The first node that has one gives it to all; a node that has its own keeps it.
-fn authority(here: &Here, storage: &Path, view: &View, found: Option<Shared>) -> Result<(), Error> {
-    let mut files = BTreeMap::new();
-    read(here, storage, AUTHORITY, ["root.crt", "root.key", "intermediate.crt", "intermediate.key"].map(String::from), &mut files)?;
+fn authority(here: &Here, storage: &Path, view: &View, (found, index): (Option<Shared>, u64)) -> Result<(), Error> {
+    let names = ["root.crt", "root.key", "intermediate.crt", "intermediate.key"].map(String::from);
+    let mut own = Shared::of(view);
+    own.read(here, storage, AUTHORITY, &names)?;
     match found {
-        Some(found) if files.is_empty() => {
-            take(here, storage, &found, |path| Path::new(path).parent() == Some(Path::new(AUTHORITY)))?;
+        Some(found) if own.files.is_empty() => {
+            let is_its =
+                |path: &str| path.strip_prefix(AUTHORITY).is_some_and(|name| names.iter().any(|known| name == format!("/{known}")));
+            take(here, storage, &found, is_its)?;
             info!("the authority of `tls internal` is that of {}", found.node);
         }
-        None if files.len() == 4 => {
-            let (key, own) = (key(OF_ALL), Shared { node: view.me.clone(), files });
-            here.consul.cas(&key, &text_of(&key, &own)?, 0)?;
+        None if own.files.len() == 4 => {
+            let key = key(OF_ALL);
+            here.consul.cas(&key, &text_of(&key, &own)?, index)?;
         }
         _ => {}
     }
     Ok(())
 }
 
-fn read<const N: usize>(
-    here: &Here,
-    storage: &Path,
-    folder: &str,
-    names: [String; N],
-    files: &mut BTreeMap<String, String>,
-) -> Result<(), Error> {
-    for name in names {
-        let path = format!("{folder}/{name}");
-        if let Some(text) = here.world.read_file(&storage.join(&path), MOST)? {
-            files.insert(path, String::from_utf8_lossy(&text).into_owned());
-        }
+impl Shared {
+    /// Whether it is to be taken where `mine` is: by one who has none, or an older one.
+    fn is_for(&self, mine: &Shared) -> bool {
+        self.node != mine.node && (mine.files.is_empty() || self.at > mine.at)
     }
-    Ok(())
+
+    fn of(view: &View) -> Shared {
+        Shared { node: view.me.clone(), at: String::new(), files: BTreeMap::new() }
+    }
+
+    fn read(&mut self, here: &Here, storage: &Path, folder: &str, names: &[String]) -> Result<(), Error> {
+        for name in names {
+            let path = format!("{folder}/{name}");
+            let file = storage.join(&path);
+            let (Some(text), Some(found)) = (here.world.read_file(&file, MOST)?, here.world.look_at(&file)?) else { continue };
+            self.at = found.modified.deploy_date().max(std::mem::take(&mut self.at));
+            self.files.insert(path, String::from_utf8_lossy(&text).into_owned());
+        }
+        Ok(())
+    }
 }
 
 /// Into Caddy's storage, and nowhere else.
@@ -161,10 +189,35 @@ fn take(here: &Here, storage: &Path, found: &Shared, own: impl Fn(&str) -> bool)
 mod tests {
     use super::*;
 
+    /// Two applications on two nodes may have one host.
+    #[test]
+    fn an_older_one_is_not_taken() {
+        let of = |node: &str, at: &str| {
+            let files = (!at.is_empty()).then(|| ("a".into(), at.into())).into_iter().collect();
+            Shared { node: NodeName::try_from(node).unwrap(), at: at.into(), files }
+        };
+        for (theirs, mine, is_for) in [
+            ("", "", true),
+            ("2026", "", true),
+            ("2026", "2025", true),
+            ("2026", "2026", false),
+            ("2025", "2026", false),
+            ("", "2025", false),
+        ] {
+            assert_eq!(of("node2", theirs).is_for(&of("node1", mine)), is_for, "{theirs} {mine}");
+        }
+        assert!(!of("node1", "2026").is_for(&of("node1", "2025")));
+    }
+
     #[test]
     fn names_are_caddys() {
         for (host, name) in [("shop.example.com", "shop.example.com"), ("*.example.com", "wildcard_.example.com"), ("a..b/c", "abc")] {
             assert_eq!(stored(host), name);
+        }
+        for (host, own) in
+            [("shop.example.com", true), ("*.example.com", true), ("wildcard_.example.com", false), ("a..b", false), ("[::1]", false)]
+        {
+            assert_eq!(is_own(host), own, "{host}");
         }
     }
 }
