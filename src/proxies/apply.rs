@@ -3,7 +3,7 @@
 //! A file is replaced only when it changes and the proxy's own check accepts it; an application that the check does not accept is left
 //! out, named in the log, and the others go on being served.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,12 +16,14 @@ use super::haproxy::TELLS;
 use super::view::{Clients, Frame, NOTE, Routed, TOLD, Unservable, View};
 use super::{caddy, certificates, haproxy};
 use crate::about::About;
-use crate::error::text_of;
+use crate::error::{self, text_of};
 use crate::here::Here;
 use crate::model::maintenance::Maintenance;
 use crate::model::names::NodeName;
+use crate::model::record::Understood;
 use crate::model::time::Time;
 use crate::model::{json, keys};
+use crate::outside::{self, caddy::without_words};
 use crate::routes::address::site_addresses;
 use crate::routes::caddy1;
 use crate::settings::{self, Version};
@@ -138,8 +140,8 @@ pub fn routes(here: &Here, settings: &settings::Proxies) -> Result<(), Error> {
         }
         match (done.due, done.failed) {
             (None, Some(why)) => return Err(why),
-            (None, None) if done.left_out == 0 => return Ok(()),
-            (None, None) => return Err(Error::LeftOut { apps: done.left_out }),
+            (None, None) if done.left_out.is_empty() => return Ok(()),
+            (None, None) => return Err(Error::LeftOut { apps: done.left_out.len() }),
             (Some(due), _) => {
                 debug!("looking again in {} s", due.as_secs_f64());
                 here.consul.wait_below("", index, due)?;
@@ -148,10 +150,42 @@ pub fn routes(here: &Here, settings: &settings::Proxies) -> Result<(), Error> {
     }
 }
 
+/// What this node's Caddy says against an application's new version beside what it serves, without words of it. An error: nobody can say.
+pub fn refusal(
+    here: &Here,
+    settings: &settings::Proxies,
+    name: &str,
+    caddyfile: &str,
+    sites: &Understood,
+) -> Result<Option<String>, Error> {
+    let setup = Setup::of(here, settings)?;
+    // What is checked is written to a file, as by a run of `routes`.
+    let _turn = here.world.lock_file(&here.paths.routes_locks().0)?;
+    let Seen { mut view, mut apps, .. } = look(here, &setup)?;
+    apps.retain(|app| app.name != name);
+    view.maintenance.remove(name);
+    let record = json!({"master": view.me, "caddyfile": caddyfile, "sites": sites}).to_string();
+    match Routed::of(name, record.as_bytes(), &view.me, setup.frame.caddy_version, None) {
+        // The last one: it is its fault if it does not go with the others.
+        Ok(app) => apps.push(app),
+        Err(why) => return Ok(Some(why.to_string())),
+    }
+    Ok(setup.caddy.refusal(&here.world, &apps, &view, name)?.map(|why| match why {
+        error::Error::Caddy(outside::caddy::Error::Refused { says, .. }) => says,
+        why => {
+            // Caddy says it last, as a line of its log.
+            let why = why.to_string();
+            let last = why.lines().next_back().unwrap_or_default();
+            let said = json::read::<Value>(last.as_bytes()).ok().and_then(|line| Some(line["msg"].as_str()?.to_string()));
+            without_words(&said.unwrap_or_else(|| last.into()), caddyfile)
+        }
+    }))
+}
+
 /// What came of one pass.
 struct Done {
-    /// How many applications are left out of a file.
-    left_out: usize,
+    /// The applications that are left out of a file.
+    left_out: BTreeSet<String>,
     /// Until the next maintenance page has to be shown.
     due: Option<Duration>,
     /// Why a proxy has not taken its file.
@@ -167,7 +201,7 @@ impl Done {
         if self.failed.is_some() {
             return Ok(());
         }
-        for (name, (maintenance, index)) in &mut self.turns {
+        for (name, (maintenance, index)) in self.turns.iter_mut().filter(|(name, _)| !self.left_out.contains(*name)) {
             let is_new = maintenance.turn.as_mut().is_some_and(|turn| turn.says(&self.me));
             if is_new {
                 let key = format!("{}{name}", keys::MAINTENANCES);
@@ -191,20 +225,20 @@ fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
     if [&setup.caddy, &setup.haproxy].into_iter().all(is_current) {
         debug!("nothing to write");
         seen.tell();
-        return Ok(seen.done(0, failed));
+        return Ok(seen.done(BTreeSet::new(), failed));
     }
     if seen.holds() {
         debug!("requests wait at this node's Caddy: nothing is written until they do no more");
-        return Ok(seen.done(0, failed));
+        return Ok(seen.done(BTreeSet::new(), failed));
     }
     here.world.clock.sleep(BURST);
     seen = look(here, setup)?;
     seen.tell();
-    let mut left_out = 0;
+    let mut left_out = BTreeSet::new();
     for file in order(here, setup, &seen)? {
         seen.view.clients.caddy = is_told(here, setup)?;
         match file.update(&here.world, &seen.apps, &seen.view) {
-            Ok(bad) => left_out += bad,
+            Ok(bad) => left_out.extend(bad),
             // no reason to keep the other from its file
             Err(why) => failed = failed.or(Some(why)),
         }
@@ -264,7 +298,8 @@ fn look(here: &Here, setup: &Setup) -> Result<Seen, Error> {
     for entry in here.consul.list(keys::MAINTENANCES)? {
         let (name, maintenance) = (name_of(&entry.key, keys::MAINTENANCES).to_string(), Maintenance::read(&entry.value));
         // a key without a date, as the operator may write it, is shown at once
-        let since = maintenance.since.as_deref().and_then(Time::parse);
+        // and so is one by a clock that is far ahead: for as long nothing would be written where requests wait
+        let since = maintenance.since.as_deref().and_then(Time::parse).filter(|since| since.since(now) <= setup.hold);
         match since.and_then(|since| setup.hold.checked_sub(now.since(since))).filter(|left| !left.is_zero()) {
             Some(left) => due = Some(due.map_or(left, |due| due.min(left))),
             None => drop(view.maintenance.insert(name.clone())),
@@ -302,8 +337,9 @@ impl Seen {
     }
 
     /// `bad` are left out of a file, besides those that cannot be served at all.
-    fn done(self, bad: usize, failed: Option<Error>) -> Done {
-        Done { left_out: self.unservable.len() + bad, due: self.due, failed, me: self.view.me, turns: self.turns }
+    fn done(self, bad: BTreeSet<String>, failed: Option<Error>) -> Done {
+        let unservable = self.unservable.iter().map(|(key, _)| name_of(key, keys::APPS).to_string());
+        Done { left_out: unservable.chain(bad).collect(), due: self.due, failed, me: self.view.me, turns: self.turns }
     }
 
     fn tell(&self) {

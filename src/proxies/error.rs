@@ -11,7 +11,7 @@ use crate::settings;
 pub enum Error {
     Settings(settings::Error),
     Other(error::Error),
-    /// Even without any application.
+    /// Even without any application, or it gives no answer.
     CheckFails {
         file: &'static str,
         why: Box<error::Error>,
@@ -35,7 +35,7 @@ impl fmt::Display for Error {
                 } else {
                     ""
                 };
-                write!(f, "{file} stays as it is: the check fails even without any application: {why}{told}")
+                write!(f, "{file} stays as it is: the check fails even without any application, or gives no answer: {why}{told}")
             }
             Error::LeftOut { apps } => write!(f, "{apps} applications are left out of the proxies' files"),
         }

@@ -19,6 +19,10 @@ use crate::outside::process::{self, Cmd};
 const QUICK: Duration = Duration::from_secs(120);
 /// Of the memory of who was refused.
 const MOST: u64 = 1 << 20;
+/// Then who was refused is tried again: it may have been for want of something else.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// From this exit status on it is not the proxy's: of the engine or the shell that could not start it, or of a signal.
+const NOT_ITS_OWN: i32 = 125;
 
 pub struct ProxyFile {
     pub name: &'static str,
@@ -87,8 +91,8 @@ impl ProxyFile {
         self.is(world, &(self.written)(&self.all(apps), view)) && self.is_read(world)
     }
 
-    /// Brings the file up to date; how many applications are left out of it.
-    pub fn update(&self, world: &World, apps: &[Routed], view: &View) -> Result<usize, Error> {
+    /// Brings the file up to date; the applications that are left out of it.
+    pub fn update(&self, world: &World, apps: &[Routed], view: &View) -> Result<Vec<String>, Error> {
         let (all, path, unread) = (self.all(apps), self.path(), self.unread());
         let text = (self.written)(&all, view);
         let (text, bad) = if self.is(world, &text) { (text, Vec::new()) } else { self.accepted(world, &all, view, text)? };
@@ -110,7 +114,13 @@ impl ProxyFile {
             }
             world.remove_file(&unread)?;
         }
-        Ok(bad.len())
+        Ok(bad)
+    }
+
+    /// Why the proxy would not take this application beside the others. An error: nobody can say.
+    pub fn refusal(&self, world: &World, apps: &[Routed], view: &View, name: &str) -> Result<Option<error::Error>, error::Error> {
+        let bad = sift(&self.all(apps), &mut |apps| self.check(world, &(self.written)(apps, view)))?;
+        Ok(bad.into_iter().find(|(app, _)| app.name == name).map(|(_, why)| why))
     }
 
     /// The text that the proxy accepts, and who had to be left out. What was refused before is not tried again.
@@ -121,7 +131,9 @@ impl ProxyFile {
             (self.written)(&good, view)
         };
         // One that cannot be read is made anew.
-        let known = world.read_file(&self.refused(), MOST).ok().flatten();
+        let age = |modified| world.clock.now().since(modified);
+        let is_fresh = world.look_at(&self.refused())?.is_some_and(|found| age(found.modified) < FORGOTTEN);
+        let known = world.read_file(&self.refused(), MOST).ok().flatten().filter(|_| is_fresh);
         let known = known.and_then(|known| json::read::<(String, Vec<String>)>(&known).ok());
         if let Some((_, bad)) = known.filter(|(its_sum, _)| *its_sum == sum) {
             warn!("{}: still left out: {}", self.name, bad.join(", "));
@@ -134,7 +146,7 @@ impl ProxyFile {
             Err(why) if world.is_file(&self.path()) => return Err(Error::CheckFails { file: self.name, why: Box::new(why) }),
             // a proxy that runs in a container may need the file to start at all
             Err(why) => {
-                error!("{} is written unchecked: the check fails even without any application: {why}", self.name);
+                error!("{} is written unchecked: the check fails even without any application, or gives no answer: {why}", self.name);
                 return Ok((text, Vec::new()));
             }
         };
@@ -151,22 +163,27 @@ impl ProxyFile {
         Ok((without(&bad), bad))
     }
 
-    /// Whether the proxy would take the text; without its program everything is taken.
-    fn check(&self, world: &World, text: &str) -> Result<(), error::Error> {
+    /// Why the proxy would not take the text; without its program everything is taken. An error: it does not say.
+    fn check(&self, world: &World, text: &str) -> Result<Option<error::Error>, error::Error> {
         if self.check.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
+        let own = match self.own_text(text) {
+            Err(why @ (error::Error::Caddy(caddy::Error::Refused { .. }) | error::Error::Fault(_))) => return Ok(Some(why)),
+            own => own?,
+        };
         // the proxy may look at the name
         let path = self.folder.join(format!("check-{}", self.own_name()));
-        self.replace(world, &path, &self.own_text(text)?, false)?;
+        self.replace(world, &path, &own, false)?;
         let checked = cmd(&self.check, &path).both(world);
         world.remove_file(&path)?;
         match checked {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(None),
             Err(process::Error::NotFound { cmd }) => {
                 debug!("{} is not checked: `{cmd}` is not installed here", self.name);
-                Ok(())
+                Ok(None)
             }
+            Err(why @ process::Error::Exit { code, .. }) if code < NOT_ITS_OWN => Ok(Some(why.into())),
             Err(error) => Err(error.into()),
         }
     }
@@ -180,21 +197,33 @@ fn cmd(words: &[String], path: &Path) -> Cmd {
 }
 
 /// Those that are not accepted together with the others, with the reason. By halves, so that few of many are found in few checks. An error
-/// is that of nobody.
-fn sift<'a, E>(all: &[&'a Routed], check: &mut impl FnMut(&[&Routed]) -> Result<(), E>) -> Result<Vec<(&'a Routed, E)>, E> {
-    if check(all).is_ok() {
+/// is that of nobody: no answer, or a check that fails without those whom it would blame, too.
+fn sift<'a, E>(all: &[&'a Routed], check: &mut impl FnMut(&[&Routed]) -> Result<Option<E>, E>) -> Result<Vec<(&'a Routed, E)>, E> {
+    if check(all)?.is_none() {
         return Ok(Vec::new());
     }
-    check(&[])?;
+    if let Some(why) = check(&[])? {
+        return Err(why);
+    }
     let (mut good, mut bad) = (Vec::with_capacity(all.len()), Vec::new());
     let mut rest = vec![all];
     while let Some(part) = rest.pop() {
         let before = good.len();
         good.extend_from_slice(part);
-        if let Err(why) = check(&good) {
+        if check(&good)?.is_some() {
             good.truncate(before);
             match part {
-                [one] => bad.push((*one, why)),
+                [one] => {
+                    if let Some(without_it) = check(&good)? {
+                        return Err(without_it);
+                    }
+                    // Once more: the check may have failed for a moment.
+                    good.push(*one);
+                    if let Some(why) = check(&good)? {
+                        good.truncate(before);
+                        bad.push((*one, why));
+                    }
+                }
                 several => {
                     let (first, second) = several.split_at(several.len() / 2);
                     rest.extend([second, first]);
@@ -221,20 +250,35 @@ mod tests {
             let mut check = |apps: &[&Routed]| {
                 checks += 1;
                 assert!(apps.is_sorted_by_key(|app| app.name.parse::<u32>().unwrap()));
-                apps.iter().find(|app| bad.contains(&&*app.name)).map_or(Ok(()), |app| Err(app.name.clone()))
+                Ok::<_, String>(apps.iter().find(|app| bad.contains(&&*app.name)).map(|app| app.name.clone()))
             };
             let found = sift(&all, &mut check).unwrap();
             let found: Vec<_> = found.iter().map(|(app, why)| (&*app.name, &**why)).collect();
             let expected: Vec<_> = bad.iter().map(|name| (*name, *name)).collect();
             assert_eq!(found, expected);
-            assert!(checks <= 3 + bad.len() * 20, "{checks}");
+            assert!(checks <= 3 + bad.len() * 22, "{checks}");
         }
         let mut two_alike = |apps: &[&Routed]| match apps.iter().filter(|app| app.name == "1" || app.name == "2").count() {
-            2 => Err("both"),
-            _ => Ok(()),
+            2 => Ok::<_, &str>(Some("both")),
+            _ => Ok(None),
         };
         let bad = sift(&all, &mut two_alike).unwrap();
         assert_eq!(bad.iter().map(|(app, why)| (&*app.name, *why)).collect::<Vec<_>>(), [("2", "both")]);
-        assert_eq!(sift(&all, &mut |_| Err("broken")).map(|bad| bad.len()), Err("broken"));
+        assert_eq!(sift(&all, &mut |_| Ok(Some("broken"))).map(|bad| bad.len()), Err("broken"));
+        // From its nth call on the check fails for a while, or gives no answer: nobody is blamed but the one that is to blame.
+        for (answer, away) in [(Ok(Some("away")), 1), (Ok(Some("away")), 5), (Err("away"), 1)] {
+            for from in 1..40 {
+                let mut calls = 0;
+                let mut check = |apps: &[&Routed]| {
+                    calls += 1;
+                    match (from..from + away).contains(&calls) {
+                        true => answer,
+                        false => Ok(apps.iter().any(|app| app.name == "17").then_some("bad")),
+                    }
+                };
+                let bad = sift(&all, &mut check).unwrap_or_default();
+                assert!(bad.iter().all(|(app, _)| app.name == "17"), "{answer:?} {away} {from}");
+            }
+        }
     }
 }

@@ -17,8 +17,7 @@ use crate::model::record::Understood;
 use crate::model::roles::Role;
 use crate::outside::doors::Write;
 use crate::outside::{compose, compose_file};
-use crate::routes;
-use crate::{service, variables};
+use crate::{proxies, routes, service, settings, variables};
 
 pub fn clone(run: &mut Run) -> Result<Output, Stop> {
     remove_checkout(run, None)?;
@@ -136,7 +135,15 @@ fn understand(run: &mut Run) -> Result<Option<Understood>, Error> {
     for site in &routes.sites {
         sites.push(routes::understood(&caddy.adapt(site)?, site, services, &listed)?);
     }
-    Ok(Some(Understood::new(&routes.caddyfile, sites)))
+    let sites = Understood::new(&routes.caddyfile, sites);
+    // It reads more than it takes: a password that is no hash, a network that is none.
+    let proxies = settings::Proxies::from_env().map_err(proxies::Error::from);
+    match proxies.and_then(|proxies| proxies::apply::refusal(&run.here, &proxies, &run.name, &routes.caddyfile, &sites)) {
+        Ok(None) => {}
+        Ok(Some(says)) => return Err(routes::Error::NotTaken { says }.into()),
+        Err(why) => warn!("nobody can say before it is served whether Caddy takes it: {why}"),
+    }
+    Ok(Some(sites))
 }
 
 /// Whether each volume is taken for what it is.
