@@ -3,7 +3,7 @@
 ARCH ?= x86_64
 DIST := dist$(if $(filter-out x86_64,$(ARCH)),/$(ARCH))
 # Those of the features that only say which tests may run.
-FEATURES := $(shell sed -n 's/^\(engine\|lab\|older\|static\) = \[\]$$/\1/p' Cargo.toml)
+FEATURES := $(shell sed -n 's/^\(caddy\|engine\|lab\|older\|static\) = \[\]$$/\1/p' Cargo.toml)
 
 # Bytes that dist/handler may have.
 BUDGET := 2031616

@@ -7,6 +7,8 @@
 mod world;
 
 mod attack17;
+#[cfg(feature = "caddy")]
+mod attack17_caddy;
 mod by_name;
 mod check;
 mod cluster;
