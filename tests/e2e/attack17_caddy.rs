@@ -260,8 +260,8 @@ fn honest_authors() {
         "push /style.css\nrespond x",
         "@q query a=b\n@h host h.example.com\n@p protocol https\n@r header_regexp r Cookie ^a=(.*)$\nrespond @r {re.r.1}",
         "log {\n output discard\n}\nlog_name x\nrespond x",
-        "basic_auth argon2id {\n bob $argon2id$v=19$m=47104,t=1,p=1$D2w550kRj8F283jEAkGeNQ$TZoFVilMBLAKz20yH0fzYrROGYvo8XEQsVau8W/aCXA\n}\nrespond x",
-        "basic_auth {\n bob $2a$14$iOz9xnGTzLg/SvE17.865OwbFiq7cKU28ZD6C9sPVB8x7mlYF/2mm\n}\nrespond x",
+        "basic_auth argon2id {\n bob $$argon2id$$v=19$$m=47104,t=1,p=1$$D2w550kRj8F283jEAkGeNQ$$TZoFVilMBLAKz20yH0fzYrROGYvo8XEQsVau8W/aCXA\n}\nrespond x",
+        "basic_auth {\n bob $$2a$$14$$iOz9xnGTzLg/SvE17.865OwbFiq7cKU28ZD6C9sPVB8x7mlYF/2mm\n}\nrespond x",
         "@x expression `{http.request.method} in ['GET', 'PUT'] && path_regexp('n', r'^/api(/\\d{2,3})?$') && !header({'A': ['b', '*c']})`\nrespond @x y",
         "@x expression `{http.request.uri}.startsWith('/a') || size({http.request.host}) > 3 && client_ip('10.0.0.0/8')`\nrespond @x y",
     ];
@@ -292,7 +292,7 @@ fn a_reason_has_no_secret() {
         "request_header X-Key s3cret-of-mine{",
         "request_header X-Key }s3cret-of-mine",
         "request_header X-Key a b s3cret-of-mine",
-        "basic_auth {\n bob $2a$14$s3cret-of-mine s3cret-of-mine\n}",
+        "basic_auth {\n bob $$2a$$14$$s3cret-of-mine s3cret-of-mine\n}",
         "request_header X-Key \"s3cret-of-mine \\\\\" `",
     ]
     .iter()
