@@ -229,7 +229,10 @@ fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
     }
     if seen.holds() {
         debug!("requests wait at this node's Caddy: nothing is written until they do no more");
-        return Ok(seen.done(BTreeSet::new(), failed));
+        let mut done = seen.done(BTreeSet::new(), failed);
+        // Of others that move nothing is written either, and is not said.
+        done.turns.retain(|_, (maintenance, _)| maintenance.turn.as_ref().is_some_and(|turn| !turn.given));
+        return Ok(done);
     }
     here.world.clock.sleep(BURST);
     seen = look(here, setup)?;

@@ -32,6 +32,38 @@ fn nothing_is_turned_to_where_it_is_left_out() {
     assert!(turn["turn"]["held"] != true, "{said:?}");
 }
 
+/// Requests of one application wait on the new node, whose Caddy is not loaded anew meanwhile. Another one comes there, too: it is not led there before
+/// Caddy has it.
+#[test]
+fn nothing_is_turned_to_where_others_wait() {
+    let w = World::new(&["node1", "node2"]);
+    let since = w.lock().now("node1");
+    for (name, held) in [("a", true), ("b", false)] {
+        let record =
+            json!({"master": "node1", "ip": "10.0.0.1", "caddyfile": format!("http://{name}.example.com {{\n    respond {name}\n}}")});
+        w.lock().store.set(&format!("app/{name}"), record.to_string().as_bytes());
+        let turn = json!({"order": name, "since": since, "turn": {"from": "node1", "to": "node2", "given": true, "held": held}});
+        w.lock().store.set(&format!("maintenance/{name}"), turn.to_string().as_bytes());
+    }
+    let run = w.handler("node2", &["routes"]).env("HANDLER_HOLD", "60").env("HANDLER_CADDY_CHECK", "[\"/bin/true\"]");
+    let run = run.env("HANDLER_HAPROXY_CHECK", "[\"/bin/true\"]").spawn();
+    sleep(Duration::from_secs(3));
+    let early = w.kv("maintenance/b").unwrap();
+    w.lock().store.remove("maintenance/a");
+    let held = || w.kv("maintenance/b").is_some_and(|turn| turn["turn"]["held"] == true);
+    for _ in 0..200 {
+        if held() {
+            break;
+        }
+        sleep(Duration::from_millis(100));
+    }
+    let late = held();
+    w.lock().store.remove("maintenance/b");
+    let run = run.join().unwrap();
+    assert!(early["turn"]["held"] != true, "{early:#} {run:?}");
+    assert!(late, "{run:?}");
+}
+
 /// A clock that is ahead: for as long nothing of any other application is written on the node where requests wait.
 #[test]
 fn a_clock_that_is_ahead_holds_nothing_for_long() {
