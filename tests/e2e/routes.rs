@@ -248,6 +248,9 @@ fn certificates_go_with_their_application() {
     assert_eq!(fs::metadata(storage("node2").join(key)).unwrap().permissions().mode() & 0o777, 0o600);
     // It is renewed there; the old one has an old one, which it says no more.
     write("node2", key, "second");
+    // Some weeks later.
+    let renewed = fs::File::options().write(true).open(storage("node2").join(key)).unwrap();
+    renewed.set_modified(std::time::SystemTime::now() + Duration::from_secs(10)).unwrap();
     routes("node2");
     routes("node1");
     routes("node2");
