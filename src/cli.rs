@@ -114,7 +114,8 @@ commands:
         + "
 NAME   an application that is deployed: its name, that of its repository, or any part that no other has
 
-JSON   deploy   {\"repo\": URL, \"branch\": B, \"master\": NODE, \"slave\": NODE or null, \"update\": false, \"empty\": false}
+JSON   deploy   {\"repo\": URL, \"branch\": B, \"master\": NODE, \"slave\": NODE or null, \"update\": false, \"empty\": false,
+                 \"replica\": [SNAPSHOT, …], \"repo_moved\": false}
        destroy  {\"repo\": URL, \"branch\": B}
        migrate  {\"repo\": URL, \"branch\": B, \"target\": {\"repo\": URL, \"branch\": B}, \"update\": true}
 
