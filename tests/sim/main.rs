@@ -15,6 +15,7 @@ mod attack14;
 mod attack15;
 mod attack16;
 mod attack18;
+mod attack19;
 mod attack2;
 mod attack3;
 mod attack4;

@@ -72,7 +72,9 @@ pub fn run(s: &mut State, files: &dyn Files, node: &str, args: &[&str], cwd: &Pa
         }
         "up" => {
             // All of them, if none is named.
-            let named: Vec<&&str> = rest.iter().filter(|word| !word.starts_with('-')).collect();
+            let value = rest.iter().position(|word| *word == "--pull").map(|at| at + 1);
+            let words = rest.iter().enumerate().filter(|(at, _)| Some(*at) != value).map(|(_, word)| word);
+            let named: Vec<&&str> = words.filter(|word| !word.starts_with('-')).collect();
             let services: Vec<_> = services.iter().filter(|(n, _)| named.is_empty() || named.contains(&n)).collect();
             if let Err(text) = s.create_volumes(node, project, &model) {
                 return Out::fail(1, &format!("Error response from daemon: {text}"));
@@ -313,7 +315,11 @@ impl State {
         how: &[&str],
         cwd: &Path,
     ) -> Result<(), String> {
-        if y.get("build").is_none() && self.engine(node).image(reference).is_none() {
+        // `--pull` goes before what the file says.
+        let asked = how.iter().position(|word| *word == "--pull").and_then(|at| how.get(at + 1)).copied();
+        let asked = asked.or_else(|| how.iter().find_map(|word| word.strip_prefix("--pull=")));
+        let always = asked.or(y["pull_policy"].as_str()) == Some("always");
+        if y.get("build").is_none() && (always || self.engine(node).image(reference).is_none()) {
             let content = self.registry.get(reference).cloned().ok_or(format!("manifest for {reference} not found"))?;
             self.engine(node).tag(reference, &content);
         }

@@ -200,6 +200,10 @@ pub fn answer(s: &mut State, node: &str, request: &Request) -> Response {
             }
         }
         ("POST", ["images", name @ .., "tag"]) => {
+            // A name with a digest is given to no image: ParseNormalizedNamed takes no `@` without what follows it.
+            if request.get("repo").is_some_and(|repo| repo.contains('@')) {
+                return error(400, "invalid reference format");
+            }
             let reference = format!("{}:{}", request.get("repo").unwrap_or_default(), request.get("tag").unwrap_or("latest"));
             match s.engine(node).give_tag(&name.join("/"), &reference) {
                 Ok(()) => Response::new(201, ""),
