@@ -298,3 +298,24 @@ fn what_is_given_up_where_an_image_is_named_by_its_digest_runs_again() {
     sim.violations();
     assert!(serving == before && orders.is_empty(), "{serving:?} {orders:?}\n{status}");
 }
+
+/// Something else is in the network of the application, so that the failed version is not taken down to its end. The undo is given up as the README says,
+/// nothing was written, and the file is removed: the old version is started.
+#[test]
+fn what_is_given_up_is_started_with_the_image_of_the_version_that_the_record_names() {
+    let (sim, text) = with_cache("cache:1", "cache:1");
+    let before = sim.lock().serving(PROJECT);
+    commit(&sim, &text("x-standin: {start: unhealthy}"));
+    sim.lock().engine("node1").held_networks.insert(PROJECT.to_owned());
+    sim.deliver_all(&[deploy("second", "node1", Some("node2"))]);
+    sim.try_settle().ok();
+    sim.start("node3", Start::Cancel(id("second"), Some("node1")));
+    sim.run_until_rest();
+    sim.try_settle().ok();
+    let file = sim.disk("node1", |disk| disk.paths().into_iter().find(|path| path.ends_with("given-up"))).unwrap();
+    sim.disk("node1", |disk| disk.remove(Path::new(&file)).unwrap());
+    let (serving, orders, status) = outcome(&sim);
+    sim.violations();
+    sim.lock().engine("node1").held_networks.clear();
+    assert!(serving == before && orders.is_empty(), "{serving:?} {orders:?}\n{status}");
+}
