@@ -209,8 +209,11 @@ pub fn say_again(here: &Here, order: &Order) -> Result<(), Error> {
 pub fn undo_failed(here: &Here, id: &OrderId, node: &NodeName, why: &str) -> Result<(), Error> {
     let begins = format!("undoing it on {node} failed: ");
     change(here, id, |order| {
-        order.notes.retain(|note| !note.starts_with(&begins));
-        order.notes.push(format!("{begins}{why}"));
+        let note = format!("{begins}{why}");
+        match order.notes.iter_mut().find(|note| note.starts_with(&begins)) {
+            Some(said) => *said = note,
+            None => order.notes.push(note),
+        }
     })
     .map(drop)
 }

@@ -324,7 +324,7 @@ impl Worker<'_> {
                     }
                     reason => reason?,
                 };
-                let reason = reason.or(if earlier.is_empty() { None } else { without_source(here, order, &members)? });
+                let reason = reason.or(if earlier.is_empty() { None } else { without_source(here, order, &earlier, &members)? });
                 if let Some(reason) = reason {
                     warn!("{} {}: {reason}", order.request.event(), order.name);
                     self.passed.insert(order.id.to_string());
@@ -420,6 +420,8 @@ pub struct Records {
     lost: Option<NodeName>,
     /// See [`Facts::held`].
     held: bool,
+    /// The record is of another deploy than what this node runs.
+    another: bool,
 }
 
 impl Records {
@@ -429,7 +431,8 @@ impl Records {
             Ok(Some((in_consul(&entry, "a record")?, entry.modify_index)))
         };
         let source = order.request.source_app().map(|app| get(&app.name())).transpose()?.flatten();
-        let mut records = Records { record: get(&order.name)?, source: source.map(|(record, _)| record), lost: None, held: false };
+        let mut records =
+            Records { record: get(&order.name)?, source: source.map(|(record, _)| record), lost: None, held: false, another: false };
         if records.record.is_none()
             && let Request::Deploy(deploy) = &order.request
         {
@@ -455,6 +458,7 @@ impl Records {
             warn!("{}: {}; this node goes by what it remembers of it", order.name, local::ANOTHER);
             record.data_id = Some(record.data_id().clone());
             (record.deploy_id, record.volumes) = (local.deploy_id, local.volumes);
+            records.another = true;
         }
         Ok(records)
     }
@@ -520,8 +524,16 @@ pub fn lost(here: &Here, order: &Order, members: &[Member], waited: Duration) ->
 }
 
 /// Why a migrate that waits for an earlier order is not to wait any longer: it keeps its source from a takeover, which has to come first.
-fn without_source(here: &Here, order: &Order, members: &[Member]) -> Result<Option<String>, Error> {
+fn without_source(here: &Here, order: &Order, earlier: &[&Open], members: &[Member]) -> Result<Option<String>, Error> {
     let Some(source) = order.request.source_app().filter(|_| order.state == State::Open && !order.is_begun()) else { return Ok(None) };
+    // It is being taken over, perhaps.
+    let is_its_deploy = |earlier: &Order| {
+        let lives = |request: &Request| matches!(request, Request::Deploy(deploy) if members::alive(members, &deploy.master));
+        earlier.name == source.name() && earlier.state != State::Failed && lives(&earlier.request)
+    };
+    if earlier.iter().any(|earlier| is_its_deploy(&earlier.order)) {
+        return Ok(None);
+    }
     let record = here.consul.get(&keys::app(&source.name()))?.and_then(|entry| json::read::<Record>(&entry.value).ok());
     let dead = record.map(|record| record.master).filter(|master| !members::alive(members, master));
     Ok(dead.map(|master| format!("{master}, which has the data of {}, has died while it waited for an earlier order", source.name())))
@@ -532,7 +544,7 @@ fn too_old(here: &Here, order: &Order, members: &[Member]) -> Result<Option<Faul
     let records = match Records::of(here, order) {
         Err(why) if !why.is_out_of_reach() => {
             error!("{why}"); // nobody can take it, and it fails by that
-            Records { record: None, source: None, lost: None, held: false }
+            Records { record: None, source: None, lost: None, held: false, another: false }
         }
         records => records?,
     };
@@ -560,6 +572,14 @@ fn take(
     tally: &mut Tally,
 ) -> Result<Option<Outcome>, Error> {
     let order = &open.order;
+    // Open once more: it was at work when what Consul is put back to was saved.
+    let done = local::of(here, &order.name)?.is_some_and(|local| local.has_done(&order.id));
+    if done || order.is_begun() && records.another {
+        let reason = "it was carried out here before, and Consul was put back to an older state since: order anew what you want";
+        warn!("{} {}: {reason}", order.request.event(), order.name);
+        let failed = orders::fail(here, &order.id, reason, Some(me))? != Failing::Gone;
+        return Ok(failed.then_some(Outcome::Failed));
+    }
     let facts = records.facts(members);
     let planned = plan::owner(order, &facts).and_then(|owner| Ok((plan::plan(order, &facts, me)?, owner)));
     let (plan, owner) = match planned {

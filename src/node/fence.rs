@@ -36,7 +36,7 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
             unkept.insert(volume.clone());
         }
     }
-    let fenced = Local { unkept, ..Local::new(LocalRole::Fenced, id.clone(), volumes) };
+    let fenced = Local { unkept, fenced_of: Some(id.clone()), ..Local::new(LocalRole::Fenced, id.clone(), volumes) };
     local::set(here, name, Some(fenced.clone()))?;
     keep(here, name, fenced)
 }

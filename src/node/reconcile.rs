@@ -387,7 +387,9 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
             (Task::SchedulePurge, Some(record)) => {
                 schedules::of_role(here, Role::Slave, Some(&record.master), &record.volumes, &volumes)?;
                 let slave = Local::new(LocalRole::Slave, record.deploy_id.clone(), record.volumes.clone());
-                local::set(here, name, Some(Local { unkept: local.map(|local| local.unkept.clone()).unwrap_or_default(), ..slave }))?;
+                let before = local.map(|local| (local.unkept.clone(), local.fenced_of.clone()));
+                let (unkept, fenced_of) = before.unwrap_or_default();
+                local::set(here, name, Some(Local { unkept, fenced_of, ..slave }))?;
             }
             (Task::Unschedule, _) => {
                 schedules::set(&here.plugin(), &Vec::new(), &[], &volumes)?;

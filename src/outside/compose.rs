@@ -261,15 +261,18 @@ impl Checkout {
         self.compose(timeouts.build).arg("build").run(world)
     }
 
-    /// Containers whose service is gone go, too.
+    /// Containers whose service is gone go, too. With the images that are here, whatever the file says of pulling: those that are to run were looked for.
     pub fn up(&self, world: &World, recreate: Recreate, timeouts: &Timeouts) -> Result<(), cmd::Error> {
         let more: &[&str] = if recreate == Recreate::All { &["--force-recreate"] } else { &[] };
-        self.compose(timeouts.up).args(["up", "-d", "--no-build", "--remove-orphans"]).args(more).run(world)
+        self.compose(timeouts.up).args(["up", "-d", "--no-build", "--pull", "never", "--remove-orphans"]).args(more).run(world)
     }
 
     /// What of these services is down is started, and made where it is gone; what there is stays as it is, and nothing else is touched.
     pub fn start(&self, world: &World, services: &[String], timeouts: &Timeouts) -> Result<(), cmd::Error> {
-        self.compose(timeouts.up).args(["up", "-d", "--no-build", "--no-recreate", "--no-deps"]).args(services).run(world)
+        self.compose(timeouts.up)
+            .args(["up", "-d", "--no-build", "--pull", "missing", "--no-recreate", "--no-deps"])
+            .args(services)
+            .run(world)
     }
 
     pub fn stop(&self, world: &World, timeouts: &Timeouts) -> Result<(), cmd::Error> {

@@ -8,7 +8,7 @@ use super::journal::{Begins, Part};
 use super::run::Run;
 use super::table::{Flag, Step, Undo};
 use super::verdict::{Facts, Fate, Says, Verdict, verdict};
-use super::{Done, Stop};
+use super::{Done, Stop, prepare};
 use crate::error::{Error, Fault, in_consul};
 use crate::model::keys;
 use crate::model::members;
@@ -94,6 +94,13 @@ impl Run {
         match verdict {
             _ if given_up => {
                 warn!("its undo was given up by hand: the journal is set aside, and nothing is changed");
+                // But for names: what is started by them later is the version that the record names.
+                if verdict == Verdict::Undo
+                    && self.old_images().is_ok()
+                    && let Err(why) = prepare::retag(&self)
+                {
+                    warn!("the images of the old version have not got their names back: {why}");
+                }
                 let aside = self.here.paths.given_up(&self.name, &self.order.id);
                 match self.journal.set_aside(&self.here.world, &aside) {
                     Ok(()) => Outcome::Failed,

@@ -233,6 +233,8 @@ pub fn retag(run: &Run) -> Result<Vec<String>, Error> {
     let (engine, mut gone) = (run.here.engine(), Vec::new());
     for (name, id) in run.old_images()?.iter().filter(|(name, id)| name != id) {
         match engine.image(id)? {
+            // A digest is no name to give away.
+            Some(_) if name.contains('@') => {}
             Some(_) => engine.tag(id, name)?,
             None => gone.push(name.clone()),
         }
@@ -249,8 +251,8 @@ pub fn give_back(run: &mut Run, _: Option<Output>) -> Done {
         {
             continue;
         }
-        // Somebody may have removed it.
-        if engine.image(id)?.is_some() {
+        // Somebody may have removed it. A digest is no name to give away.
+        if !name.contains('@') && engine.image(id)?.is_some() {
             engine.tag(id, name)?;
         }
     }

@@ -8,9 +8,7 @@ use serde_json::json;
 use crate::others::run;
 use crate::sets::{checks, commit, data, put_back, reboot, statuses, tick};
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{
-    COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, destroy, push, shop, with_copy,
-};
+use crate::world::shop::{COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, destroy, push, shop, with_copy};
 use crate::world::state::State;
 use crate::world::{Act, Cluster, event, id};
 
@@ -279,24 +277,6 @@ fn a_move_that_was_at_work_when_consul_was_saved_is_not_done_over_what_it_has_be
     let moved = sim.lock().ended("move");
     sim.violations();
     assert!(held.contains("tuesday"), "“{held}” {serving:?} {orders:?} {moved:#}\n{status}");
-}
-
-/// What the README names for an undo that cannot work: it is given up, and its file removed once all is as it should be.
-#[test]
-fn what_is_given_up_where_an_image_is_named_by_its_digest_runs_again() {
-    let (sim, text) = with_cache(PINNED, PINNED);
-    let before = sim.lock().serving(PROJECT);
-    commit(&sim, &text("x-standin: {start: unhealthy}"));
-    sim.deliver_all(&[deploy("second", "node1", Some("node2"))]);
-    sim.try_settle().ok();
-    sim.start("node3", Start::Cancel(id("second"), Some("node1")));
-    sim.run_until_rest();
-    sim.try_settle().ok();
-    let file = sim.disk("node1", |disk| disk.paths().into_iter().find(|path| path.ends_with("given-up"))).unwrap();
-    sim.disk("node1", |disk| disk.remove(Path::new(&file)).unwrap());
-    let (serving, orders, status) = outcome(&sim);
-    sim.violations();
-    assert!(serving == before && orders.is_empty(), "{serving:?} {orders:?}\n{status}");
 }
 
 /// Something else is in the network of the application, so that the failed version is not taken down to its end. The undo is given up as the README says,

@@ -250,7 +250,7 @@ fn snapshots_are_named_for_a_takeover_only() {
     refused(&sim, "other", "is of none of the data volumes that are taken over");
     let gone = format!("{DATA}@2026-11-20T00:00:00.000000");
     sim.deliver_all(&[over("gone", &[&gone])]);
-    refused(&sim, "gone", "has not arrived");
+    refused(&sim, "gone", "is not on this node");
     assert_eq!(data(&sim, "node2"), "");
 }
 
