@@ -129,7 +129,7 @@ impl fmt::Display for Error {
             Error::TooOld { version } => {
                 write!(
                     f,
-                    "docker-compose is version {version:?}; Compose 2 is needed (its plugin for docker is the program, too: link it into PATH)"
+                    "docker-compose is version {version:?}; Compose 2.15 or later is needed (its plugin for docker is the program, too: link it into PATH)"
                 )
             }
         }
@@ -148,10 +148,10 @@ impl Tool {
     }
 }
 
-/// `v2.26.1`, `2.26.1-4`, `5.0.0`; not `1.29.2`.
+/// `v2.26.1`, `2.26.1-4`, `5.0.0`; not `1.29.2`. From 2.15 on `up` heeds what it is told of pulling.
 fn will_do(version: &str) -> bool {
-    let major = version.trim().trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
-    major.is_some_and(|major| major >= 2)
+    let mut parts = version.trim().trim_start_matches('v').split('.').map(|part| part.parse::<u32>().ok());
+    parts.next().flatten().is_some_and(|major| (major, parts.next().flatten().unwrap_or_default()) >= (2, 15))
 }
 
 /// Whether containers that are as they should be are made anew.
@@ -445,9 +445,16 @@ volumes:
     /// As `docker-compose version --short` has printed it.
     #[test]
     fn versions() {
-        for (version, fine) in
-            [("2.26.1-4\n", true), ("v2.24.0\n", true), ("5.0.1", true), ("1.29.2\n", false), ("", false), ("dev", false)]
-        {
+        for (version, fine) in [
+            ("2.26.1-4\n", true),
+            ("v2.24.0\n", true),
+            ("5.0.1", true),
+            ("2.15.0", true),
+            ("2.14.2", false),
+            ("1.29.2\n", false),
+            ("", false),
+            ("dev", false),
+        ] {
             assert_eq!(will_do(version), fine, "{version}");
         }
     }

@@ -72,7 +72,7 @@ fn compose_1_is_refused() {
     let w = shop(&["node1"]);
     let before = w.state();
     w.lock().engine("node1").compose = "1.29.2".to_owned();
-    w.deliver("node1", &[deploy("first", "node1", None)]).exits(1).says("Compose 2 is needed");
+    w.deliver("node1", &[deploy("first", "node1", None)]).exits(1).says("Compose 2.15 or later is needed");
     assert_eq!(w.state(), before);
 }
 

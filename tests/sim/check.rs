@@ -322,7 +322,7 @@ fn a_fresh_node_says_what_it_lacks() {
     }
     check(&sim, "node1");
     let found = check(&sim, "node1");
-    found.exits(1).says("wrong: docker-compose is version \"1.29.2\"; Compose 2 is needed");
+    found.exits(1).says("wrong: docker-compose is version \"1.29.2\"; Compose 2.15 or later is needed");
     found
         .says("wrong: Docker's engine is 19.03.1")
         .says("status 403: Permission denied; with ACLs")
