@@ -200,7 +200,7 @@ fn an_init_container_that_has_done_its_work_is_left_alone() {
     check(&sim, "node1").exits(1).says("the container shopmastere4371-web-1 is exited (exit code 255)");
     check(&sim, "node1").exits(0);
     let up = sim.lock().log.iter().find(|e| e.line.contains(" up -d")).unwrap().line.clone();
-    assert!(up.ends_with("--no-build --no-recreate --no-deps web cache"), "{up}");
+    assert!(up.ends_with("--no-build --pull missing --no-recreate --no-deps web cache"), "{up}");
 }
 
 #[test]
