@@ -16,6 +16,7 @@ use crate::model::order::Request;
 use crate::model::record::Understood;
 use crate::model::roles::Role;
 use crate::outside::doors::Write;
+use crate::outside::engine::Engine;
 use crate::outside::{compose, compose_file};
 use crate::{proxies, routes, service, settings, variables};
 
@@ -232,11 +233,8 @@ pub fn tag(run: &Run) -> Result<(), Error> {
 pub fn retag(run: &Run) -> Result<Vec<String>, Error> {
     let (engine, mut gone) = (run.here.engine(), Vec::new());
     for (name, id) in run.old_images()?.iter().filter(|(name, id)| name != id) {
-        match engine.image(id)? {
-            // A digest is no name to give away.
-            Some(_) if name.contains('@') => {}
-            Some(_) => engine.tag(id, name)?,
-            None => gone.push(name.clone()),
+        if !give(&engine, id, name)? {
+            gone.push(name.clone());
         }
     }
     Ok(gone)
@@ -251,10 +249,16 @@ pub fn give_back(run: &mut Run, _: Option<Output>) -> Done {
         {
             continue;
         }
-        // Somebody may have removed it. A digest is no name to give away.
-        if !name.contains('@') && engine.image(id)?.is_some() {
-            engine.tag(id, name)?;
-        }
+        give(&engine, id, name)?;
     }
     Ok(())
+}
+
+/// Gives the image its name back; whether it is there: somebody may have removed it. A digest is no name to give away.
+fn give(engine: &Engine, id: &str, name: &str) -> Result<bool, Error> {
+    let is_there = engine.image(id)?.is_some();
+    if is_there && !name.contains('@') {
+        engine.tag(id, name)?;
+    }
+    Ok(is_there)
 }
