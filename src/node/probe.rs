@@ -130,7 +130,7 @@ fn of_members(here: &Here, members: &[Member], probed: &mut Probed) -> Result<()
     let (mut apart_from, mut shut) = (Vec::new(), Vec::new());
     for Member { name, address, .. } in others {
         let before = here.world.clock.now();
-        let answer = ssh(address).read(&here.world);
+        let answer = ssh(here, address).read(&here.world);
         let after = here.world.clock.now();
         match answer {
             Ok(text) => {
@@ -140,9 +140,9 @@ fn of_members(here: &Here, members: &[Member], probed: &mut Probed) -> Result<()
                     apart_from.push(format!("the clocks of this node and {name} differ by {apart} s: ages of data are said by them; does NTP run?"));
                 }
             }
-            // The plugin may have a key of its own.
+            // The plugin may have its keys elsewhere.
             Err(cmd::Error::Exit { tail, .. }) if tail.contains("Permission denied") => shut.push(format!(
-                "sshd of {name} answers on port {PORT}, but does not let root of this node in with the key in /root/.ssh; the volume plugin needs one that it lets in"
+                "sshd of {name} answers on port {PORT}, but lets this node in neither with the volume plugin's key nor with root's: put its public key into the plugin's ssh/authorized_keys of {name}"
             )),
             Err(why) => unreached.push(format!(
                 "{name} is not reached by ssh on port {PORT}, by which volumes are sent: does its sshd run there, and does a firewall let it through? {why}"
@@ -154,11 +154,17 @@ fn of_members(here: &Here, members: &[Member], probed: &mut Probed) -> Result<()
     Ok(())
 }
 
-/// Asks for the time there. Whose host key it is does not matter: nothing is said to it.
-fn ssh(address: &str) -> Cmd {
+/// Asks for the time there, with the plugin's keys, or with root's, which it has where it runs in no container of its own. Whose host key it is
+/// does not matter: nothing is said to it.
+fn ssh(here: &Here, address: &str) -> Cmd {
     let mut cmd = Cmd::new("ssh", PATIENCE).args(["-p", PORT]);
     for option in ["BatchMode=yes", "ConnectTimeout=5", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"] {
         cmd = cmd.args(["-o", option]);
+    }
+    for folder in [here.settings.snapshots.with_file_name("ssh"), "~/.ssh".into()] {
+        for key in ["id_ed25519", "id_rsa", "id_ecdsa"] {
+            cmd = cmd.args(["-o", &format!("IdentityFile={}", folder.join(key).display())]);
+        }
     }
     cmd.args(["-l", "root", "--", address, "date", "+%s"])
 }

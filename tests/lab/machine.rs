@@ -1,5 +1,5 @@
-//! The operator's side: `consul/docker-compose.yml` as it is, on a machine that has an engine, the volume plugin and nothing else, and the
-//! README's examples, word for word.
+//! The operator's side: three machines that have an engine, an empty disk and nothing else, and the README's commands and examples, word for
+//! word, from nothing to a WordPress that is moved and taken over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,31 +9,36 @@ use serde_json::Value;
 
 use crate::harness::{SOON, must, run, secs, wait_until};
 
-const MACHINE: &str = "handler-lab-machine";
+const NETWORK: &str = "handler-lab-machines";
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = include_str!("../../README.md");
 
-/// What a machine's init does, and the operator who sets it up: a btrfs disk, sshd, the plugin under the name of its official edition, the
-/// engine; and a git server, reached like any other.
+/// What a machine's init does: sshd and the engine. The empty disk has a name like any other; a user git is the git server.
 const START: &str = r#"
-rm -rf /consul
 for n in $(seq 0 63); do [ -e /dev/loop$n ] || mknod /dev/loop$n b 7 $n; done
 [ -e /dev/loop-control ] || mknod /dev/loop-control c 10 237
-truncate -s 2G /var/lib/docker/btrfs.img
-mkfs.btrfs -q /var/lib/docker/btrfs.img
-mkdir -p /var/log/node /run/docker/plugins/anybox /run/sshd /var/lib/buttervolume
-mount -o loop /var/lib/docker/btrfs.img /var/lib/buttervolume
-(cd /var/lib/buttervolume && mkdir -p volumes snapshots received config)
-/usr/sbin/sshd -p 1122
-ln -s ../btrfs.sock /run/docker/plugins/anybox/buttervolume:latest.sock
-buttervolume run >/var/log/node/buttervolume.log 2>&1 &
+truncate -s 2G /var/lib/docker/sdb.img
+ln -s "$(losetup -f --show /var/lib/docker/sdb.img)" /dev/sdb
+rm -rf /consul /etc/buttervolume
+mkdir -p /var/log/node /run/docker/plugins /run/sshd
 useradd -m git
 mkdir ~git/.ssh ~git/web
 cp ~/.ssh/authorized_keys ~git/.ssh
 chown -R git ~git
-printf 'Host git.example.com\n Port 1122\n' >>~/.ssh/config
-until [ -S /run/docker/plugins/btrfs.sock ]; do sleep 0.1; done
+/usr/sbin/sshd
 exec dockerd --storage-driver overlay2 >/var/log/node/dockerd.log 2>&1
+"#;
+
+/// In place of `docker plugin install`, for want of a registry: what the plugin's configuration says of its folders, its sshd and its socket.
+const PLUGIN: &str = r#"
+mkdir -p /etc/buttervolume /run/docker/plugins/ccomb
+ln -s ../btrfs.sock /run/docker/plugins/ccomb/buttervolume:latest.sock
+setsid unshare -m bash -c '
+    mount --bind /var/lib/buttervolume/ssh /root/.ssh
+    mount --bind /var/lib/buttervolume/config /etc/buttervolume
+    /usr/sbin/sshd -p 1122
+    exec buttervolume run' >/var/log/node/buttervolume.log 2>&1 </dev/null &
+until [ -S /run/docker/plugins/btrfs.sock ]; do sleep 0.1; done
 "#;
 
 /// The machine's own haproxy and Caddy, of Debian, in place of the official images: the same user, folders and commands.
@@ -53,47 +58,62 @@ fn host(script: &str) -> String {
     must("bash", &["-ec", script])
 }
 
+/// As in the README, on a network of ours.
+fn address(n: u8) -> String {
+    here(&format!("10.0.0.{n}"))
+}
+
+fn here(text: &str) -> String {
+    text.replace("10.0.0.", "172.31.78.1")
+}
+
 struct Machine {
+    name: String,
     start: Instant,
     /// What is copied to it.
     folder: PathBuf,
 }
 
 impl Machine {
-    fn new() -> Machine {
-        for image in ["handler-consul", "handler-lab-node"] {
-            assert_eq!(run("docker", &["image", "inspect", image]).code, Some(0), "there is no image {image}: run `make image lab`");
-        }
-        let folder = Path::new(ROOT).join("target/lab-machine");
+    fn new(n: u8) -> Machine {
+        let name = format!("handler-lab-machine{n}");
+        let folder = Path::new(ROOT).join("target/lab-machine").join(n.to_string());
         drop(fs::remove_dir_all(&folder));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("start"), START).unwrap();
-        let machine = Machine { start: Instant::now(), folder };
-        run("docker", &["rm", "-f", "-v", MACHINE]);
+        let machine = Machine { name, start: Instant::now(), folder };
+        let (name, folder) = (&machine.name, machine.folder.display());
         let names: String =
-            ["git", "blog", "shop", "www.shop", "press"].map(|name| format!("--add-host {name}.example.com:127.0.0.1 ")).concat();
+            ["git", "blog", "shop", "www.shop", "press"].map(|name| format!("--add-host {name}.example.com:{} ", address(1))).concat();
+        let address = address(n);
         host(&format!(
-            "cd '{}'
-             '{ROOT}/tests/lab/lab' create --name {MACHINE} --hostname node1 -v /var/lib/docker {names} --entrypoint bash \
-                 handler-lab-node -eu /start
-             docker cp start {MACHINE}:/start
-             docker start {MACHINE}",
-            machine.folder.display()
+            "cd '{folder}'
+             '{ROOT}/tests/lab/lab' create --name {name} --hostname node{n} --network {NETWORK} --ip {address} -v /var/lib/docker {names} \
+                 --entrypoint bash handler-lab-node -eu /start
+             docker cp start {name}:/start
+             docker start {name}",
         ));
         machine.note("machine started");
         wait_until("the machine's engine", SOON, || machine.try_sh("docker info").map(drop));
         machine.sh(PROXIES);
-        host(&format!("docker save handler-consul | docker exec -i {MACHINE} docker load"));
-        machine.note("images loaded");
+        host(&format!("docker save handler-consul | docker exec -i {name} sh -c 'cat >/root/handler-consul.tar'"));
+        let install = "docker plugin install --grant-all-permissions ccomb/buttervolume\n";
+        let steps = block("mkfs.btrfs /dev/sdb");
+        assert!(steps.contains(install), "{steps}");
+        machine.sh(&format!("set -e; {}", steps.replace(install, PLUGIN)));
+        // The mount holds the disk; it is gone with the machine.
+        machine.sh("losetup -d /dev/sdb && rm handler-consul.tar");
+        machine.press_images();
+        machine.note("disk, plugin, images");
         machine
     }
 
     fn note(&self, what: &str) {
-        println!("lab: {:6.1} s  {what}", self.start.elapsed().as_secs_f32());
+        println!("lab: {:6.1} s  {}: {what}", self.start.elapsed().as_secs_f32(), self.name);
     }
 
     fn try_sh(&self, script: &str) -> Result<String, String> {
-        let output = run("docker", &["exec", "-w", "/root", MACHINE, "bash", "-c", script]);
+        let output = run("docker", &["exec", "-w", "/root", &self.name, "bash", "-c", &here(script)]);
         if output.code == Some(0) { Ok(output.out) } else { Err(format!("{script}: {}{}", output.out, output.err)) }
     }
 
@@ -105,7 +125,7 @@ impl Machine {
     fn write(&self, path: &str, text: &str) {
         let file = self.folder.join("file");
         fs::write(&file, text).unwrap();
-        must("docker", &["cp", &file.display().to_string(), &format!("{MACHINE}:{path}")]);
+        must("docker", &["cp", &file.display().to_string(), &format!("{}:{path}", self.name)]);
     }
 
     /// Makes `git@git.example.com:web/NAME` of the README's example; `more` says how the test application listens there.
@@ -121,16 +141,16 @@ impl Machine {
 
     fn commit(&self, name: &str) {
         let folder = self.folder.join(name).display().to_string();
-        must("docker", &["cp", &folder, &format!("{MACHINE}:/home/git/web/{name}")]);
+        must("docker", &["cp", &folder, &format!("{}:/home/git/web/{name}", self.name)]);
         self.sh(&format!(
             "cd ~git/web/{name} && git init -q -b main && git add -A && git -c user.name=lab -c user.email=lab@example.com commit -qm first \
              && chown -R git ."
         ));
     }
 
-    /// Stand-ins for the images of the README's WordPress, and its repository.
-    fn press(&self) {
-        let folder = self.folder.join("press");
+    /// Stand-ins for the images of the README's WordPress.
+    fn press_images(&self) {
+        let folder = self.folder.join("images");
         fs::create_dir_all(&folder).unwrap();
         fs::copy(Path::new(ROOT).join("target/testapp/testapp"), folder.join("testapp")).expect("run `make testapp`");
         for (image, more) in [("mariadb:11", "\"mariadb\""), ("wordpress:6", "\"wordpress\"")] {
@@ -140,11 +160,9 @@ impl Machine {
                 format!("FROM scratch\nCOPY testapp /testapp\n{env}\nENTRYPOINT [\"/testapp\", {more}]\n"),
             )
             .unwrap();
-            must("docker", &["cp", &folder.display().to_string(), &format!("{MACHINE}:/root/")]);
-            self.sh(&format!("docker build -q -t {image} press"));
+            must("docker", &["cp", &folder.display().to_string(), &format!("{}:/tmp/", self.name)]);
+            self.sh(&format!("docker build -q -t {image} /tmp/images"));
         }
-        fs::write(folder.join("docker-compose.yml"), example("press")).unwrap();
-        self.commit("press");
     }
 
     /// Runs the README's own command that deploys it, and waits until it is there.
@@ -178,7 +196,7 @@ impl Machine {
     }
 
     fn json(&self, path: &str) -> Value {
-        serde_json::from_str(&self.sh(&format!(". ./.env; CONSUL_HTTP_TOKEN=$TOKEN consul-api {path}"))).unwrap()
+        serde_json::from_str(&self.sh(&format!(". cluster/.env; CONSUL_HTTP_TOKEN=$TOKEN consul-api {path}"))).unwrap()
     }
 
     fn leader(&self) {
@@ -203,7 +221,8 @@ impl Drop for Machine {
             eprintln!("{}", said.unwrap_or_else(|why| why));
         }
         if std::env::var_os("KEEP").is_none() {
-            run("docker", &["rm", "-f", "-v", MACHINE]);
+            run("docker", &["rm", "-f", "-v", &self.name]);
+            run("docker", &["network", "rm", NETWORK]); // the last one can
         }
     }
 }
@@ -233,35 +252,50 @@ fn command(part: &str) -> &'static str {
 
 #[test]
 fn a_newcomer_gets_what_the_readme_says() {
-    let machine = Machine::new();
-    machine.write("/root/docker-compose.yml", include_str!("../../consul/docker-compose.yml"));
-    machine.write("/root/closed.json", include_str!("../../consul/closed.json"));
-    let address = machine.sh("hostname -i");
-    let key = machine.sh("docker run --rm handler-consul consul keygen");
-    machine.write(
-        "/root/.env",
-        &format!(
-            "NODE=node1\nBIND={}\nSERVERS=1\nGOSSIP_KEY={}\nHAPROXY_IMAGE=lab-haproxy\nCADDY_IMAGE=lab-caddy\n",
-            address.trim(),
-            key.trim()
-        ),
-    );
-    machine.sh(&format!("set -e; {}", block("mkdir -p /consul/config keys")));
-    machine.note("docker-compose up");
+    for image in ["handler-consul", "handler-lab-node"] {
+        assert_eq!(run("docker", &["image", "inspect", image]).code, Some(0), "there is no image {image}: run `make image lab`");
+    }
+    for n in 1..=3 {
+        run("docker", &["rm", "-f", "-v", &format!("handler-lab-machine{n}")]);
+    }
+    run("docker", &["network", "rm", NETWORK]);
+    must("docker", &["network", "create", "--subnet", "172.31.78.0/24", NETWORK]);
+    let [machine, node2, node3] = std::thread::scope(|scope| {
+        let all = [1, 2, 3].map(|n| scope.spawn(move || Machine::new(n)));
+        all.map(|machine| machine.join().expect("a machine"))
+    });
+    machine.write("/root/cluster/docker-compose.yml", include_str!("../../consul/docker-compose.yml"));
+    machine.write("/root/cluster/closed.json", include_str!("../../consul/closed.json"));
+    let follow = |first: &str| machine.sh(&format!("set -eo pipefail; cd cluster; {}", block(first)));
+    follow("for n in 1 2 3; do ssh root@10.0.0.$n cat");
+    follow("mkdir -p /consul/config keys");
+    follow("cat >.env <<END");
+    machine.sh("printf 'HAPROXY_IMAGE=lab-haproxy\nCADDY_IMAGE=lab-caddy\n' >>cluster/.env"); // for want of a registry
+    follow("for n in 2 3; do");
+    machine.note("docker-compose up on all");
     let bootstrap = block("export CONSUL_HTTP_TOKEN=");
     let (bootstrap, policy) = bootstrap.split_once('\n').unwrap();
     let token = wait_until("the operator's token", SOON, || machine.try_sh(&format!("{bootstrap}; echo $CONSUL_HTTP_TOKEN | grep .")));
-    let of_node = block("docker exec -e CONSUL_HTTP_TOKEN consul consul acl token create");
-    machine.sh(&format!("set -eo pipefail; export CONSUL_HTTP_TOKEN={token}{policy}{of_node}"));
+    let of_nodes = block("for n in 1 2 3; do\n");
+    machine.sh(&format!("set -eo pipefail; cd cluster; export CONSUL_HTTP_TOKEN={token}{policy}{of_nodes}"));
     machine.leader();
     machine.sh(": >/deploy/handler.log"); // until it had its token it could but say so
-    assert!(machine.sh(command("consul members")).contains("alive"));
-    machine.note("a leader");
+    wait_until("all members", SOON, || {
+        let members = machine.sh(command("consul members"));
+        if members.matches("alive").count() == 3 { Ok(()) } else { Err(members) }
+    });
+    for machine in [&machine, &node2, &node3] {
+        wait_until("that nothing is missing", SOON, || match machine.try_sh(&format!("{} 2>&1", command("handler probe")))? {
+            said if said.contains("note") || said.contains("wrong:") => Err(said),
+            _ => Ok(()),
+        });
+    }
+    machine.note("a leader, members, nothing missing");
     // Whoever is on the node's own network and has no token writes nothing; a container of an application does not reach the agent.
     let put = "handler-consul consul kv put app/evil {} 2>&1";
     let refused = machine.try_sh(&format!("docker run --rm --network host {put}")).unwrap_err();
     assert!(refused.contains("Permission denied"), "{refused}");
-    let address = address.trim();
+    let address = address(1);
     let unreached =
         machine.try_sh(&format!("docker run --rm --network cluster_default -e CONSUL_HTTP_ADDR={address}:8500 {put}")).unwrap_err();
     assert!(unreached.contains("connection refused"), "{unreached}");
@@ -280,7 +314,7 @@ fn a_newcomer_gets_what_the_readme_says() {
     machine.deploy("blog");
     machine.deploy("shop");
     machine.deploy("forge");
-    machine.press();
+    machine.repository("press", "");
     // Refused without its password, with the remedy; then with it.
     let refused = machine.try_sh(command("handler deploy git@git.example.com:web/press")).unwrap_err();
     assert!(
@@ -294,7 +328,7 @@ fn a_newcomer_gets_what_the_readme_says() {
     machine.all_answer();
     machine.note("all answer");
     machine.files_are_accepted();
-    assert!(machine.sh("docker volume ls").contains("anybox/buttervolume:latest"));
+    assert!(machine.sh("docker volume ls").contains("ccomb/buttervolume:latest"));
     machine.sh("curl -sf -d value http://blog.example.com/key");
     let built = machine.sh("docker export $(docker ps -q --filter name=blogmain) | tar t | grep ^context/");
     assert!(built.contains("context/testapp\n") && !built.contains("/.handler-"), "what the handler keeps is part of the image: {built}");
@@ -330,7 +364,7 @@ fn a_newcomer_gets_what_the_readme_says() {
     machine.leader();
     machine.note("consul restarted");
     // The other Compose, with the same file: it makes all three anew.
-    machine.sh("/opt/compose2/usr/libexec/docker/cli-plugins/docker-compose up -d");
+    machine.sh("cd cluster && /opt/compose2/usr/libexec/docker/cli-plugins/docker-compose up -d");
     machine.leader();
     machine.all_answer();
     machine.note("all made anew");
@@ -348,4 +382,20 @@ fn a_newcomer_gets_what_the_readme_says() {
     for url in ["http://blog.example.com", "http://blog.example.com/health", "https://shop.example.com", "http://www.shop.example.com"] {
         assert!(checks.contains(&format!("\"HTTP {url}\"")), "{url} is not in {checks}");
     }
+
+    // Moved, and taken over from a node that died, each by the README's own command; page, password and certificate go with it.
+    let post = "--cacert root.crt https://press.example.com/key";
+    machine.sh(&format!("curl -sf -d 'first post' {post}"));
+    let [go, over] = commands("handler deploy press").collect::<Vec<_>>()[..] else { panic!("the README does not move press") };
+    machine.sh(go);
+    machine.note("press moved");
+    machine.answers("Welcome to WordPress", "--cacert root.crt https://press.example.com/");
+    machine.answers("first post", post);
+    assert!(node2.sh("docker ps").contains("wordpress:6"), "it runs elsewhere");
+    must("docker", &["kill", &node2.name]);
+    wait_until("that node2 is known to be dead", SOON, || machine.try_sh("docker exec consul consul members | grep 'node2.*failed'"));
+    machine.sh(over);
+    machine.note("press taken over");
+    machine.answers("Welcome to WordPress", "--cacert root.crt https://press.example.com/");
+    machine.answers("first post", post);
 }
