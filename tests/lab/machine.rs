@@ -20,7 +20,7 @@ for n in $(seq 0 63); do [ -e /dev/loop$n ] || mknod /dev/loop$n b 7 $n; done
 truncate -s 2G /var/lib/docker/sdb.img
 ln -s "$(losetup -f --show /var/lib/docker/sdb.img)" /dev/sdb
 rm -rf /consul /etc/buttervolume
-mkdir -p /var/log/node /run/docker/plugins /run/sshd
+mkdir -p /var/log/node /run/sshd
 useradd -m git
 mkdir ~git/.ssh ~git/web
 cp ~/.ssh/authorized_keys ~git/.ssh
@@ -29,16 +29,28 @@ chown -R git ~git
 exec dockerd --storage-driver overlay2 >/var/log/node/dockerd.log 2>&1
 "#;
 
-/// In place of `docker plugin install`, for want of a registry: what the plugin's configuration says of its folders, its sshd and its socket.
+/// In place of `docker plugin install`, for want of a registry: a plugin of Docker's made of the machine's own programs, with the folders,
+/// rights and sshd that the published one has.
 const PLUGIN: &str = r#"
-mkdir -p /etc/buttervolume /run/docker/plugins/ccomb
-ln -s ../btrfs.sock /run/docker/plugins/ccomb/buttervolume:latest.sock
-setsid unshare -m bash -c '
-    mount --bind /var/lib/buttervolume/ssh /root/.ssh
-    mount --bind /var/lib/buttervolume/config /etc/buttervolume
-    /usr/sbin/sshd -p 1122
-    exec buttervolume run' >/var/log/node/buttervolume.log 2>&1 </dev/null &
-until [ -S /run/docker/plugins/btrfs.sock ]; do sleep 0.1; done
+mkdir -p /tmp/plugin/rootfs/var/lib/buttervolume /tmp/plugin/rootfs/etc/buttervolume
+cd /tmp/plugin
+programs="$(command -v bash btrfs buttervolume date python3 sh ssh sshd) /bin/sh /bin/bash /usr/bin/python3 $(echo /usr/lib/python3*/lib-dynload/*.so)"
+tar -ch --hard-dereference $(ldd $programs 2>/dev/null | grep -o '/[^ :]*' | sort -u) $(command -v buttervolume) /opt/buttervolume /usr/lib/python3* \
+    /etc/passwd /etc/group /etc/nsswitch.conf /etc/ssh | tar -C rootfs -x
+mkdir -p rootfs/root/.ssh rootfs/run/sshd rootfs/tmp rootfs/dev
+printf '#!/bin/sh\n/usr/sbin/sshd -p 1122 -o UsePAM=no\nexec buttervolume run\n' >rootfs/start
+chmod +x rootfs/start
+folder() { echo "{\"Type\": \"bind\", \"Source\": \"/var/lib/buttervolume$1\", \"Destination\": \"$2\", \"Options\": [\"rbind\"]}"; }
+cat >config.json <<END
+{"Description": "buttervolume", "Documentation": "", "Entrypoint": ["/start"], "Env": [{"Name": "PATH", "Value": "$PATH"}],
+ "Mounts": [$(folder '' /var/lib/buttervolume), $(folder /config /etc/buttervolume), $(folder /ssh /root/.ssh)],
+ "PropagatedMount": "/var/lib/buttervolume", "Network": {"Type": "host"}, "Linux": {"Capabilities": ["CAP_SYS_ADMIN"]},
+ "Interface": {"Types": ["docker.volumedriver/1.0"], "Socket": "btrfs.sock"}}
+END
+docker plugin create ccomb/buttervolume:latest .
+docker plugin enable ccomb/buttervolume:latest
+cd - >/dev/null
+rm -r /tmp/plugin
 "#;
 
 /// The machine's own haproxy and Caddy, of Debian, in place of the official images: the same user, folders and commands.
@@ -398,4 +410,7 @@ fn a_newcomer_gets_what_the_readme_says() {
     machine.note("press taken over");
     machine.answers("Welcome to WordPress", "--cacert root.crt https://press.example.com/");
     machine.answers("first post", post);
+    let snapshots =
+        machine.sh(&format!("{}buttervolume snapshots $(docker volume ls -q | grep press | head -n 1)", block("buttervolume()")));
+    assert!(snapshots.contains('@'), "{snapshots}");
 }
