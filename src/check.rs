@@ -78,14 +78,20 @@ fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> (BTre
     let others = [
         ("reconcile", here.paths.tried_all(), left(&here.paths.inbox()) || left(&here.paths.older().0)),
         ("probe", here.paths.tried_probe(), probe_is_due),
-        // Certificates that were renewed are handed over, about as often.
-        ("routes", here.paths.tried_routes(), probe_is_due && here.settings.routes.storage.is_some()),
+        // Certificates that were renewed are handed over, about as often. And Consul's watches pause for minutes after its leader has died.
+        ("routes", here.paths.tried_routes(), probe_is_due && here.settings.routes.storage.is_some() || are_old(here, seen)),
     ];
     for (verb, tried, is_due) in others {
         let done = if is_due { try_again(here, &tried, &[flags, &[verb.into()]].concat()).map(drop) } else { remove(here, &tried) };
         failed.extend(done.err());
     }
     (next, failed)
+}
+
+/// Whether the proxies' files are by other records than these, where this node has proxies.
+fn are_old(here: &Here, seen: &Seen) -> bool {
+    let routed = here.world.read_file(&here.paths.routed(), 64).ok().flatten();
+    routed.is_some_and(|routed| routed != seen.stand.to_string().as_bytes())
 }
 
 fn told<T>(done: Result<T, Error>, failed: &mut Vec<Error>) -> Option<T> {

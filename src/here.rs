@@ -107,6 +107,11 @@ impl Paths {
         self.own.join("tried-probe.json")
     }
 
+    /// The records by which the proxies' files were written last, and how often a health check has had them written.
+    pub fn routed(&self) -> PathBuf {
+        self.own.join("routed")
+    }
+
     pub fn tried_routes(&self) -> PathBuf {
         self.own.join("tried-routes.json")
     }

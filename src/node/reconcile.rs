@@ -22,7 +22,7 @@ use crate::model::record::Record;
 use crate::model::roles::{Role, Roles};
 use crate::model::{json, keys};
 use crate::orders::{self, Open};
-use crate::outside::consul::{Entry, Op};
+use crate::outside::consul::{Entry, Op, Stand};
 use crate::outside::engine::{self, Listed};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,7 @@ pub fn tasks(local: Option<&Local>, runs: bool, roles: Option<&Roles>, me: &str)
 /// What one look at Consul and the engine gave.
 pub struct Seen {
     pub records: BTreeMap<AppName, Roles>,
+    pub stand: Stand,
     pub orders: Vec<Open>,
     /// What stands in Consul and cannot be read: records, and orders.
     pub unreadable: (Vec<String>, Vec<Error>),
@@ -109,15 +110,17 @@ impl Idle {
 
 struct Records {
     all: BTreeMap<AppName, Roles>,
+    stand: Stand,
     /// Those that name this node as their master, as they are.
     mine: Vec<(AppName, Vec<u8>)>,
     unreadable: Vec<String>,
 }
 
 fn records(here: &Here) -> Result<Records, Error> {
-    let mut records = Records { all: BTreeMap::new(), mine: Vec::new(), unreadable: Vec::new() };
+    let mut records = Records { all: BTreeMap::new(), stand: Stand::default(), mine: Vec::new(), unreadable: Vec::new() };
     let me = here.me()?;
     here.consul.each(keys::APPS, |entry| {
+        records.stand.count(&entry);
         let name = entry.key.trim_start_matches(keys::APPS).to_string();
         let why = match (AppName::try_from(name), serde_json::from_slice::<Roles>(&entry.value)) {
             (Ok(name), Ok(roles)) => {
@@ -135,7 +138,7 @@ fn records(here: &Here) -> Result<Records, Error> {
 }
 
 pub fn look(here: &Here) -> Result<Seen, Error> {
-    let Records { all: records, mine, unreadable } = records(here)?;
+    let Records { all: records, stand, mine, unreadable } = records(here)?;
     // Before the orders: one of an order that is not open by then has ended.
     let maintenances = if mine.is_empty() { Vec::new() } else { here.consul.list(keys::MAINTENANCES)? };
     let (orders, no_orders) = orders::listed(&here.consul)?;
@@ -143,7 +146,7 @@ pub fn look(here: &Here) -> Result<Seen, Error> {
     let nothing = records.is_empty() && here.apps()?.is_empty();
     let containers = if nothing { Ok(Vec::new()) } else { here.engine().listed() };
     let (idles, closed) = (BTreeMap::new(), BTreeSet::new());
-    let mut seen = Seen { records, orders, unreadable: (unreadable, no_orders), containers, idle: idles, closed };
+    let mut seen = Seen { records, stand, orders, unreadable: (unreadable, no_orders), containers, idle: idles, closed };
     let ordered: BTreeSet<&str> = seen.orders.iter().map(|open| &*open.order.id).collect();
     for (name, record) in mine {
         let entry = maintenances.iter().find(|entry| entry.key == keys::maintenance(&name));

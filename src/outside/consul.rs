@@ -137,6 +137,26 @@ pub struct Entry {
     pub modify_index: u64,
 }
 
+/// How the entries of a list stand: differently as soon as one was written or removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stand {
+    entries: usize,
+    last: u64,
+}
+
+impl Stand {
+    pub fn count(&mut self, entry: &Entry) {
+        self.entries += 1;
+        self.last = self.last.max(entry.modify_index);
+    }
+}
+
+impl fmt::Display for Stand {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} {}", self.entries, self.last)
+    }
+}
+
 /// Borrows from the answer, so that a long list costs no more memory than its text.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -23,7 +23,7 @@ use crate::model::names::NodeName;
 use crate::model::record::Understood;
 use crate::model::time::Time;
 use crate::model::{json, keys};
-use crate::outside::{self, caddy::without_words};
+use crate::outside::{self, caddy::without_words, consul::Stand};
 use crate::routes::address::site_addresses;
 use crate::routes::caddy1;
 use crate::settings::{self, Version};
@@ -138,6 +138,7 @@ pub fn routes(here: &Here, settings: &settings::Proxies) -> Result<(), Error> {
         } else {
             failing = None;
         }
+        done.remember(here);
         match (done.due, done.failed) {
             (None, Some(why)) => return Err(why),
             (None, None) if done.left_out.is_empty() => return Ok(()),
@@ -191,11 +192,23 @@ struct Done {
     /// Why a proxy has not taken its file.
     failed: Option<Error>,
     me: NodeName,
+    /// The records by which the files are. None: they are not yet.
+    by: Option<Stand>,
     /// By name, with the index: those that move.
     turns: BTreeMap<String, (Maintenance, u64)>,
 }
 
 impl Done {
+    /// By which records the files are. Without it the health check has them written again.
+    fn remember(&self, here: &Here) {
+        let path = here.paths.routed();
+        let by = self.by.filter(|_| self.failed.is_none()).map_or(String::new(), |by| by.to_string());
+        let is_known = here.world.read_file(&path, 64).ok().flatten().is_some_and(|known| known == by.as_bytes());
+        if let Err(why) = if is_known { Ok(()) } else { here.world.replace_file(&path, by.as_bytes(), false) } {
+            warn!("{why}");
+        }
+    }
+
     /// What the others wait for.
     fn say(&mut self, here: &Here) -> Result<(), Error> {
         if self.failed.is_some() {
@@ -230,6 +243,7 @@ fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
     if seen.holds() {
         debug!("requests wait at this node's Caddy: nothing is written until they do no more");
         let mut done = seen.done(BTreeSet::new(), failed);
+        done.by = None;
         // Of others that move nothing is written either, and is not said.
         done.turns.retain(|_, (maintenance, _)| maintenance.turn.as_ref().is_some_and(|turn| !turn.given));
         return Ok(done);
@@ -276,6 +290,7 @@ struct Seen {
     unservable: Vec<(String, Unservable)>,
     due: Option<Duration>,
     turns: BTreeMap<String, (Maintenance, u64)>,
+    stand: Stand,
 }
 
 /// Whether haproxy may tell Caddy who the client is: Caddy has read a file by which it listens to that, this one or one before it.
@@ -311,11 +326,12 @@ fn look(here: &Here, setup: &Setup) -> Result<Seen, Error> {
             turns.insert(name, (maintenance, entry.modify_index));
         }
     }
-    let (mut apps, mut unservable) = (Vec::new(), Vec::new());
+    let (mut apps, mut unservable, mut stand) = (Vec::new(), Vec::new(), Stand::default());
     // Of two that an older handler has let have the same, the one that had it first goes on being served.
     let mut entries = here.consul.list(keys::APPS)?;
     entries.sort_by_key(|entry| entry.create_index);
     for entry in entries {
+        stand.count(&entry);
         let name = name_of(&entry.key, keys::APPS);
         let turn = turns.get(name).and_then(|(maintenance, _)| maintenance.turn.as_ref());
         match Routed::of(name, &entry.value, &view.me, setup.frame.caddy_version, turn) {
@@ -323,7 +339,7 @@ fn look(here: &Here, setup: &Setup) -> Result<Seen, Error> {
             Err(why) => unservable.push((entry.key, why)),
         }
     }
-    Ok(Seen { view, apps, unservable, due, turns })
+    Ok(Seen { view, apps, unservable, due, turns, stand })
 }
 
 fn name_of<'a>(key: &'a str, prefix: &str) -> &'a str {
@@ -342,7 +358,8 @@ impl Seen {
     /// `bad` are left out of a file, besides those that cannot be served at all.
     fn done(self, bad: BTreeSet<String>, failed: Option<Error>) -> Done {
         let unservable = self.unservable.iter().map(|(key, _)| name_of(key, keys::APPS).to_string());
-        Done { left_out: unservable.chain(bad).collect(), due: self.due, failed, me: self.view.me, turns: self.turns }
+        let left_out = unservable.chain(bad).collect();
+        Done { left_out, due: self.due, failed, me: self.view.me, by: Some(self.stand), turns: self.turns }
     }
 
     fn tell(&self) {

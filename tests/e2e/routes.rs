@@ -36,8 +36,12 @@ impl Proxies {
     }
 
     fn invoked(&self, node: &str) -> crate::world::outside::Invocation<'_> {
+        self.with_proxies(node, "routes")
+    }
+
+    fn with_proxies(&self, node: &str, verb: &str) -> crate::world::outside::Invocation<'_> {
         let reload = |file: &str| json!(["/bin/sh", "-c", format!("echo {file} >> reloads"), "{name}"]).to_string();
-        let invoked = self.w.handler(node, &["routes"]).env("HANDLER_HOLD", self.hold).env("HANDLER_TIMEOUT_PROXY", "0");
+        let invoked = self.w.handler(node, &[verb]).env("HANDLER_HOLD", self.hold).env("HANDLER_TIMEOUT_PROXY", "0");
         let invoked = invoked.env("HANDLER_CADDY_CHECK", &self.check).env("HANDLER_HAPROXY_CHECK", &self.check);
         invoked.env("HANDLER_CADDY_RELOAD", &reload("caddy")).env("HANDLER_HAPROXY_RELOAD", &reload("haproxy"))
     }
@@ -92,6 +96,21 @@ fn files_follow_the_records() {
     assert!(c.file("node2", "Caddyfile").contains("respond other"));
     let left: Vec<_> = fs::read_dir(c.folder("node1")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
+}
+
+/// Consul's watches pause for minutes after its leader has died: what is taken over then would not be served.
+#[test]
+fn the_health_check_has_them_written_if_no_watch_does() {
+    let c = Proxies::new();
+    c.app("a", "node2", "http://a.example.com {\n    respond a\n}");
+    c.routes("node1").exits(0);
+    c.app("a", "node1", "http://a.example.com {\n    respond a\n}");
+    c.with_proxies("node1", "check").run();
+    let start = Instant::now();
+    while !c.file("node1", "Caddyfile").contains("respond a") {
+        assert!(start.elapsed() < Duration::from_secs(20), "it is not served: {}", c.file("node1", "haproxy.cfg"));
+        sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
