@@ -410,6 +410,7 @@ fn a_newcomer_gets_what_the_readme_says() {
     machine.note("press taken over");
     machine.answers("Welcome to WordPress", "--cacert root.crt https://press.example.com/");
     machine.answers("first post", post);
+    machine.note("page and post are there");
     let snapshots =
         machine.sh(&format!("{}buttervolume snapshots $(docker volume ls -q | grep press | head -n 1)", block("buttervolume()")));
     assert!(snapshots.contains('@'), "{snapshots}");
