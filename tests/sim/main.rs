@@ -17,6 +17,7 @@ mod attack16;
 mod attack18;
 mod attack19;
 mod attack2;
+mod attack21;
 mod attack3;
 mod attack4;
 mod attack5;
