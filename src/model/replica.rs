@@ -37,9 +37,12 @@ pub struct Replica {
     /// Since the last set that was confirmed.
     #[serde(default)]
     pub failures: u32,
-    /// When the last try began, or failed; RFC 3339.
+    /// When the last try began, or came to its end, by its master's clock alone; RFC 3339.
     #[serde(default)]
     pub tried: Option<String>,
+    /// The data that it was of: what failed before a deploy or a migrate says nothing of what is in force since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_of: Option<DeployId>,
     /// Why the last one has failed, if it has.
     #[serde(default)]
     pub reason: Option<String>,
@@ -157,8 +160,10 @@ impl Replica {
             // What is of a time to come a wrong clock has written.
             _ => 0,
         };
-        match (&self.last, self.failures) {
-            (Some(last), 0) if last.is_of(record) => left(&last.taken, self.every()),
+        let failures = if self.tried_of.as_ref().is_none_or(|of| of == record.data_id()) { self.failures } else { 0 };
+        match (&self.last, failures) {
+            // What was handed over is a set, but of another master, which may have said otherwise how often.
+            (Some(last), 0) if last.is_of(record) && last.master == record.master => left(&last.taken, self.every()),
             (_, 0) => 0,
             (_, failures @ 1..=3) => self.tried.as_deref().map_or(0, |tried| left(tried, 5 * failures)),
             _ => self.tried.as_deref().map_or(0, |tried| left(tried, 30)),

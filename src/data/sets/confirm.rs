@@ -97,7 +97,7 @@ pub fn lost(here: &Here, known: &Known, me: &NodeName, members: &[Member]) -> Op
 pub fn hold(part: &mut Part) -> Result<(), Error> {
     let Some(known) = part.known()? else { return Ok(()) };
     if let Some(lost) = lost(part.here, &known, &part.me, &part.members) {
-        let (why, now) = (format!("{lost}, which was confirmed, is not there any more"), part.here.world.clock.now().rfc3339());
+        let why = format!("{lost}, which was confirmed, is not there any more");
         warn!("{}: {why}", part.name);
         let last = known.replica(&part.me).last;
         // The next one is sent whole.
@@ -106,7 +106,7 @@ pub fn hold(part: &mut Part) -> Result<(), Error> {
             if let Some(last) = replica.last.take_if(|_| same) {
                 // What of it is there all the same must not be sent over.
                 replica.call_void(&last);
-                fail(replica, &now, &why);
+                fail(replica, &why);
             }
             same
         })?;

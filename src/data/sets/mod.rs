@@ -329,7 +329,11 @@ impl Part<'_> {
             replica.next = None;
             replica.call_void(set);
             if failed {
-                fail(replica, &now, why);
+                fail(replica, why);
+            }
+            // A holder's clock may say something else.
+            if failed && set.master == self.me {
+                replica.tried = Some(now.clone());
             }
             true
         })
@@ -347,9 +351,8 @@ impl Part<'_> {
 }
 
 /// One more that did not come to its end.
-fn fail(replica: &mut Replica, now: &str, why: &str) {
+fn fail(replica: &mut Replica, why: &str) {
     replica.failures += 1;
-    replica.tried = Some(now.into());
     replica.reason = Some(why.into());
 }
 

@@ -97,7 +97,7 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
     if let Err(why) = snapshots(part, known, &void, &mut set, &lock) {
         warn!("{}: no set can be taken: {why}", part.name);
         part.remove(set.made(), &part.book)?;
-        return failed(part, holder, &why.to_string());
+        return failed(part, known, holder, &why.to_string());
     }
     drop(lock);
     set.millis = (here.world.clock.uptime() - began).as_millis() as u64;
@@ -112,7 +112,8 @@ fn take(part: &mut Part, known: &Known, holder: &NodeName) -> Result<(), Error> 
         if replica.next.is_some() {
             return false;
         }
-        (replica.every, replica.keep, replica.tried) = (every, keep, Some(set.taken.clone()));
+        (replica.every, replica.keep) = (every, keep);
+        (replica.tried, replica.tried_of) = (Some(set.taken.clone()), Some(set.data_id.clone()));
         match *holder == part.me {
             true => confirmed(replica, set.clone()),
             false => replica.next = Some(Next { set: set.clone(), sent: false }),
@@ -224,10 +225,11 @@ fn say_sent(part: &Part, holder: &NodeName, set: &Set, millis: u64) -> Result<()
     })
 }
 
-fn failed(part: &Part, holder: &NodeName, why: &str) -> Result<(), Error> {
+fn failed(part: &Part, known: &Known, holder: &NodeName, why: &str) -> Result<(), Error> {
     let now = part.here.world.clock.now().rfc3339();
     part.change(holder, |replica| {
-        fail(replica, &now, why);
+        (replica.tried, replica.tried_of) = (Some(now.clone()), Some(known.record.data_id().clone()));
+        fail(replica, why);
         true
     })
 }
@@ -241,8 +243,10 @@ fn discard(part: &mut Part, holder: &NodeName, set: &Set) -> Result<(), Error> {
             // What a key names all the same stands in the book, or nobody would ever purge it.
             part.strike_but(&purge::free(of_it, &part.book.sets, &needed), &needed)
         }
+    let now = part.here.world.clock.now().rfc3339();
         _ => Ok(()),
     }
+            replica.tried = Some(now.clone());
 }
 
 /// What the compose file says of how often, and of what is kept. Where it cannot be read, what was told before; else nothing is purged.
