@@ -1,6 +1,6 @@
 //! The holder's part: what was sent is looked at, and becomes what a takeover restores, or goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use log::{info, warn};
@@ -217,11 +217,35 @@ pub fn clears(here: &Here, known: &Known, me: &NodeName) -> bool {
     void.iter().any(|name| can_go(here, known, &void_of, name))
 }
 
-/// Removes what is void, but what something else names, and what a master that died may have called so wrongly. What btrfs calls whole stays until
-/// something newer is confirmed: that its master lives does not say that it has its data still.
+/// What stays of what is void, where btrfs calls it whole: that its master lives does not say that it has its data still. Beside a confirmed set it
+/// is what was called void last: the disk may have no room for more. Without one it is the last set of which all is whole; without that, the last
+/// of each volume.
+fn best(here: &Here, known: &Known, replica: &Replica) -> Result<BTreeSet<Snapshot>, Error> {
+    let mut whole = BTreeSet::new();
+    for name in replica.void.iter().chain(replica.void_sets.values().flatten()) {
+        if matches!(replicas::look(here, name, None)?, None | Some(Seen::Whole)) {
+            whole.insert(name);
+        }
+    }
+    // In the order in which they were called so, whatever clocks say.
+    let at = |set: &&Vec<Snapshot>| replica.void.iter().rposition(|name| set.contains(name));
+    let is_confirmed = replica.last.as_ref().is_some_and(|last| known.in_force(last));
+    let is_whole = |set: &Vec<Snapshot>| {
+        let volumes = &known.record.volumes;
+        volumes.iter().all(|volume| set.iter().any(|name| name.volume() == *volume && whole.contains(name)))
+    };
+    let set = replica.void_sets.values().filter(|set| is_confirmed || is_whole(set)).max_by_key(at);
+    let of_each = || replica.void.iter().filter(|name| whole.contains(name)).map(|name| (name.volume(), name)).collect::<BTreeMap<_, _>>();
+    Ok(set.map_or_else(|| of_each().into_values().cloned().collect(), |set| set.iter().cloned().collect()))
+}
+
+/// Removes what is void, but what something else names, and what a master that died may have called so wrongly. What is whole and [`best`] stays
+/// until something newer is confirmed.
 fn clear(part: &Part, known: &Known) -> Result<(), Error> {
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
-    let Replica { void, void_of, .. } = known.replica(&part.me);
+    let replica = known.replica(&part.me);
+    let best = best(part.here, known, &replica)?;
+    let Replica { void, void_of, .. } = replica;
     // Whoever has confirmed it.
     let confirmed = known.replicas.values().filter_map(|replica| replica.last.as_ref()).filter(|last| known.in_force(last));
     let newest = confirmed.filter_map(|last| newest(last.snapshots.values())).max();
@@ -238,7 +262,7 @@ fn clear(part: &Part, known: &Known) -> Result<(), Error> {
             // Named there, it goes from the key.
             let what = "of a master that died: nobody has confirmed it, and the application went on from another set";
             set_aside(part, [&name].into_iter(), what)?;
-        } else if !is_older() && matches!(replicas::look(part.here, &name, None)?, None | Some(Seen::Whole)) {
+        } else if best.contains(&name) && !is_older() && matches!(replicas::look(part.here, &name, None)?, None | Some(Seen::Whole)) {
             continue;
         }
         goes.push(name);
