@@ -17,7 +17,7 @@ const MOST: u64 = 64 << 20;
 pub const FENCED: &str = "as it was when this node was fenced";
 
 /// Bytes that are taken for what an order may have to remember, before it begins: its undo must not want for room.
-const ROOM: u64 = 1 << 16;
+const ROOM: u64 = 1 << 20;
 
 /// To be called before an order begins.
 pub fn make_room(here: &Here) -> Result<(), Error> {
@@ -38,19 +38,13 @@ pub fn remember(here: &Here, snapshot: &str, aside: Option<&str>) -> Result<(), 
     Ok(here.world.write_file(&path, format!("{}\n", line.trim_end()).as_bytes(), Write::Append, true)?)
 }
 
-/// To be called before a snapshot is taken whose name is not known yet: who is killed before it is remembered has left the newest that there
-/// was, so that it is found as one that came later.
+/// To be called before a snapshot is taken whose name is not known yet: who is killed before it is remembered has left what there was, so that
+/// it is found as one that came later. Names do not tell that: a clock may have been put back.
 pub fn intend(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<(), Error> {
     ended(here, volume)?;
-    // What came from another node has its name by that one's clock.
-    let mut newest = None;
-    for snapshot in here.plugin().snapshots(volume)?.into_iter().rev() {
-        if is_made(here, &snapshot)? {
-            newest = Some(snapshot);
-            break;
-        }
-    }
-    remember(here, &format!("{AFTER}{}", newest.map_or_else(|| format!("{volume}@"), |newest| newest.to_string())), aside)
+    let there = here.plugin().snapshots(volume)?;
+    let times: Vec<&str> = there.iter().map(Snapshot::taken).collect();
+    remember(here, &format!("{BESIDE}{volume}@{}", times.join(",")), aside)
 }
 
 /// To be called with what the plugin has said to what was intended. Where that is an error, what it has made all the same is there by now: what
@@ -82,7 +76,9 @@ pub fn take(here: &Here, volume: &Volume, aside: Option<&str>) -> Result<Snapsho
     Ok(snapshot)
 }
 
-/// Begins the line of what is intended: after this snapshot.
+/// Begins the line of what is intended: the volume, and when the snapshots of it that are there were taken.
+const BESIDE: &str = "beside:";
+/// The same of an older handler: the newest snapshot.
 const AFTER: &str = "after:";
 /// All that has come of what was intended is remembered.
 const SETTLED: &str = "settled:";
@@ -91,7 +87,7 @@ const SETTLED: &str = "settled:";
 const RELEASED: &str = "released:";
 
 struct Intended {
-    after: String,
+    line: String,
     what: String,
 }
 
@@ -106,14 +102,23 @@ impl Intended {
 
     /// The snapshots that it may have become.
     fn found(&self, here: &Here, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
-        let mut found = Vec::new();
-        for snapshot in here.plugin().snapshots(volume)?.into_iter().filter(|snapshot| **snapshot > *self.after) {
-            if is_made(here, &snapshot)? {
-                found.push(snapshot);
-            }
-        }
-        Ok(found)
+        let there: BTreeSet<&str> = self.line.rsplit('@').next().unwrap_or_default().split(',').collect();
+        made(here, volume, |snapshot| match self.line.strip_prefix(AFTER) {
+            Some(after) => **snapshot > *after,
+            None => !there.contains(snapshot.taken()),
+        })
     }
+}
+
+/// The snapshots of the volume that were made here, of those that are new.
+pub fn made(here: &Here, volume: &Volume, is_new: impl Fn(&Snapshot) -> bool) -> Result<Vec<Snapshot>, Error> {
+    let mut made = Vec::new();
+    for snapshot in here.plugin().snapshots(volume)?.into_iter().filter(is_new) {
+        if is_made(here, &snapshot)? {
+            made.push(snapshot);
+        }
+    }
+    Ok(made)
 }
 
 /// Whether the snapshot was made here, and not received. What cannot be looked at may be.
@@ -132,12 +137,12 @@ fn lines(here: &Here, path: &Path) -> Result<Vec<(String, String)>, Error> {
 fn open(lines: &[(String, String)]) -> Vec<(Volume, Intended)> {
     let mut open: Vec<(Volume, Intended)> = Vec::new();
     for (name, what) in lines {
-        let after = name.strip_prefix(AFTER);
-        let of = after.or(name.strip_prefix(SETTLED)).unwrap_or(name);
+        let intended = name.strip_prefix(BESIDE).or(name.strip_prefix(AFTER));
+        let of = intended.or(name.strip_prefix(SETTLED)).unwrap_or(name);
         let Ok(volume) = Volume::try_from(of.split_once('@').map_or("", |(volume, _)| volume)) else { continue };
         open.retain(|(intended, _)| *intended != volume);
-        if let Some(after) = after {
-            open.push((volume, Intended { after: after.into(), what: what.clone() }));
+        if intended.is_some() {
+            open.push((volume, Intended { line: name.clone(), what: what.clone() }));
         }
     }
     open
