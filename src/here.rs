@@ -121,6 +121,11 @@ impl Paths {
         (self.app(name).join("sets"), self.app(name).join("sets.lock"))
     }
 
+    /// What was there when the set was begun that is being taken: of each volume.
+    pub fn begun(&self, name: &AppName) -> PathBuf {
+        self.app(name).join("begun")
+    }
+
     /// The sets that an order has left, until they are taken in among those.
     pub fn left(&self, name: &AppName, order: &OrderId) -> PathBuf {
         self.app(name).join(format!("{order}{LEFT}"))

@@ -148,7 +148,7 @@ fn set_aside_unused(part: &Part, known: &Known) -> Result<(), Error> {
     set_aside(part, unused, "of a master that died: it was confirmed, and the application went on from another set")
 }
 
-fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>, what: &str) -> Result<(), Error> {
+pub fn set_aside<'s>(part: &Part, names: impl Iterator<Item = &'s Snapshot>, what: &str) -> Result<(), Error> {
     let (here, set_aside) = (part.here, own::all(part.here)?);
     for name in names.filter(|name| !set_aside.contains(&***name)) {
         if matches!(replicas::look(here, name, None)?, Some(Seen::Whole)) {

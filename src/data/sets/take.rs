@@ -1,19 +1,22 @@
 //! The master's part: a set is taken, written down, told, and sent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use log::{info, warn};
 
 use super::book::Book;
-use super::{Known, Part, can_hold, confirmed, fail, purge};
+use super::{Known, Part, can_hold, confirm, confirmed, fail, purge};
 use crate::about;
 use crate::data::{own, parents, replicas};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, text_of};
 use crate::here::Here;
-use crate::model::names::{NodeName, Snapshot};
-use crate::model::replica::{EVERY, Next, Set, Taken};
+use crate::model::json;
+use crate::model::names::{NodeName, Snapshot, Volume};
+use crate::model::replica::{EVERY, Next, Replica, Set, Taken};
 use crate::model::time::Time;
 use crate::outside::doors::Lock;
+
+const MOST: u64 = 16 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wanted {
@@ -180,11 +183,16 @@ fn uuid(here: &Here, snapshot: &Snapshot) -> Result<String, Error> {
 fn snapshots(part: &mut Part, known: &Known, void: &Void, set: &mut Set, _rests: &Lock) -> Result<(), Error> {
     let (here, plugin) = (part.here, part.here.plugin());
     let mine: BTreeSet<Snapshot> = part.book.sets.iter().flat_map(Set::made).cloned().collect();
+    name_unfinished(part, known)?;
+    let mut there = Begun::new();
     for volume in &known.record.volumes {
         // At rest: what comes from now on is not what an order had in mind that was given up.
         own::ended(here, volume)?;
-        set.found.extend(plugin.snapshots(volume)?.into_iter().filter(|there| !mine.contains(there)));
+        there.insert(volume.clone(), plugin.snapshots(volume)?);
     }
+    let begun = here.paths.begun(part.name);
+    here.world.replace_file(&begun, &text_of(begun.display(), &there)?, true)?;
+    set.found.extend(there.into_values().flatten().filter(|there| !mine.contains(there)));
     for volume in &known.record.volumes {
         let snapshot = void.renewed(part, &mine, plugin.snapshot(volume)?)?;
         set.snapshots.insert(volume.clone(), Taken { snapshot, uuid: String::new() });
@@ -194,7 +202,26 @@ fn snapshots(part: &mut Part, known: &Known, void: &Void, set: &mut Set, _rests:
     }
     let Set { snapshots, found, .. } = set;
     found.retain(|found| snapshots.values().any(|taken| taken.snapshot == *found));
-    part.book.add(here, part.name, set, known.every())
+    part.book.add(here, part.name, set, known.every())?;
+    Ok(here.world.remove_file(&begun)?)
+}
+
+/// What was there when a set was begun.
+type Begun = BTreeMap<Volume, Vec<Snapshot>>;
+
+/// Who is killed over a set, or hears nothing of the plugin in time, does not know what that has taken. What has come since and stands nowhere may
+/// be a person's, too: it is set aside, so that it is named.
+fn name_unfinished(part: &Part, known: &Known) -> Result<(), Error> {
+    let (here, path) = (part.here, part.here.paths.begun(part.name));
+    let Some(text) = here.world.read_file(&path, MOST)? else { return Ok(()) };
+    let mut named = part.book.names();
+    named.extend(known.replicas.values().flat_map(Replica::sets).flat_map(Set::names).cloned());
+    // What cannot be read names nothing.
+    for (volume, there) in json::read::<Begun>(&text).unwrap_or_default() {
+        let come = own::made(here, &volume, |snapshot| !there.contains(snapshot) && !named.contains(snapshot))?;
+        confirm::set_aside(part, come.iter(), "taken while a set was begun that was not finished, or since; nobody knows for whom")?;
+    }
+    Ok(here.world.remove_file(&path)?)
 }
 
 /// Once: what has failed is not sent again, a later set is.
@@ -215,8 +242,10 @@ fn send(part: &Part, known: &Known, holder: &NodeName, set: &Set) -> Result<(), 
 }
 
 fn say_sent(part: &Part, holder: &NodeName, set: &Set, millis: u64) -> Result<(), Error> {
+    let now = part.here.world.clock.now().rfc3339();
     part.change(holder, |replica| match &mut replica.next {
         Some(next) if next.set.snapshots == set.snapshots && !next.sent => {
+            replica.tried = Some(now.clone());
             next.sent = true;
             next.set.millis = millis.max(next.set.millis);
             true
@@ -243,10 +272,8 @@ fn discard(part: &mut Part, holder: &NodeName, set: &Set) -> Result<(), Error> {
             // What a key names all the same stands in the book, or nobody would ever purge it.
             part.strike_but(&purge::free(of_it, &part.book.sets, &needed), &needed)
         }
-    let now = part.here.world.clock.now().rfc3339();
         _ => Ok(()),
     }
-            replica.tried = Some(now.clone());
 }
 
 /// What the compose file says of how often, and of what is kept. Where it cannot be read, what was told before; else nothing is purged.
