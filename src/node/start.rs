@@ -205,7 +205,17 @@ fn begin(here: &Here, name: &AppName, record: &Record, starts: &mut Starts, what
         warn!("{name}: {why}; it is started all the same, and not again within {} min", WITHIN.as_secs() / 60);
     }
     let marked = here.world.marked(&mark(here, name));
-    checkout.start(&marked, &services, &here.settings.timeouts)?;
+    if let Err(why) = checkout.start(&marked, &services, &here.settings.timeouts) {
+        let before = |it: &Container| containers.iter().any(|old| (&old.id, &old.started_at) == (&it.id, &it.started_at));
+        let started: Vec<Container> = here.engine().containers(&project)?.into_iter().filter(|it| !before(it)).collect();
+        // What the engine has refused has not crashed, and does not count. The pauses between workers keep it from being asked all the time.
+        if !was_started(&started, here.world.clock.now()) {
+            starts.at.pop();
+            // Where that cannot be written down, the start could not be, either.
+            drop(starts.keep(here, name));
+        }
+        return Err(why.into());
+    }
     give_policies(here, &project, &compose.services)
 }
 

@@ -223,6 +223,17 @@ fn a_crash_loop_is_not_fed() {
     assert_serves(&sim);
 }
 
+/// The same where compose says each time that it has failed, though the containers were started.
+#[test]
+fn a_crash_loop_is_not_fed_though_each_start_fails() {
+    let sim: Sim = deployed(&["node1"], "node1", None);
+    kill(&sim, "web", "exits");
+    sim.on_each("node1", " up -d", Act::Lose);
+    checks(&sim, "node1", Duration::from_secs(3600)).exits(1).says("it was started three times");
+    sim.no_faults();
+    assert_eq!(ups(&sim), 3);
+}
+
 /// Nothing can be written down there; the engine knows when it has started something last.
 #[test]
 fn a_crash_loop_is_not_fed_on_a_full_disk() {
