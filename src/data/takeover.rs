@@ -45,7 +45,6 @@ pub fn choose(here: &Here, name: &AppName, record: &Record, deploy: &Deploy, tak
     // Consul may have been put back: what this node has confirmed it has written down itself, too.
     let mut book = Book::read(here, name)?.sets;
     book.retain(|set| set.is_of(record));
-    book.sort_by(|a, b| b.taken.cmp(&a.taken));
     let taking = Taking { here, record, deploy, taken, replica, others, book, now: here.world.clock.now() };
     let mut choice = if deploy.replica.is_empty() { taking.confirmed(name)? } else { taking.by_name()? };
     taking.unused(&mut choice)?;
@@ -66,7 +65,7 @@ struct Taking<'a> {
     replica: Replica,
     /// What other nodes hold.
     others: Vec<(NodeName, Replica)>,
-    /// What this node has confirmed of what is in force, the newest first.
+    /// What this node has confirmed of what is in force, the newest last.
     book: Vec<Set>,
     now: Time,
 }
@@ -196,7 +195,7 @@ impl Taking<'_> {
         // What was on its way when that was the last is newer, whatever clocks have said.
         let is_last = |snapshot: &Snapshot| self.replica.last.iter().flat_map(Set::names).any(|name| name == snapshot);
         let of_last = !choice.snapshots.is_empty() && choice.snapshots.values().all(is_last);
-        let written = self.book.first().filter(|set| self.replica.last.as_ref().is_none_or(|last| last.snapshots != set.snapshots));
+        let written = self.book.last().filter(|set| self.replica.last.as_ref().is_none_or(|last| last.snapshots != set.snapshots));
         for (set, what) in [(self.replica.last.as_ref(), "confirmed"), (written, "confirmed"), (next, "newer, which nobody has confirmed")]
         {
             let by_time = |set: &&Set| Time::parse(&set.taken).zip(newest).is_none_or(|(taken, newest)| taken > newest);
