@@ -122,16 +122,16 @@ impl Plugin {
 
     /// The marks of what was sent to that node: the parent of the next difference is the latest of them, whatever became of it there.
     pub fn marks(&self, volume: &Volume, address: &Host) -> Result<Vec<String>, Error> {
-        let mut marks = self.names(&format!("/{volume}"))?;
+        let mut marks = self.all_marks(volume)?;
         marks.retain(|name| name.ends_with(&format!("@{address}")));
         Ok(marks)
     }
 
-    /// The snapshots of the volume that carry a mark, for whatever node.
-    pub fn marked(&self, volume: &Volume) -> Result<Vec<Snapshot>, Error> {
-        let all = self.names(&format!("/{volume}"))?;
-        let marks = all.iter().filter(|name| name.split('@').count() == 3);
-        Ok(marks.filter_map(|name| Snapshot::try_from(name.rsplit_once('@')?.0).ok()).collect())
+    /// For whatever node.
+    pub fn all_marks(&self, volume: &Volume) -> Result<Vec<String>, Error> {
+        let mut marks = self.names(&format!("/{volume}"))?;
+        marks.retain(|name| name.split('@').count() == 3);
+        Ok(marks)
     }
 
     /// A snapshot, or a mark.

@@ -249,12 +249,14 @@ impl Part<'_> {
         kept: &Book,
     ) -> Result<BTreeSet<Snapshot>, Error> {
         let mut left = BTreeSet::new();
-        let (own, kept) = (own::all(self.here)?, kept.names());
+        let (own, kept, plugin) = (own::all(self.here)?, kept.names(), self.here.plugin());
         for name in names.filter(|name| !named.contains(*name) && !own.contains(&***name) && !kept.contains(*name)) {
             if self.here.world.subvolume(&self.here.snapshot(name))?.is_none() {
                 continue;
             }
-            match self.here.plugin().remove(name) {
+            // Its marks go with it: nobody would ever remove them.
+            let marks = plugin.all_marks(&name.volume())?.into_iter().filter(|mark| mark.starts_with(&format!("{name}@")));
+            match marks.chain([name.to_string()]).try_for_each(|it| plugin.remove(&it)) {
                 Err(why) if why.is_answer() => {
                     warn!("{}: {name} cannot be removed, and stays: {why}", self.name);
                     left.insert(name.clone());

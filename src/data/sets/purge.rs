@@ -41,10 +41,12 @@ pub fn purge(part: &mut Part) -> Result<(), Error> {
         return Ok(());
     }
     let Some(_lock) = part.at_rest()? else { return Ok(()) };
-    // The parents of the next differences.
+    // The parents of the next differences: of what is declared, and for those who are members.
     let mut marked = BTreeSet::new();
-    for volume in goes.iter().flat_map(|set| set.snapshots.keys()).collect::<BTreeSet<_>>() {
-        marked.extend(part.here.plugin().marked(volume)?);
+    for volume in &known.record.volumes {
+        let marks = part.here.plugin().all_marks(volume)?;
+        let mine = marks.iter().filter_map(|mark| mark.rsplit_once('@')).filter(|(_, to)| part.members.iter().any(|it| it.address == *to));
+        marked.extend(mine.filter_map(|(snapshot, _)| Snapshot::try_from(snapshot).ok()));
     }
     let goes = free(goes, &part.book.sets, &marked);
     if goes.is_empty() {
