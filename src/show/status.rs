@@ -96,14 +96,15 @@ pub fn status(here: &Here, of: Option<&AppName>, details: bool) -> Result<Status
         );
         lines.extend(aside.iter().map(|(snapshot, what)| format!("    {snapshot}: {what}")));
     }
-    let remains = seen.as_ref().ok().filter(|_| of.is_none()).map_or(Ok(BTreeMap::new()), |_| remains::of(here, &records));
+    let remains = seen.as_ref().ok().filter(|_| of.is_none()).map_or(Ok(BTreeMap::new()), |seen| remains::of(here, &records, &seen.orders));
     let remains = remains.unwrap_or_else(|why| {
-        lines.push(format!("what is left here of applications that were destroyed cannot be told: {why}"));
+        lines.push(format!("what is left here of applications that are no longer here cannot be told: {why}"));
         BTreeMap::new()
     });
     for (name, volumes) in &remains {
+        let what = if records.contains_key(name) { "is on other nodes now" } else { "was destroyed" };
         lines.push(format!(
-            "{name} was destroyed; of it this node keeps, until somebody removes them (buttervolume snapshots VOLUME lists them, buttervolume \
+            "{name} {what}; of it this node keeps, until somebody removes them (buttervolume snapshots VOLUME lists them, buttervolume \
              restore SNAPSHOT NEW_VOLUME opens one, buttervolume rm SNAPSHOT removes it):"
         ));
         let newest = |snapshots: &[Snapshot]| snapshots.last().map_or(String::new(), |newest| format!(", the newest {newest}"));
@@ -116,8 +117,10 @@ pub fn status(here: &Here, of: Option<&AppName>, details: bool) -> Result<Status
     let Findings { wrong, notes } = &found;
     let text = wrong.iter().map(|it| format!("wrong: {}", it.text)).chain(notes.iter().map(|it| format!("note: {}", it.text)));
     let text: Vec<String> = text.chain(lines).collect();
-    let json =
-        json!({ "wrong": wrong, "notes": notes, "applications": applications, "orders": orders, "aside": aside, "destroyed": remains });
+    let (left, destroyed): (BTreeMap<_, _>, BTreeMap<_, _>) = remains.into_iter().partition(|(name, _)| records.contains_key(name));
+    let json = json!({
+        "wrong": wrong, "notes": notes, "applications": applications, "orders": orders, "aside": aside, "destroyed": destroyed, "left": left,
+    });
     Ok(Status { text: text.join("\n") + "\n", json, wrong: wrong.len() })
 }
 
