@@ -29,16 +29,18 @@ pub fn of(seen: &Seen, known: &Known, now: Time) -> Option<Told> {
     let looks = |node: &&NodeName| seen.nodes.get(*node).is_some_and(|about| about.confirms);
     let blind = [holder, &known.record.master].into_iter().find(|node| !looks(node));
     let lives = members::alive(&seen.members, &known.record.master);
-    let mut told = told(holder, &replica, blind, &known.record, lives, now);
-    if lives && !members::alive(&seen.members, holder) {
+    let holds = members::alive(&seen.members, holder);
+    let mut told = told(holder, &replica, blind, &known.record, (lives, holds), now);
+    if lives && !holds {
         told.wrong.insert(0, format!("replica on {holder}: {holder} is dead, or no member any more: nothing is replicated"));
     }
     Some(told)
 }
 
 /// `holder` has, or is to have, the replica of what the record is about. It grows no older while its master is dead: nobody writes then.
-/// `blind`: which of both does not see the plugin's snapshots, so that nothing is confirmed.
-pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, record: &Record, master_lives: bool, now: Time) -> Told {
+/// `blind`: which of both does not see the plugin's snapshots, so that nothing is confirmed. `lives`: whether the master does, and the holder.
+pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, record: &Record, lives: (bool, bool), now: Time) -> Told {
+    let (master_lives, holder_lives) = lives;
     // What the master keeps for itself goes with it.
     let what = match record.slave.is_none() && *holder == record.master {
         true => format!("snapshots on {holder} itself (no slave)"),
@@ -73,8 +75,8 @@ pub fn told(holder: &NodeName, replica: &Replica, blind: Option<&NodeName>, reco
             let old = age(&last.taken);
             told.brief = old.map_or("?".into(), time::age);
             told.line += &format!("confirmed, {} old", told.brief);
-            if master_lives {
-                let due = old.and_then(|old| every.checked_sub(old)).filter(|due| !due.is_zero());
+            if master_lives && holder_lives {
+                let due = Some(replica.due_in(record, now)).filter(|due| *due > 0).map(Duration::from_secs);
                 told.line += &due.map_or(", next is due".into(), |due| format!(", next due in {}", time::age(due)));
                 told.brief += &due.map_or(", next due".into(), |due| format!(", next {}", time::age(due)));
             }
@@ -130,7 +132,7 @@ mod tests {
         let now = Time::parse(now).unwrap();
         let holder = NodeName::try_from(slave.unwrap_or("node1")).unwrap();
         let blind = (!confirms).then_some(&holder);
-        told(&holder, &json::from(replica).unwrap(), blind, &json::from(record).unwrap(), master_lives, now)
+        told(&holder, &json::from(replica).unwrap(), blind, &json::from(record).unwrap(), (master_lives, true), now)
     }
 
     fn set(taken: &str, deploy: &str) -> serde_json::Value {

@@ -93,7 +93,7 @@ fn replicas(here: &Here, order: &Order, name: &NodeName, facts: &Facts) -> Resul
     if here.me()? != name {
         let (replica, _) = replicas::read(here, &order.name, name)?;
         let blind = (!about::read(here, name)?.confirms).then_some(name);
-        let told = told::told(name, &replica, blind, record, false, here.world.clock.now());
+        let told = told::told(name, &replica, blind, record, (false, true), here.world.clock.now());
         return Ok(vec![told.line, format!("what it would start from, `handler plan` says on {name}")]);
     }
     match takeover::choose(here, &order.name, record, deploy, &Default::default()) {
