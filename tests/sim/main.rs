@@ -18,6 +18,7 @@ mod attack18;
 mod attack19;
 mod attack2;
 mod attack21;
+mod attack20;
 mod attack3;
 mod attack4;
 mod attack5;

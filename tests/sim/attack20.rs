@@ -1,0 +1,328 @@
+//! Stories about orders that Consul has once more, and about what a source does that had stopped when Consul was put back, in which a promise breaks.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::others::run;
+use crate::sets::{backup, checks, data, put_back, statuses, tick};
+use crate::world::inside::{Sim, Start};
+use crate::world::shop::{DATA, NODES, PROJECT, all_well, deploy, deployed, destroy, migrate, push, with_copy};
+use crate::world::state::State;
+use crate::world::{Act, Cluster, id};
+
+type Kept = Arc<Mutex<Vec<(String, String)>>>;
+
+fn all(s: &State) -> Vec<(String, String)> {
+    s.keys("").into_iter().filter_map(|key| Some((key.clone(), s.store.text(&key)?))).collect()
+}
+
+/// Consul is saved (`consul snapshot save`, by cron) right before that.
+fn saved_at(sim: &Sim, node: &'static str, line: &'static str) -> Kept {
+    let kept = Kept::default();
+    let saved = kept.clone();
+    let act = Act::First(Box::new(move |s: &mut State| *saved.lock().unwrap() = all(s)));
+    sim.fault(move |e| e.node == node && e.line.contains(line), 1, act);
+    kept
+}
+
+fn put_back_to(sim: &Sim, kept: &Kept) {
+    put_back(sim, &kept.lock().unwrap());
+}
+
+/// What serves, what orders there are, and what a status says.
+fn outcome(sim: &Sim) -> (Vec<String>, Vec<String>, String) {
+    sim.try_settle().ok();
+    checks(sim, 3);
+    let serving = sim.lock().serving(PROJECT);
+    let orders = sim.lock().keys("order/");
+    (serving, orders, statuses(sim))
+}
+
+/// Consul is saved while data of the shop is copied into another application, which is done then, and written to for a week. Consul is put back to that.
+/// Nobody orders anything.
+#[test]
+fn a_migrate_that_was_at_work_when_consul_was_saved_is_not_done_over_what_was_written_since() {
+    let mut wrong = Vec::new();
+    for (node, line) in [("node1", "up -d"), ("node3", "up -d"), ("node3", "stop")] {
+        let (sim, project, copy) = with_copy::<Sim>(node, "", &[]);
+        tick(&sim);
+        let kept = saved_at(&sim, node, line);
+        all_well(&sim.deliver_all(&[migrate("m")]));
+        assert!(sim.no_faults());
+        sim.settle();
+        sim.lock().write(node, &copy, ", orders of a week");
+        tick(&sim);
+        put_back_to(&sim, &kept);
+        let (_, orders, status) = outcome(&sim);
+        let held = data(&sim, node, &copy);
+        let m = sim.lock().ended("m");
+        let serving = sim.lock().serving(&project);
+        sim.violations();
+        if !held.contains("week") || serving.len() != 2 {
+            wrong.push(format!("{node} {line}: “{held}” {serving:?} {orders:?} {m:#}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
+}
+
+/// Consul is saved while node2 takes over from node1, which is dead, or gets a move. That is done, and it is deployed once more there the next day. Consul is put back.
+/// Nobody orders anything.
+#[test]
+fn an_order_that_was_at_work_when_consul_was_saved_is_not_done_once_more_though_another_has_come_since() {
+    let mut wrong = Vec::new();
+    for dead in [true, false] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        tick(&sim);
+        if dead {
+            sim.power_off("node1");
+        }
+        let kept = saved_at(&sim, "node2", "up -d");
+        all_well(&sim.deliver_all(&[deploy("over", "node2", Some("node3"))]));
+        assert!(sim.no_faults());
+        sim.settle();
+        all_well(&sim.deliver_all(&[deploy("next day", "node2", Some("node3"))]));
+        sim.settle();
+        sim.lock().write("node2", DATA, "orders of tuesday");
+        tick(&sim);
+        put_back_to(&sim, &kept);
+        sim.try_settle().ok();
+        checks(&sim, 3);
+        let held = data(&sim, "node2", DATA);
+        let over = sim.lock().ended("over");
+        let serving = sim.lock().serving(PROJECT);
+        let status = ["node2", "node3"].map(|node| run(&sim, node, Start::Status).to_string()).join("");
+        sim.violations();
+        if !held.contains("tuesday") {
+            wrong.push(format!("dead {dead}: “{held}” {serving:?} {over:#}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
+}
+
+/// node1 is evacuated, and its applications come back to it a day later. Consul was saved in the middle of the evacuation, and is put back to that while node1
+/// boots, or while it is up. Nobody orders anything.
+#[test]
+fn a_move_that_was_at_work_when_consul_was_saved_is_not_done_once_more_though_it_has_come_back_since() {
+    let mut wrong = Vec::new();
+    for off in [true, false] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        tick(&sim);
+        let kept = saved_at(&sim, "node2", "up -d");
+        all_well(&sim.deliver_all(&[deploy("away", "node2", Some("node1"))]));
+        assert!(sim.no_faults());
+        sim.settle();
+        all_well(&sim.deliver_all(&[deploy("back", "node1", Some("node2"))]));
+        sim.settle();
+        sim.lock().write("node1", DATA, "orders of tuesday");
+        tick(&sim);
+        if off {
+            sim.power_off("node1");
+        }
+        put_back_to(&sim, &kept);
+        if off {
+            sim.try_settle().ok();
+            sim.power_on("node1");
+        }
+        let (serving, orders, status) = outcome(&sim);
+        let held = NODES.map(|node| data(&sim, node, DATA));
+        let away = sim.lock().ended("away");
+        sim.violations();
+        let live = held.iter().zip(NODES).find(|(_, node)| serving.iter().any(|it| it.starts_with(node))).map_or("", |(held, _)| held);
+        if !live.contains("tuesday") {
+            wrong.push(format!("off {off}: {held:?} {serving:?} {orders:?} {away:#}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
+}
+
+/// A deploy builds for an hour, and a destroy waits behind it, when Consul is saved. Both are done; later it is deployed anew, and used for a year. Consul is put
+/// back to that. Nobody orders anything.
+#[test]
+fn a_destroy_that_waited_when_consul_was_saved_does_not_destroy_what_was_deployed_since() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    tick(&sim);
+    push(&sim, "");
+    let kept = saved_at(&sim, "node1", " build");
+    sim.deliver_all(&[deploy("second", "node1", Some("node2")), destroy("end")]);
+    assert!(sim.no_faults());
+    sim.settle();
+    assert_eq!(sim.lock().ended("end")["state"], "done");
+    assert!(kept.lock().unwrap().iter().any(|(key, _)| *key == format!("order/{}", id("end"))));
+    all_well(&sim.deliver_all(&[deploy("anew", "node1", Some("node2"))]));
+    sim.settle();
+    sim.lock().write("node1", DATA, "orders of a year");
+    tick(&sim);
+    put_back_to(&sim, &kept);
+    let (serving, orders, status) = outcome(&sim);
+    let held = data(&sim, "node1", DATA);
+    let end = sim.lock().ended("end");
+    sim.violations();
+    assert!(serving.len() == 2 && held.contains("year"), "“{held}” {serving:?} {orders:?} {end:#}\n{status}");
+}
+
+/// The shop on node1, deployed twice; Consul was put back to a state from between both.
+fn put_back_to_before_a_deploy() -> Sim {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    tick(&sim);
+    let kept = backup(&sim);
+    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
+    sim.settle();
+    tick(&sim);
+    put_back(&sim, &kept);
+    sim.try_settle().ok();
+    checks(&sim, 2);
+    sim
+}
+
+/// It is deployed again, as the status says, and the handler is killed once while it builds.
+#[test]
+fn what_is_ordered_after_consul_was_put_back_goes_on_after_a_kill_like_any_other() {
+    let sim = put_back_to_before_a_deploy();
+    sim.on("node1", " build", Act::KillBefore);
+    sim.deliver_all(&[deploy("third", "node1", Some("node2"))]);
+    assert!(sim.no_faults());
+    let (serving, orders, status) = outcome(&sim);
+    let third = sim.lock().ended("third");
+    sim.violations();
+    assert!(third["state"] == "done", "{serving:?} {orders:?} {third:#}\n{status}");
+}
+
+/// It is moved; the new master hears of the order first.
+#[test]
+fn a_move_after_consul_was_put_back_does_not_depend_on_who_hears_of_it_first() {
+    let mut wrong = Vec::new();
+    for first in ["node1", "node2"] {
+        let sim = put_back_to_before_a_deploy();
+        sim.start(first, Start::Events(vec![deploy("move", "node2", Some("node1"))]));
+        for _ in 0..5000 {
+            sim.step();
+            let order = sim.lock().kv(&format!("order/{}", id("move"))).unwrap_or_default();
+            if order["progress"].as_object().is_some_and(|all| !all.is_empty()) {
+                break;
+            }
+        }
+        NODES.iter().for_each(|node| sim.start(node, Start::Events(Vec::new())));
+        sim.run_until_rest();
+        let (serving, orders, status) = outcome(&sim);
+        let moved = sim.lock().ended("move");
+        sim.violations();
+        if moved["state"] != "done" {
+            wrong.push(format!("{first} first: {serving:?} {orders:?} {moved:#}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
+}
+
+/// node1 is evacuated, and switched off as soon as node2 serves: its handler has not seen that yet. `then`: what becomes of Consul while it is off.
+fn switched_off_right_after_a_move(then: impl Fn(&Sim, &[(String, String)])) -> Sim {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    tick(&sim);
+    let before = backup(&sim);
+    let act = Act::First(Box::new(|s: &mut State| s.die("node1")));
+    sim.fault(|e| e.node == "node2" && e.line.contains("cas app/"), 1, act);
+    sim.deliver_all(&[deploy("move", "node2", Some("node3"))]);
+    assert!(sim.no_faults());
+    assert_eq!(sim.lock().ended("move")["state"], "done");
+    sim.try_settle().ok();
+    sim.lock().write("node2", DATA, "orders of tuesday");
+    tick(&sim);
+    then(&sim, &before);
+    sim.try_settle().ok();
+    checks(&sim, 2);
+    sim.power_on("node1");
+    sim.start("node1", Start::Events(Vec::new()));
+    sim.run_until_rest();
+    sim
+}
+
+/// Consul has lost everything meanwhile. node1 is back: it finds neither order nor record, and starts the old version beside the new one.
+#[test]
+fn a_source_starts_nothing_beside_the_new_master_though_consul_has_lost_everything() {
+    let sim = switched_off_right_after_a_move(|sim, _| put_back(sim, &[]));
+    let (serving, orders, status) = outcome(&sim);
+    sim.violations();
+    assert!(serving.iter().all(|it| it.starts_with("node2")) && serving.len() == 2, "{serving:?} {orders:?}\n{status}");
+}
+
+/// Consul is put back to the state from before the move meanwhile. node1 is back: it takes mastership back by itself.
+#[test]
+fn a_source_does_not_take_mastership_back_though_consul_was_put_back() {
+    let sim = switched_off_right_after_a_move(|sim, before| put_back(sim, before));
+    let (serving, orders, status) = outcome(&sim);
+    let held = data(&sim, "node1", DATA);
+    sim.violations();
+    assert!(!serving.iter().any(|it| it.starts_with("node1")), "“{held}” {serving:?} {orders:?}\n{status}");
+}
+
+/// A move is done; the old master's power is cut when it has removed its volume, and its checkout not yet (or a second volume is in use there). Consul is put
+/// back to the state from before the move, or loses everything. It is back.
+#[test]
+fn a_source_starts_nothing_on_data_that_it_has_removed() {
+    let mut wrong = Vec::new();
+    for lost in [false, true] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        tick(&sim);
+        let before = backup(&sim);
+        sim.on("node1", "volume rm", Act::KillAfter);
+        NODES.iter().for_each(|node| sim.start(node, Start::Events(vec![deploy("move", "node2", Some("node3"))])));
+        sim.run_until_rest();
+        assert!(sim.no_faults());
+        assert_eq!(sim.lock().ended("move")["state"], "done");
+        sim.power_off("node1");
+        sim.lock().write("node2", DATA, "orders of tuesday");
+        tick(&sim);
+        put_back(&sim, if lost { &[] } else { &before });
+        sim.try_settle().ok();
+        sim.power_on("node1");
+        sim.start("node1", Start::Events(Vec::new()));
+        sim.run_until_rest();
+        let (serving, orders, status) = outcome(&sim);
+        let held = data(&sim, "node1", DATA);
+        let moved = sim.lock().ended("move");
+        sim.violations();
+        if serving.iter().any(|it| it.starts_with("node1")) {
+            wrong.push(format!("lost {lost}: “{held}” {serving:?} {orders:?} {moved:#}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
+}
+
+/// Consul's servers are lost while a deploy has the application stopped: its run leaves everything. They come back from the snapshot of the night, from before
+/// the last deploy. The application was up before, and both versions are there.
+#[test]
+fn what_a_deploy_had_stopped_runs_again_though_consul_was_put_back_to_before_the_last_one() {
+    let mut wrong = Vec::new();
+    for (what, order, line, node) in [
+        ("stopped", deploy("third", "node1", Some("node2")), "up -d", "node1"),
+        ("moved", deploy("third", "node2", Some("node1")), "up -d", "node2"),
+    ] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        tick(&sim);
+        let night = backup(&sim);
+        all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
+        sim.settle();
+        sim.lock().write("node1", DATA, ", orders of tuesday");
+        tick(&sim);
+        push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
+        let act = Act::First(Box::new(move |s: &mut State| {
+            s.lose_leader(3_600_000_000);
+            s.keys("").iter().for_each(|key| s.store.remove(key));
+            night.iter().for_each(|(key, text)| s.store.set(key, text.as_bytes()));
+            for node in NODES {
+                s.kill(node);
+            }
+        }));
+        sim.fault(move |e| e.node == node && e.line.contains(line), 1, act);
+        sim.deliver_all(&[order]);
+        assert!(sim.no_faults());
+        sim.pass(Duration::from_secs(4000));
+        let (serving, orders, status) = outcome(&sim);
+        let held = data(&sim, "node1", DATA);
+        let third = sim.lock().ended("third");
+        sim.violations();
+        if serving.len() != 2 || held.contains("WRONG") || !held.contains("tuesday") {
+            wrong.push(format!("{what}: “{held}” {serving:?} {orders:?} {third:#}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
+}
