@@ -68,7 +68,10 @@ impl Run {
         let (limit, timeout) = (self.here.settings.timeouts.handover, self.here.settings.timeouts.order);
         loop {
             let (entry, index) = self.here.consul.get_indexed(&self.order.key())?;
-            let Some(entry) = entry else { return self.refresh() };
+            let Some(entry) = entry else {
+                self.refresh()?;
+                continue; // it was made anew in between: that it is open is nothing that was waited for
+            };
             self.order = orders::parse(&entry)?;
             self.index = entry.modify_index;
             if self.order.state == State::Failed {
