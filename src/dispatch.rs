@@ -27,7 +27,7 @@ pub struct Sent {
 pub fn dispatch(here: &Here, told: bool, flags: &[String]) -> Result<Sent, Error> {
     let left = older::take_over(here)?;
     if let Some(_lock) = here.world.try_lock_file(&here.paths.lock())? {
-        inbox::trim_seen(here)?;
+        inbox::trim(here, &here.paths.seen())?;
     }
     // Of the whole store: that of a prefix can go back to an earlier one, when a deleted key is forgotten.
     let index = if told { 0 } else { here.consul.index("")? };

@@ -73,6 +73,11 @@ impl Paths {
         self.app(name).join("state.json")
     }
 
+    /// The orders of an application that this node has done, a line each.
+    pub fn done(&self, name: &AppName) -> PathBuf {
+        self.app(name).join("done")
+    }
+
     /// The order of an application that nobody has taken up, and since when this node sees that.
     pub fn untaken(&self, name: &AppName) -> PathBuf {
         self.app(name).join("untaken")

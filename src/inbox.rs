@@ -1,6 +1,7 @@
 //! Events and requests become orders in Consul, each once, whichever node hears of it first.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::Duration;
 
 use log::{error, info};
@@ -15,10 +16,10 @@ use crate::orders;
 use crate::outside::disk;
 use crate::outside::doors::Write;
 
-/// How many event IDs are remembered.
+/// How many IDs are remembered, of events and of orders that are done.
 const SEEN: usize = 1000;
 /// An ID and its line's end.
-const LINE: u64 = 37;
+pub const LINE: u64 = 37;
 /// Of one event as a file.
 const MOST: u64 = 1 << 20;
 /// Of one that waits: what the history may have forgotten is not ordered again.
@@ -92,18 +93,17 @@ fn seen(here: &Here) -> Result<HashSet<String>, disk::Error> {
 }
 
 /// Forgets the oldest IDs once there are twice as many as are to be kept. Under the lock.
-pub fn trim_seen(here: &Here) -> Result<(), disk::Error> {
-    let path = here.paths.seen();
-    if here.world.look_at(&path)?.map_or(0, |found| found.len) < 2 * SEEN as u64 * LINE {
+pub fn trim(here: &Here, path: &Path) -> Result<(), disk::Error> {
+    if here.world.look_at(path)?.map_or(0, |found| found.len) < 2 * SEEN as u64 * LINE {
         return Ok(());
     }
-    let text = here.world.read_file(&path, u64::MAX - 1)?.unwrap_or_default();
+    let text = here.world.read_file(path, u64::MAX - 1)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     if lines.len() < 2 * SEEN {
         return Ok(());
     }
-    here.world.replace_file(&path, format!("{}\n", lines[lines.len() - SEEN..].join("\n")).as_bytes(), true)
+    here.world.replace_file(path, format!("{}\n", lines[lines.len() - SEEN..].join("\n")).as_bytes(), true)
 }
 
 /// Keeps an event until it has become an order, whatever happens to this run, or, if `synced`, to this node.

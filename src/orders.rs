@@ -155,6 +155,17 @@ pub fn finish(here: &Here, order: &Order, index: u64, changes: &[Op]) -> Result<
     Ok(held)
 }
 
+/// One that this node has done, and that Consul has once more: it was put back to an older state, or a node that was away has said it again. The
+/// record stays as it is.
+pub fn done_before(here: &Here, open: &Open) -> Result<(), Error> {
+    let note = "it was carried out before, and Consul was put back to an older state since: order anew what you want";
+    warn!("{} {}: {note}", open.order.request.event(), open.order.name);
+    let mut order = Order { state: State::Done, reason: None, ..open.order.clone() };
+    order.finished = Some(here.world.clock.now().rfc3339());
+    order.notes.push(note.into());
+    finish(here, &order, open.modify_index, &[Op::Delete(&keys::brought(&order.name, &order.id))]).map(drop)
+}
+
 /// What became of an order that was to fail.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failing {

@@ -18,7 +18,7 @@ use crate::model::order::{Order, Request, Slave, State, UNDERSTANDS};
 use crate::model::record::Record;
 use crate::model::{json, keys};
 use crate::node::local::{self, Local, LocalRole};
-use crate::node::reconcile;
+use crate::node::{done, reconcile};
 use crate::older;
 use crate::orders::{self, Failing, Open};
 use crate::outside::doors::Lock;
@@ -301,6 +301,11 @@ impl Worker<'_> {
                 let _order = logger::order(&order.id);
                 let apps: BTreeSet<AppName> = order.apps().into_iter().collect();
                 let left = |apps: &BTreeSet<AppName>| apps.iter().map(|name| Left::of(here, name)).collect::<Result<Vec<Left>, Error>>();
+                if apps.contains(self.name) && done::has(here, &order.name, &order.id)? {
+                    orders::done_before(here, next)?;
+                    again = true;
+                    break;
+                }
                 let earlier: Vec<&Open> = open[..at].iter().filter(|other| orders::shares_app(&other.order, order)).collect();
                 if order.state == State::Failed && !fenced {
                     continue;
@@ -420,8 +425,6 @@ pub struct Records {
     lost: Option<NodeName>,
     /// See [`Facts::held`].
     held: bool,
-    /// The record is of another deploy than what this node runs.
-    another: bool,
 }
 
 impl Records {
@@ -431,8 +434,7 @@ impl Records {
             Ok(Some((in_consul(&entry, "a record")?, entry.modify_index)))
         };
         let source = order.request.source_app().map(|app| get(&app.name())).transpose()?.flatten();
-        let mut records =
-            Records { record: get(&order.name)?, source: source.map(|(record, _)| record), lost: None, held: false, another: false };
+        let mut records = Records { record: get(&order.name)?, source: source.map(|(record, _)| record), lost: None, held: false };
         if records.record.is_none()
             && let Request::Deploy(deploy) = &order.request
         {
@@ -458,7 +460,6 @@ impl Records {
             warn!("{}: {}; this node goes by what it remembers of it", order.name, local::ANOTHER);
             record.data_id = Some(record.data_id().clone());
             (record.deploy_id, record.volumes) = (local.deploy_id, local.volumes);
-            records.another = true;
         }
         Ok(records)
     }
@@ -544,7 +545,7 @@ fn too_old(here: &Here, order: &Order, members: &[Member]) -> Result<Option<Faul
     let records = match Records::of(here, order) {
         Err(why) if !why.is_out_of_reach() => {
             error!("{why}"); // nobody can take it, and it fails by that
-            Records { record: None, source: None, lost: None, held: false, another: false }
+            Records { record: None, source: None, lost: None, held: false }
         }
         records => records?,
     };
@@ -572,14 +573,6 @@ fn take(
     tally: &mut Tally,
 ) -> Result<Option<Outcome>, Error> {
     let order = &open.order;
-    // Open once more: it was at work when what Consul is put back to was saved.
-    let done = local::of(here, &order.name)?.is_some_and(|local| local.has_done(&order.id));
-    if done || order.is_begun() && records.another {
-        let reason = "it was carried out here before, and Consul was put back to an older state since: order anew what you want";
-        warn!("{} {}: {reason}", order.request.event(), order.name);
-        let failed = orders::fail(here, &order.id, reason, Some(me))? != Failing::Gone;
-        return Ok(failed.then_some(Outcome::Failed));
-    }
     let facts = records.facts(members);
     let planned = plan::owner(order, &facts).and_then(|owner| Ok((plan::plan(order, &facts, me)?, owner)));
     let (plan, owner) = match planned {
@@ -631,6 +624,7 @@ fn take(
         unknown: Default::default(),
     };
     own::make_room(here)?;
+    done::make_room(here, &order.name)?;
     let journal = Journal::create(&here.world, here.paths.journal(&order.name), header)?;
     let run = Run::new(here, journal, order.clone(), open.modify_index);
     Ok(Some(run.start(owner, source)))

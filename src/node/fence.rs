@@ -13,11 +13,11 @@ use crate::model::record::Record;
 use crate::service;
 
 /// The application runs here, or did when this node was last seen; by its `record` another node is its master, or without one it has been
-/// destroyed. Its containers are stopped before anything else is looked at.
+/// destroyed; or the record is from before it went on elsewhere. Its containers are stopped before anything else is looked at.
 pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<&Record>) -> Result<(), Error> {
     match record {
-        Some(record) => warn!("{name}: this node ran it, but {} is its master now; fencing it here", record.master),
-        None => warn!("{name}: this node ran it, but it has been destroyed; fencing it here"),
+        Some(record) => warn!("{name}: this node ran it; by its record {} is its master: what is here is fenced", record.master),
+        None => warn!("{name}: this node ran it, but it has been destroyed: what is here is fenced"),
     }
     here.engine().stop_for_good(&name.project(), here.settings.timeouts.stop)?;
     // What this node does not remember, the record does.
@@ -36,7 +36,7 @@ pub fn fence(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
             unkept.insert(volume.clone());
         }
     }
-    let fenced = Local { unkept, fenced_of: Some(id.clone()), ..Local::new(LocalRole::Fenced, id.clone(), volumes) };
+    let fenced = Local { unkept, ..Local::new(LocalRole::Fenced, id.clone(), volumes) };
     local::set(here, name, Some(fenced.clone()))?;
     keep(here, name, fenced)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, text_of};
 use crate::here::Here;
 use crate::model::json;
-use crate::model::names::{AppName, DeployId, OrderId, Volume};
+use crate::model::names::{AppName, DeployId, Volume};
 use crate::model::order::Unknown;
 use crate::model::record::Record;
 use crate::model::roles::Role;
@@ -33,16 +33,13 @@ pub struct Local {
     /// Those of which a fence has still to keep what they hold.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unkept: BTreeSet<Volume>,
-    /// What it ran when it was fenced last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fenced_of: Option<DeployId>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 
 /// What is to be said where a record names a node as the master that was fenced of it, or became its slave.
-pub const FENCED_MASTER: &str = "its record names this node as its master, but another node went on with it since: Consul was put back to an older \
-     state, perhaps. It runs nowhere by itself. Deploy it again here to go on from what this node holds; to go on from what \
+pub const FENCED_MASTER: &str = "its record names this node as its master, but another node went on with it since, or it was destroyed: Consul was put \
+     back to an older state, perhaps. It runs nowhere by itself. Deploy it again here to go on from what this node holds; to go on from what \
      another one holds, destroy it, and deploy it there";
 
 /// What is to be said where a record is of another deploy than what runs.
@@ -50,12 +47,7 @@ pub const ANOTHER: &str = "its record is of another deploy than what runs here: 
 
 impl Local {
     pub fn new(role: LocalRole, deploy_id: DeployId, volumes: Vec<Volume>) -> Local {
-        Local { role, deploy_id, volumes, unkept: BTreeSet::new(), fenced_of: None, unknown: Unknown::new() }
-    }
-
-    /// Whether this node has carried out the order as the one that became the master, as far as it remembers.
-    pub fn has_done(&self, order: &OrderId) -> bool {
-        [Some(&self.deploy_id), self.fenced_of.as_ref()].into_iter().flatten().any(|id| **id == **order)
+        Local { role, deploy_id, volumes, unkept: BTreeSet::new(), unknown: Unknown::new() }
     }
 
     /// The role that its volumes and containers are in.

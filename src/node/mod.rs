@@ -1,5 +1,6 @@
 //! This node against the records.
 
+pub mod done;
 pub mod fence;
 pub mod local;
 pub mod probe;

@@ -347,11 +347,10 @@ pub fn gone(here: &Here, name: &AppName) -> Result<Option<String>, Error> {
     Ok(Some(format!("its record is gone, and no order has destroyed it: {keep}")))
 }
 
-/// Fences what a run has begun as its master, while the application went on elsewhere.
+/// Fences what a run leaves as it is, while the application went on without it.
 pub fn leave(here: &Here, name: &AppName, local: &Local) -> Result<(), Error> {
     let record = record(here, name)?;
-    let mine = record.as_ref().is_some_and(|record| here.me().is_ok_and(|me| record.master == *me));
-    if mine || !may_act(here, name, record.as_ref())? { Ok(()) } else { fence::fence(here, name, Some(local), record.as_ref()) }
+    if may_act(here, name, record.as_ref())? { fence::fence(here, name, Some(local), record.as_ref()) } else { Ok(()) }
 }
 
 /// Brings the application to what its record says. Not where it has a journal here, which knows better.
@@ -390,9 +389,8 @@ fn carry_out(here: &Here, name: &AppName, local: Option<&Local>, record: Option<
             (Task::SchedulePurge, Some(record)) => {
                 schedules::of_role(here, Role::Slave, Some(&record.master), &record.volumes, &volumes)?;
                 let slave = Local::new(LocalRole::Slave, record.deploy_id.clone(), record.volumes.clone());
-                let before = local.map(|local| (local.unkept.clone(), local.fenced_of.clone()));
-                let (unkept, fenced_of) = before.unwrap_or_default();
-                local::set(here, name, Some(Local { unkept, fenced_of, ..slave }))?;
+                let unkept = local.map(|local| local.unkept.clone()).unwrap_or_default();
+                local::set(here, name, Some(Local { unkept, ..slave }))?;
             }
             (Task::Unschedule, _) => {
                 schedules::set(&here.plugin(), &Vec::new(), &[], &volumes)?;

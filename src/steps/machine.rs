@@ -16,7 +16,7 @@ use crate::model::names::NodeName;
 use crate::model::order::{Order, Progress, Request, State};
 use crate::model::record::Record;
 use crate::node::local::{Local, LocalRole};
-use crate::node::reconcile;
+use crate::node::{done, reconcile};
 use crate::orders::{self, Failing};
 
 /// How a run ended.
@@ -77,7 +77,11 @@ impl Run {
             error!("{why}; nothing is changed until they have");
             return Outcome::Left;
         }
-        self.decide()
+        match done::has(&self.here, &self.name, &self.order.id) {
+            Ok(true) => self.finish(Outcome::Done), // it was killed before its journal was gone, or its disk has forgotten that
+            Ok(false) => self.decide(),
+            Err(why) => Run::left(&why),
+        }
     }
 
     /// What becomes of this run now, by the record.
@@ -118,11 +122,13 @@ impl Run {
                 Err(why) => Run::left(&why),
             },
             Verdict::Undo => self.undo_all(),
-            Verdict::Drop => {
+            Verdict::Drop | Verdict::Fence => {
                 warn!(
-                    "somebody has gone on since: what this run had begun is neither finished nor undone; the record decides what runs here"
+                    "somebody has gone on since, or Consul was put back: what this run had begun is neither finished nor undone; the record decides \
+                     what runs here"
                 );
-                match self.leave(facts) {
+                match self.leave(facts, verdict) {
+                    Ok(()) if verdict == Verdict::Fence => self.end(),
                     Ok(()) => self.drop_journal(facts.fate),
                     Err(why) => Run::left(&why),
                 }
@@ -150,6 +156,7 @@ impl Run {
         let entry = self.here.consul.get(&keys::app(&self.name))?;
         let index = entry.as_ref().map_or(0, |entry| entry.modify_index);
         let record: Option<Record> = entry.map(|entry| in_consul(&entry, "a record")).transpose()?;
+        let mine = record.as_ref().is_some_and(|record| record.master == me);
         let ours = match (&self.order.request, &record) {
             (Request::Deploy(_), Some(record)) => *record.deploy_id == *id,
             (Request::Migrate(_), Some(record)) => record.data_id.as_ref().is_some_and(|data| **data == *id),
@@ -157,6 +164,7 @@ impl Run {
             _ => false,
         };
         let (at, steps) = (self.journal.at, self.steps());
+        let past = self.commit_at().is_some_and(|commit| commit < at);
         let healthy = steps[..at.min(steps.len())].contains(&Step::AwaitHealthy);
         // No record then and none now, and nobody knows the order: whether the commit has been cannot be told.
         let lost = index == 0 && fate == Fate::Unknown && healthy;
@@ -165,18 +173,27 @@ impl Run {
         let reign = |record: &Record| (record.master.clone(), record.deploy_id.clone(), (!remembered).then(|| record.data_id().clone()));
         let same = record.as_ref().map(reign).zip(self.old().map(reign)).is_some_and(|(now, then)| now == then);
         // One that has vanished says nothing, unless another order was done since.
-        let is_old = |last: Order| self.old().is_some_and(|old| *old.deploy_id == *last.id);
-        let vanished = index == 0 && fate != Fate::Done && orders::last_done(&self.here.consul, &self.name)?.is_none_or(is_old);
+        let is_known = |last: Order| *last.id == *id || self.old().is_some_and(|old| *old.deploy_id == *last.id);
+        let vanished = index == 0 && (past || fate != Fate::Done) && orders::last_done(&self.here.consul, &self.name)?.is_none_or(is_known);
+        // Consul was put back to before the old one was deployed, of which it knows nothing: nobody has gone on from that.
+        let older = match (&record, self.old()) {
+            (Some(now), Some(old)) if now.master == old.master && !same => {
+                orders::all_done(&self.here.consul, &self.name)?.iter().all(|done| *done.id != *old.deploy_id)
+            }
+            _ => false,
+        };
         let says = match record {
-            _ if ours => Says::Ours,
-            _ if same || (index == self.old_index() || vanished) && !lost => Says::Unchanged,
-            Some(record) if record.master == me => Says::Mine,
-            _ => Says::Others,
+            _ if ours || past && vanished => Says::Ours,
+            _ if (same || older || index == self.old_index() || vanished) && !lost => Says::Unchanged,
+            _ => Says::Changed,
         };
         Ok(Facts {
             part: self.journal.header.part,
             says,
             fate,
+            mine,
+            past,
+            removes: steps.contains(&Step::Remove),
             going_back: self.journal.undoing.is_some() || self.journal.any_undone(),
             healthy,
             handed_over: self.sent().is_some_and(|sent| sent == self.order.snapshots),
@@ -205,17 +222,21 @@ impl Run {
         orders::say_again(&self.here, &order)
     }
 
-    /// What a deploy has started, registered and scheduled here, where another node is the master now: once the journal is gone nobody knows
-    /// of it any more.
-    fn leave(&mut self, facts: Facts) -> Result<(), Error> {
+    /// What a deploy has started, registered and scheduled here, where another node is the master now, and what was to be removed here: once the
+    /// journal is gone nobody knows of it any more.
+    fn leave(&mut self, facts: Facts, verdict: Verdict) -> Result<(), Error> {
         let up = self.steps().iter().position(|step| *step == Step::Up);
-        if facts.part != Part::Owner || !matches!(self.order.request, Request::Deploy(_)) || up.is_none_or(|up| self.journal.furthest < up)
-        {
+        let is_deploy = facts.part == Part::Owner && matches!(self.order.request, Request::Deploy(_));
+        let local = if is_deploy && !facts.mine && up.is_some_and(|up| up <= self.journal.furthest) {
+            // Of a checkout that is damaged the record may still know the volumes.
+            let volumes = if self.readable()?.is_some() { self.data_volumes()? } else { self.old_volumes() };
+            Local::new(LocalRole::Master, (&self.order.id).into(), volumes)
+        } else if let Some(old) = self.old().filter(|_| verdict == Verdict::Fence) {
+            Local::new(LocalRole::Master, old.deploy_id.clone(), old.volumes.clone())
+        } else {
             return Ok(());
-        }
-        // Of a checkout that is damaged the record may still know the volumes.
-        let volumes = if self.readable()?.is_some() { self.data_volumes()? } else { self.old_volumes() };
-        reconcile::leave(&self.here, &self.name, &Local::new(LocalRole::Master, (&self.order.id).into(), volumes))
+        };
+        reconcile::leave(&self.here, &self.name, &local)
     }
 
     /// A migrate's source has nothing to finish or to undo, and leaves no more than snapshots.
@@ -226,7 +247,8 @@ impl Run {
                 self.say_undone(&why)
             }
             Fate::Failed => self.say_undone("for an unknown reason"),
-            Fate::Done | Fate::Unknown => self.finish(Outcome::Done),
+            Fate::Done => self.end(),
+            Fate::Unknown => self.finish(Outcome::Done),
         }
     }
 
@@ -251,7 +273,15 @@ impl Run {
             }
         }
         info!("done");
-        self.finish(Outcome::Done)
+        self.end()
+    }
+
+    /// The order is done, and this node's part of it. Without a commit, as of a migrate's source, it may fail yet.
+    fn end(self) -> Outcome {
+        match self.commit_at().map_or(Ok(()), |_| done::remember(&self.here, &self.name, &self.order.id)) {
+            Ok(()) => self.finish(Outcome::Done),
+            Err(why) => Run::left(&why),
+        }
     }
 
     fn progress(&self, at: usize, step: Step) -> Progress {

@@ -133,13 +133,13 @@ steps! {
     CommitDestroy, "commit-destroy", "delete the record, finish the order",
         [Repeatable Quick Commit], commit::commit_destroy, Nothing;
 
-    // after the commit: only forward
+    // after the commit: only forward; the first of them is on the disk: Consul may be put back, and would not tell of the commit any more
     Settle, "settle", "remember the deployment, remove the old checkout",
-        [Repeatable], retire::settle, Nothing;
+        [], retire::settle, Nothing;
     Reopen, "reopen", "let the containers come back with the engine again",
-        [Repeatable], retire::reopen, Nothing;
+        [], retire::reopen, Nothing;
     Deregister, "deregister", "deregister the service",
-        [Repeatable], retire::deregister, Nothing;
+        [], retire::deregister, Nothing;
     Unschedule, "unschedule", "end the volumes' schedules",
         [Repeatable], retire::unschedule, Nothing;
     Remove, "remove", "remove containers and volumes, keep the snapshots",

@@ -1,12 +1,13 @@
 //! Stories about orders that Consul has once more, and about what a source does that had stopped when Consul was put back, in which a promise breaks.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::others::run;
 use crate::sets::{backup, checks, data, put_back, statuses, tick};
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{DATA, NODES, PROJECT, all_well, deploy, deployed, destroy, migrate, push, with_copy};
+use crate::world::shop::{APP, DATA, NODES, PROJECT, all_well, deploy, deployed, destroy, migrate, push, with_copy};
 use crate::world::state::State;
 use crate::world::{Act, Cluster, id};
 
@@ -237,7 +238,7 @@ fn a_source_starts_nothing_beside_the_new_master_though_consul_has_lost_everythi
 /// Consul is put back to the state from before the move meanwhile. node1 is back: it takes mastership back by itself.
 #[test]
 fn a_source_does_not_take_mastership_back_though_consul_was_put_back() {
-    let sim = switched_off_right_after_a_move(|sim, before| put_back(sim, before));
+    let sim = switched_off_right_after_a_move(put_back);
     let (serving, orders, status) = outcome(&sim);
     let held = data(&sim, "node1", DATA);
     sim.violations();
@@ -360,4 +361,99 @@ fn a_destroy_that_is_past_its_commit_starts_nothing_empty_though_consul_was_put_
     let end = sim.lock().ended("end");
     sim.violations();
     assert!(serving.is_empty() || held.contains("monday"), "“{held}” {serving:?} {orders:?} {end:#}\n{status}");
+}
+
+/// Whether the node is in the middle of something.
+fn has_journal(sim: &Sim, node: &str) -> bool {
+    sim.disk(node, |disk| disk.paths()).iter().any(|path| path.ends_with("/journal"))
+}
+
+/// A destroy, or a move, is past its commit on the old master when its handler is killed; nothing is removed yet. Consul is put back to the state from before.
+#[test]
+fn what_the_record_needs_once_more_is_not_removed() {
+    let mut wrong = Vec::new();
+    for order in [destroy("end"), deploy("end", "node2", Some("node3"))] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        tick(&sim);
+        let before = backup(&sim);
+        sim.fault(|e| e.node == "node1" && e.line.contains(" down"), 1, Act::KillBefore);
+        NODES.iter().for_each(|node| sim.start(node, Start::Events(vec![order.clone()])));
+        sim.run_until_rest();
+        assert!(sim.no_faults());
+        assert_eq!(sim.lock().ended("end")["state"], "done");
+        put_back(&sim, &before);
+        let (serving, orders, status) = outcome(&sim);
+        let held = data(&sim, "node1", DATA);
+        let told = status.contains("its record names this node as its master, but another node went on with it");
+        sim.violations();
+        if !held.contains("monday") || !serving.is_empty() || !told || has_journal(&sim, "node1") {
+            wrong.push(format!("“{held}” {serving:?} {orders:?}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
+}
+
+/// A move is written down as done, and the handler is killed before its journal is gone. Consul is put back to the state from before.
+#[test]
+fn a_journal_of_what_is_done_is_at_its_end() {
+    let mut wrong = Vec::new();
+    for node in ["node1", "node2"] {
+        let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+        tick(&sim);
+        let before = backup(&sim);
+        sim.fault(move |e| e.node == node && e.line.starts_with("disk remove") && e.line.ends_with("/journal"), 1, Act::KillBefore);
+        NODES.iter().for_each(|node| sim.start(node, Start::Events(vec![deploy("move", "node2", Some("node3"))])));
+        sim.run_until_rest();
+        assert!(sim.no_faults());
+        assert_eq!(sim.lock().ended("move")["state"], "done");
+        assert!(has_journal(&sim, node));
+        sim.lock().write("node2", DATA, "orders of tuesday");
+        put_back(&sim, &before);
+        let (serving, orders, status) = outcome(&sim);
+        let held = data(&sim, "node2", DATA);
+        let left = NODES.iter().any(|node| has_journal(&sim, node));
+        sim.violations();
+        if left || !serving.is_empty() || !orders.is_empty() || !held.contains("tuesday") || status.contains("which failed") {
+            wrong.push(format!("{node}: “{held}” {serving:?} {orders:?}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
+}
+
+/// The disk is full from when the containers of a new version have got their policies.
+#[test]
+fn what_is_done_is_written_down_on_a_full_disk() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    let act = Act::First(Box::new(|s: &mut State| s.node("node1").full = true));
+    sim.fault(|e| e.node == "node1" && e.line.contains("restart=unless-stopped"), 1, act);
+    sim.deliver_all(&[deploy("second", "node1", Some("node2"))]);
+    assert!(sim.no_faults());
+    let done = sim.disk("node1", |disk| disk.read(Path::new(&format!("/deploy/.handler/apps/{APP}/done")), 1 << 20).unwrap());
+    let left = has_journal(&sim, "node1");
+    sim.lock().node("node1").full = false;
+    sim.violations();
+    assert!(String::from_utf8(done).unwrap().contains(&id("second")) && !left);
+}
+
+/// Consul is saved while an older handler deploys, which writes down nowhere what it has done. Later it is put back to that.
+#[test]
+fn what_an_older_handler_has_done_is_not_done_once_more() {
+    let sim: Sim = deployed(&NODES, "node1", Some("node2"));
+    tick(&sim);
+    let kept = saved_at(&sim, "node1", "up -d");
+    all_well(&sim.deliver_all(&[deploy("second", "node1", Some("node2"))]));
+    assert!(sim.no_faults());
+    sim.settle();
+    sim.disk("node1", |disk| disk.remove(Path::new(&format!("/deploy/.handler/apps/{APP}/done"))).unwrap());
+    sim.lock().write("node1", DATA, "orders of tuesday");
+    push(&sim, "x-standin: {start: unhealthy, writes: WRONG}");
+    put_back_to(&sim, &kept);
+    let (serving, orders, status) = outcome(&sim);
+    let held = data(&sim, "node1", DATA);
+    let second = sim.lock().ended("second");
+    sim.violations();
+    assert!(
+        second["state"] == "done" && held.contains("tuesday") && !held.contains("WRONG"),
+        "“{held}” {serving:?} {orders:?} {second:#}\n{status}"
+    );
 }

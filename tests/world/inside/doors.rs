@@ -327,7 +327,7 @@ impl Door {
         let here = &mut *inner;
         // What has its room needs none, and a folder that is there needs none.
         let needs_room = match what {
-            "write" => !path.ends_with("journal") && !path.ends_with("own"),
+            "write" => !["journal", "own", "done"].iter().any(|name| path.ends_with(name)),
             "create" => !matches!(here.disks[&self.node].look(path), Ok(Some(_))),
             "reserve" => true,
             _ => false,
