@@ -9,6 +9,8 @@ mod world;
 mod attack17;
 #[cfg(feature = "caddy")]
 mod attack17_caddy;
+#[cfg(feature = "caddy")]
+mod attack20_caddy;
 mod by_name;
 mod check;
 mod cluster;
