@@ -200,7 +200,8 @@ pub fn site_addresses(text: &str) -> impl Iterator<Item = &str> {
                 Some(open) if byte == open && (open == b'`' || before != b'\\') => None,
                 still => still,
             };
-            before = byte;
+            // Two backslashes stand for themselves.
+            before = if (before, byte) == (b'\\', b'\\') { b'-' } else { byte };
         }
         let begins = !inside && !line.starts_with([' ', '\t', '}', '"']);
         begins.then(|| line.strip_suffix(" {")).flatten()

@@ -1,8 +1,8 @@
 //! Caddyfiles: text → sites with positions → text. Pure.
 //!
 //! The grammar: sites with addresses that commas or spaces separate (a comma may end a line), a body of directives in braces, blocks
-//! below directives. `{` ends its line, `}` stands alone. `"` and `'` group words and may span lines, a backslash before the same
-//! quote keeps it; backquotes group without that. `#` begins a comment where a word could begin.
+//! below directives. `{` ends its line, `}` stands alone. `"` groups words and may span lines, a backslash before one keeps it; backquotes
+//! group without that. `#` begins a comment where a word could begin. Words are Caddy's, and keep their quotes: in an expression these count.
 
 use std::fmt;
 
@@ -19,6 +19,8 @@ pub struct Position {
 pub struct Word {
     pub text: String,
     pub at: Position,
+    /// In which it stands, if that is said.
+    pub quote: Option<char>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -62,12 +64,12 @@ pub enum Problem {
     },
     Control(char),
     Unclosed(char),
-    AfterQuote(char),
     OpensInWord,
     ClosesInWord,
     Heredoc,
-    /// [`word`] has no way to write it.
-    Unwritable,
+    /// Caddy would leave it out, or join words by it.
+    Backslash,
+    QuotedBrace,
     Deep,
 }
 
@@ -77,11 +79,11 @@ impl fmt::Display for Problem {
             Problem::Expected { expected, found } => write!(f, "expected {expected}, found {found}"),
             Problem::Control(c) => write!(f, "control character {c:?}"),
             Problem::Unclosed(quote) => write!(f, "the quote {quote} that begins here is not closed"),
-            Problem::AfterQuote(c) => write!(f, "expected a space after the closing quote, found {c:?}"),
             Problem::OpensInWord => f.write_str("expected a space before the `{` at the end of a word"),
             Problem::ClosesInWord => f.write_str("expected `}` alone in its line, found a word that begins with it"),
             Problem::Heredoc => f.write_str("heredocs are not read; quotes may span lines"),
-            Problem::Unwritable => f.write_str("a backquote, and a backslash before a quote or at the end, cannot stand in one word"),
+            Problem::Backslash => f.write_str("Caddy leaves out a backslash that stands so; write the word in backquotes"),
+            Problem::QuotedBrace => f.write_str("for Caddy a brace is one within quotes, too"),
             Problem::Deep => write!(f, "blocks nested more than {MAX_DEPTH} deep"),
         }
     }
@@ -90,7 +92,7 @@ impl fmt::Display for Problem {
 impl Word {
     pub fn new(text: impl Into<String>, at: Position) -> Word {
         let text = text.into();
-        Word { text, at }
+        Word { text, at, quote: None }
     }
 }
 
@@ -126,14 +128,14 @@ impl Directive {
 
 impl Site {
     /// Calls `change` with every word, addresses included.
-    pub fn each_word(&mut self, change: &mut impl FnMut(&mut String)) {
-        fn below(directives: &mut [Directive], change: &mut impl FnMut(&mut String)) {
+    pub fn each_word(&mut self, change: &mut impl FnMut(&mut Word)) {
+        fn below(directives: &mut [Directive], change: &mut impl FnMut(&mut Word)) {
             for directive in directives {
-                directive.words.iter_mut().for_each(|w| change(&mut w.text));
+                directive.words.iter_mut().for_each(&mut *change);
                 below(directive.block.as_deref_mut().unwrap_or_default(), change);
             }
         }
-        self.addresses.iter_mut().for_each(|w| change(&mut w.text));
+        self.addresses.iter_mut().for_each(&mut *change);
         below(&mut self.body, change);
     }
 
@@ -150,7 +152,7 @@ const MAX_DEPTH: usize = 16;
 
 #[derive(Debug, PartialEq)]
 pub enum Token {
-    Word(String),
+    Word(Word),
     Open,
     Close,
     Comma,
@@ -177,6 +179,10 @@ struct Lexer<'a> {
 }
 
 impl Lexer<'_> {
+    fn of(text: &str) -> Lexer<'_> {
+        Lexer { rest: text.chars().peekable(), at: Position { line: 1, column: 1 } }
+    }
+
     fn bump(&mut self) -> Option<char> {
         let c = self.rest.next()?;
         if c == '\n' {
@@ -198,22 +204,28 @@ impl Lexer<'_> {
                     self.bump();
                     return Ok((at, Token::Newline));
                 }
-                Some('#') => while self.rest.next_if(|c| *c != '\n').is_some() {},
+                // A backslash joins the lines here, too, wherever in the comment it stands.
+                Some('#') => {
+                    let mut joins = false;
+                    while let Some(c) = self.rest.next_if(|c| *c != '\n') {
+                        joins |= c == '\\';
+                    }
+                    if joins {
+                        self.bump();
+                    }
+                }
                 Some(',') if addresses => {
                     self.bump();
                     return Ok((at, Token::Comma));
                 }
-                Some(quote @ ('"' | '\'' | '`')) => {
+                Some(quote @ ('"' | '`')) => {
                     self.bump();
-                    return Ok((at, Token::Word(self.quoted(quote, at)?)));
+                    return Ok((at, self.quoted(quote, at)?));
                 }
                 Some(c) if c.is_whitespace() => {
                     self.bump();
                 }
-                Some('\\') if self.continued() => {
-                    self.bump();
-                    self.bump();
-                }
+                Some('\\') if self.continued() => while self.bump() != Some('\n') {},
                 Some(_) => return Ok((at, self.bare(addresses, at)?)),
             }
         }
@@ -221,12 +233,10 @@ impl Lexer<'_> {
 
     /// A backslash at the end of a line joins it with the next.
     fn continued(&self) -> bool {
-        let mut ahead = self.rest.clone();
-        ahead.next();
-        ahead.next() == Some('\n')
+        self.rest.clone().skip(1).find(|c| *c != '\r') == Some('\n')
     }
 
-    fn quoted(&mut self, quote: char, start: Position) -> Result<String, Error> {
+    fn quoted(&mut self, quote: char, start: Position) -> Result<Token, Error> {
         let mut text = String::new();
         loop {
             let at = self.at;
@@ -234,7 +244,7 @@ impl Lexer<'_> {
                 None => return Err(At { at: start, problem: Problem::Unclosed(quote) }),
                 Some(c) if c == quote => break,
                 // as Caddy: a backslash escapes the quote only, and two stay two
-                Some('\\') if quote != '`' => match self.rest.next_if(|c| *c == quote || *c == '\\') {
+                Some('\\') if quote == '"' => match self.rest.next_if(|c| matches!(c, '"' | '\\')) {
                     Some(c) => {
                         self.at.column += 1;
                         text.push_str(if c == quote { "" } else { "\\" });
@@ -245,25 +255,33 @@ impl Lexer<'_> {
                 Some(c) if c.is_control() && c != '\n' && c != '\t' && c != '\r' => {
                     return Err(At { at, problem: Problem::Control(c) });
                 }
-                Some('\r') => {}
                 Some(c) => text.push(c),
             }
         }
-        writable(&text, start)?;
-        match self.rest.peek() {
-            Some(c) if !c.is_whitespace() && *c != ',' => Err(At { at: self.at, problem: Problem::AfterQuote(*c) }),
-            _ => Ok(text),
+        match text.as_str() {
+            "{" | "}" => Err(At { at: start, problem: Problem::QuotedBrace }),
+            _ => Ok(Token::Word(Word { text, at: start, quote: Some(quote) })),
         }
     }
 
     fn bare(&mut self, addresses: bool, at: Position) -> Result<Token, Error> {
         let mut text = String::new();
-        while let Some(c) = self.rest.next_if(|c| !(c.is_whitespace() || addresses && *c == ',')) {
-            self.at.column += 1;
+        while let Some(c) = self.rest.peek().copied().filter(|c| !(c.is_whitespace() || addresses && *c == ',')) {
+            if c == '\\' && self.continued() {
+                break;
+            }
+            self.bump();
             if c.is_control() {
                 return Err(At { at, problem: Problem::Control(c) });
             }
             text.push(c);
+            if c == '\\' {
+                match self.rest.peek().copied() {
+                    Some('\\') => text.extend(self.bump()),
+                    Some(c) if !(c.is_whitespace() || c == '<' || text.len() == 1 && "\"`#".contains(c)) => {}
+                    _ => return Err(At { at, problem: Problem::Backslash }),
+                }
+            }
         }
         let problem = match text.as_str() {
             "{" => return Ok(Token::Open),
@@ -271,23 +289,15 @@ impl Lexer<'_> {
             _ if text.ends_with('{') => Problem::OpensInWord,
             _ if text.starts_with('}') => Problem::ClosesInWord,
             _ if text.starts_with("<<") => Problem::Heredoc,
-            _ => {
-                writable(&text, at)?;
-                return Ok(Token::Word(text));
-            }
+            _ => return Ok(Token::Word(Word::new(text, at))),
         };
         Err(At { at, problem })
     }
 }
 
-/// Refuses what [`word`] has no way to write.
-fn writable(text: &str, at: Position) -> Result<(), Error> {
-    if needs_backquotes(text) && text.contains('`') { Err(At { at, problem: Problem::Unwritable }) } else { Ok(()) }
-}
-
 /// Reads all sites of `text`.
 pub fn parse(text: &str) -> Result<Vec<Site>, Error> {
-    let mut lexer = Lexer { rest: text.chars().peekable(), at: Position { line: 1, column: 1 } };
+    let mut lexer = Lexer::of(text);
     let mut sites = Vec::new();
     while let Some(addresses) = addresses(&mut lexer)? {
         let body = block(&mut lexer, 1)?;
@@ -303,8 +313,8 @@ fn addresses(lexer: &mut Lexer) -> Result<Option<Vec<Word>>, Error> {
     loop {
         let (at, token) = lexer.token(true)?;
         match token {
-            Token::Word(text) => {
-                words.push(Word { text, at });
+            Token::Word(Word { text, .. }) => {
+                words.push(Word::new(text, at));
                 comma = false;
             }
             Token::Comma if !words.is_empty() && !comma => comma = true,
@@ -328,8 +338,8 @@ fn block(lexer: &mut Lexer, depth: usize) -> Result<Vec<Directive>, Error> {
         let (at, token) = lexer.token(false)?;
         let mut nested = None;
         match token {
-            Token::Word(text) => {
-                words.push(Word { text, at });
+            Token::Word(word) => {
+                words.push(word);
                 continue;
             }
             Token::Newline if words.is_empty() => continue,
@@ -367,7 +377,7 @@ pub fn dump(sites: &[Site]) -> String {
             if n > 0 {
                 out.push_str(", ");
             }
-            word(&mut out, &address.text);
+            word(&mut out, address);
         }
         body(&mut out, &site.body, 0);
     }
@@ -382,7 +392,7 @@ fn body(out: &mut String, directives: &[Directive], depth: usize) {
             if n > 0 {
                 out.push(' ');
             }
-            word(out, &part.text);
+            word(out, part);
         }
         match &directive.block {
             Some(block) => {
@@ -402,26 +412,26 @@ fn indent(out: &mut String, depth: usize) {
     }
 }
 
-/// One word, so written that Caddy reads the same one.
-fn word(out: &mut String, text: &str) {
-    let bare = !text.is_empty()
-        && !text.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
-        && !text.starts_with(['#', '`', '}'])
-        && !text.starts_with("<<")
-        && !text.ends_with('{')
-        && !text.ends_with('\\');
-    if bare {
-        out.push_str(text);
-    } else if needs_backquotes(text) {
-        out.push_str(&format!("`{text}`"));
-    } else {
-        out.push_str(&format!("\"{}\"", text.replace('"', "\\\"")));
+/// One word, so written that Caddy reads the same one: in its own quotes, if it can stand there.
+fn word(out: &mut String, Word { text, quote, .. }: &Word) {
+    let fits = |quote: &Option<char>| match quote {
+        None => is_bare(text),
+        // For Caddy a backslash before another one does not escape it: none that is alone can stand before a quote or at the end.
+        Some('"') => text.split('"').all(|part| (part.len() - part.trim_end_matches('\\').len()).is_multiple_of(2)),
+        _ => !text.contains('`'),
+    };
+    match [*quote, None, Some('"')].iter().find(|quote| fits(quote)) {
+        Some(None) => out.push_str(text),
+        Some(Some('"')) => out.push_str(&format!("\"{}\"", text.replace('"', "\\\""))),
+        _ => out.push_str(&format!("`{}`", text.replace('`', ""))),
     }
 }
 
-/// For Caddy a backslash before another one does not escape it, so that no double quotes can hold a backslash before a quote.
-fn needs_backquotes(text: &str) -> bool {
-    text.ends_with('\\') || text.contains("\\\"")
+/// Whether it is one word as it stands, and that one.
+fn is_bare(text: &str) -> bool {
+    let mut lexer = Lexer::of(text);
+    let word = Token::Word(Word::new(text, lexer.at));
+    lexer.token(false).is_ok_and(|(_, token)| token == word) && lexer.rest.peek().is_none()
 }
 
 #[cfg(test)]
@@ -470,17 +480,18 @@ mod tests {
     fn grammar() {
         for (input, tree) in [
             ("a,b ,\n c {\n}", json!([{"keys": ["a", "b", "c"], "body": []}])),
-            ("# one\na { # two\n x#y '#' # three\n}", json!([{"keys": ["a"], "body": [["x#y", "#"]]}])),
+            ("# one\na { # two\n x#y '#' # three\n}", json!([{"keys": ["a"], "body": [["x#y", "'#'"]]}])),
             (
                 r#"a {
                     x "q\"q\d\\" 'p\'p"' `b\`
                     y a'b a,b \
                       c
                 }"#,
-                json!([{"keys": ["a"], "body": [["x", "q\"q\\d\\\\", "p'p\"", "b\\"], ["y", "a'b", "a,b", "c"]]}]),
+                json!([{"keys": ["a"], "body": [["x", "q\"q\\d\\\\", "'p\\'p\"'", "b\\"], ["y", "a'b", "a,b", "c"]]}]),
             ),
             ("a {\r\n x {\r\n  y {\r\n   z\r\n  }\r\n }\r\n}\r\n", json!([{"keys": ["a"], "body": [["x", [["y", [["z"]]]]]]}])),
-            ("a {\n x {h} \"\" '{' \"}\"\n}", json!([{"keys": ["a"], "body": [["x", "{h}", "", "{", "}"]]}])),
+            ("a {\n x {h} \"\" '{' \"} \"\n}", json!([{"keys": ["a"], "body": [["x", "{h}", "", "'{'", "} "]]}])),
+            ("a {\n x \"b\"c\\\r\n d # \\e\n f\n}", json!([{"keys": ["a"], "body": [["x", "b", "c", "d", "f"]]}])),
         ] {
             let sites = parse(input).unwrap();
             assert_eq!(ast(&sites), tree, "{input}");
@@ -488,30 +499,33 @@ mod tests {
         }
     }
 
-    /// The words that Caddy 2 itself reads, by the rules of its lexer.
-    fn caddys_words(text: &str) -> Vec<String> {
+    /// The words of a line that Caddy 2 itself reads, by the rules of its lexer, each with its quote.
+    fn caddys_words(text: &str) -> Vec<(String, Option<char>)> {
         let (mut words, mut word) = (Vec::new(), String::new());
-        let (mut quote, mut escaped) = (None, false);
+        let (mut quote, mut escaped, mut comment) = (None, false, false);
         for c in text.chars() {
             if !escaped && c == '\\' && quote != Some('`') {
                 escaped = true;
-            } else if let Some(open) = quote {
-                if escaped {
+            } else if quote.is_some() {
+                if quote == Some('"') && escaped {
                     if c != '"' {
                         word.push('\\');
                     }
                     escaped = false;
-                } else if c == open {
-                    quote = None;
-                    words.push(std::mem::take(&mut word));
+                } else if Some(c) == quote {
+                    words.push((std::mem::take(&mut word), quote.take()));
+                    escaped = false;
                     continue;
                 }
                 word.push(c);
             } else if c.is_whitespace() {
                 if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
+                    words.push((std::mem::take(&mut word), None));
+                    escaped = false;
                 }
-            } else if word.is_empty() && !escaped && (c == '"' || c == '`') {
+            } else if comment || word.is_empty() && c == '#' {
+                comment = true;
+            } else if word.is_empty() && (c == '"' || c == '`') {
                 quote = Some(c);
             } else {
                 if std::mem::take(&mut escaped) {
@@ -520,7 +534,7 @@ mod tests {
                 word.push(c);
             }
         }
-        words.extend((!word.is_empty()).then_some(word));
+        words.extend((!word.is_empty()).then_some((word, quote)));
         words
     }
 
@@ -539,15 +553,27 @@ mod tests {
             }
             from = upto;
         }
+        let read = |line: &str| {
+            let sites = parse(&format!("a {{\n{line}\n}}"))?;
+            let words = sites[0].body.iter().flat_map(|line| &line.words);
+            Ok::<_, Error>((words.map(|word| (word.text.clone(), word.quote)).collect::<Vec<_>>(), dump(&sites)))
+        };
         for text in texts {
-            if needs_backquotes(&text) && text.contains('`') {
-                continue;
+            // Nothing that is written ends early, even where no quotes fit.
+            for quote in [None, Some('"'), Some('`')] {
+                let mut out = String::from("x ");
+                word(&mut out, &Word { text: text.clone(), quote, ..Word::default() });
+                let words = caddys_words(&format!("{out} y"));
+                assert_eq!((words.len(), &*words[2].0), (3, "y"), "{out}");
+                assert_eq!(words[1].0.replace('`', ""), text.replace('`', ""), "{out}");
+                if text != "{" {
+                    assert_eq!(read(&out).unwrap().0, words[..2], "{out}");
+                }
             }
-            let mut out = String::from("x ");
-            word(&mut out, &text);
-            assert_eq!(caddys_words(&format!("{out} y")), ["x", &text, "y"], "{out}");
-            let back = parse(&format!("a {{\n{out}\n}}")).unwrap();
-            assert_eq!(back[0].body[0].words[1].text, text);
+            // And what is read is written as it was.
+            let Ok((words, out)) = read(&format!("x {text}")) else { continue };
+            assert_eq!(words, caddys_words(&format!("x {text}")), "{text}");
+            assert_eq!(words, caddys_words(out.lines().nth(1).unwrap()), "{text}");
         }
     }
 
@@ -565,11 +591,12 @@ mod tests {
             ("a {\n} b", "line 2, column 3: expected the end of the line after `}`, found a word"),
             ("é{\n}", "line 1, column 1: expected a space before the `{` at the end of a word"),
             ("a {\n é \"x\n}", "line 2, column 4: the quote \" that begins here is not closed"),
-            ("a {\n x \"y\"z\n}", "line 2, column 7: expected a space after the closing quote, found 'z'"),
             ("a {\n }}\n}", "line 2, column 2: expected `}` alone in its line, found a word that begins with it"),
             ("a {\n {\n}", "line 2, column 2: expected a directive or `}`, found `{`"),
             ("a {\n x\0\n}", "line 2, column 2: control character '\\0'"),
-            ("a {\n x y\\\"`\n}", "line 2, column 4: a backquote, and a backslash before a quote or at the end, cannot stand in one word"),
+            ("a {\n x y\\ z\n}", "line 2, column 4: Caddy leaves out a backslash that stands so; write the word in backquotes"),
+            ("a {\n x \\\"y\n}", "line 2, column 4: Caddy leaves out a backslash that stands so; write the word in backquotes"),
+            ("a {\n x y \"}\"\n}", "line 2, column 6: for Caddy a brace is one within quotes, too"),
             ("a {\n respond <<EOF\n}", "line 2, column 10: heredocs are not read; quotes may span lines"),
         ] {
             assert_eq!(parse(input).unwrap_err().to_string(), message, "{input}");

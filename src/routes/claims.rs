@@ -96,7 +96,10 @@ impl<'a> Claims<'a> {
 
 /// Hosts, each with the `tls` lines of a site of it.
 fn tls_of(caddyfile: &str) -> Vec<(String, String)> {
-    let of = |Site { addresses, mut body }: Site| {
+    let of = |mut site: Site| {
+        // They mean the same in whatever quotes.
+        site.each_word(&mut |word| word.quote = None);
+        let Site { addresses, mut body } = site;
         body.retain(|line| line.name() == "tls");
         let lines = caddyfile::dump(&[Site { addresses: Vec::new(), body }]);
         let parsed = addresses.iter().filter_map(|word| SiteAddress::parse(&word.text).ok());

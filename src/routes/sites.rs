@@ -67,12 +67,13 @@ pub fn own(text: &str, container: &str, reach: &Reach, caddy: Version) -> Result
     let mut sites = caddyfile::parse(text).map_err(Error::Grammar)?;
     for site in &mut sites {
         site.each_word(&mut |word| {
-            if word.contains("$CONTAINER") || word.contains("${CONTAINER}") {
+            let text = &mut word.text;
+            if text.contains("$CONTAINER") || text.contains("${CONTAINER}") {
                 // `$$` is how a compose file writes a dollar that compose leaves alone
-                *word = word.replace("$$", "$").replace("${CONTAINER}", container).replace("$CONTAINER", container);
+                *text = text.replace("$$", "$").replace("${CONTAINER}", container).replace("$CONTAINER", container);
             }
         });
-        for Word { text, at } in &site.addresses {
+        for Word { text, at, .. } in &site.addresses {
             let unusable = |why| Error::Address(At { at: *at, problem: Unusable { text: text.clone(), why } });
             let address = SiteAddress::parse(text).map_err(|source| unusable(Why::NoAddress(source)))?;
             if let Some(why) = address.unfit() {

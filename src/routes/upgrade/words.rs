@@ -99,5 +99,5 @@ pub fn placeholders(word: &Word, group: usize) -> Result<Word, Error> {
         rest = &rest[open + close + 1..];
     }
     out.push_str(rest);
-    Ok(Word::new(out, word.at))
+    Ok(Word { text: out, ..word.clone() })
 }
