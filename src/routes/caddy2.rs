@@ -54,7 +54,7 @@ fn uses(lines: &[Directive], name: &str) -> bool {
 fn hold(lines: &mut [Directive], http: bool) {
     for line in lines {
         let at = line.at();
-        if matches!(line.name(), "reverse_proxy" | "php_fastcgi") {
+        if matches!(line.name(), "reverse_proxy" | "forward_auth" | "php_fastcgi") {
             let block = line.block.get_or_insert_default();
             let mut add = |words: &[&str]| {
                 if block.iter().all(|line| line.name() != words[0]) {
@@ -66,9 +66,9 @@ fn hold(lines: &mut [Directive], http: bool) {
             }
             add(&["lb_try_duration", HOLD]);
             add(&["lb_try_interval", RETRY]);
-        } else if NESTING.contains(&line.name()) {
-            hold(line.block.as_deref_mut().unwrap_or_default(), http);
         }
+        // What a response leads to, too.
+        hold(line.block.as_deref_mut().unwrap_or_default(), http);
     }
 }
 
