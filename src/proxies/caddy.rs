@@ -21,7 +21,7 @@ pub fn written(apps: &[&Routed], view: &View) -> String {
             for (site, handled) in sites.iter_mut().zip(&app.sites) {
                 site.body.extend(marks.body(handled));
             }
-            push_line(&mut out, &caddyfile::dump(&sites));
+            push_line(&mut out, &dumped(sites));
             continue;
         }
         if !view.in_maintenance(app) {
@@ -79,8 +79,13 @@ fn maintenance_sites(text: &str, version: Version) -> String {
             Version::Two => site.body.push(Directive::new(&["import", "maintenance"], at)),
         }
     }
-    sites.retain(|site| !site.addresses.is_empty());
-    caddyfile::dump(&sites)
+    dumped(sites)
+}
+
+/// Each address has a block of its own: Caddy asks blocks in an order that the longest of all their hosts decides, and whether one is a wildcard.
+fn dumped(sites: Vec<Site>) -> String {
+    let alone = |site: Site| site.addresses.into_iter().map(move |address| Site { addresses: vec![address], body: site.body.clone() });
+    caddyfile::dump(&sites.into_iter().flat_map(alone).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -120,14 +125,15 @@ mod tests {
             format!(
                 "{NOTE}# here\n(maintenance) {{\n    header Retry-After 30\n    header Cache-Control no-store\n    \
                  header Content-Type \"text/html; charset=utf-8\"\n    respond \"it's\n&#96;50 %&#96; &#123;gone}}\" 503\n}}\n\
-                 http://Here.example.com, https://here.example.com/x {{\n    import maintenance\n}}\n"
+                 http://Here.example.com {{\n    import maintenance\n}}\nhttps://here.example.com/x {{\n    import maintenance\n}}\n"
             )
         );
         let one = View { frame: Frame { caddy_version: Version::One, ..view.frame.clone() }, ..view };
         assert_eq!(
             text_of(&apps()[4..5], &one),
             format!(
-                "{NOTE}# here\nhttp://Here.example.com, https://here.example.com/x {{\n    header / Retry-After 30\n    status 503 /\n}}\n"
+                "{NOTE}# here\nhttp://Here.example.com {{\n    header / Retry-After 30\n    status 503 /\n}}\n\
+                 https://here.example.com/x {{\n    header / Retry-After 30\n    status 503 /\n}}\n"
             )
         );
     }
