@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use log::{debug, info, warn};
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +94,20 @@ fn stored(host: &str) -> String {
     let plain = |c: char| if c == ':' { '-' } else { c };
     let kept = |c: &char| c.is_alphanumeric() || "_@.-".contains(*c);
     host.replace('*', "wildcard_").chars().map(plain).filter(kept).collect::<String>().replace("..", "")
+}
+
+/// The hosts of a certificate in PEM, the first one of its file.
+pub fn names(pem: &[u8]) -> Vec<String> {
+    let pem = String::from_utf8_lossy(pem);
+    let lines = pem.lines().map(str::trim).skip_while(|line| !line.starts_with("-----BEGIN CERTIFICATE")).skip(1);
+    let der = STANDARD.decode(lines.take_while(|line| !line.starts_with('-')).collect::<String>()).unwrap_or_default();
+    let fits = |c: char| c.is_ascii_alphanumeric() || ".-_*".contains(c);
+    // In it a name stands behind its kind and its length.
+    let name = |(at, _): (usize, &u8)| {
+        let name = der.get(at + 2..at + 2 + usize::from(*der.get(at + 1)?))?;
+        std::str::from_utf8(name).ok().filter(|name| name.contains('.') && name.chars().all(fits)).map(str::to_ascii_lowercase)
+    };
+    der.iter().enumerate().filter(|(_, kind)| **kind == 0x82).filter_map(name).collect()
 }
 
 fn of_host(here: &Here, storage: &Path, view: &View, app: &Routed, host: &str, found: (Option<Shared>, u64)) -> Result<(), Error> {
@@ -207,6 +223,26 @@ mod tests {
             assert_eq!(of("node2", theirs).is_for(&of("node1", mine)), is_for, "{theirs} {mine}");
         }
         assert!(!of("node1", "2026").is_for(&of("node1", "2025")));
+    }
+
+    /// Of a certificate of its own.
+    #[test]
+    fn whose_it_is() {
+        const PEM: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBojCCAUegAwIBAgIULbQclwCr4EN8AJKhfb4/O6G6nOIwCgYIKoZIzj0EAwIw\n\
+DzENMAsGA1UEAwwEc2hvcDAgFw0yNjExMjgxMzQ0NTVaGA8yMTI2MTEwNDEzNDQ1\n\
+NVowDzENMAsGA1UEAwwEc2hvcDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABBlZ\n\
+r+P+dJGZpjxySxTWkXD+0z513uvi+0R1uo2WWLGYm6RTBMAfaz6OSxrj+zEyG/Sh\n\
+PI7+rRT9nt46S0/GTEWjfzB9MB0GA1UdDgQWBBRnioIDfFA34AvwDjdHttwKqLDb\n\
+VjAfBgNVHSMEGDAWgBRnioIDfFA34AvwDjdHttwKqLDbVjAPBgNVHRMBAf8EBTAD\n\
+AQH/MCoGA1UdEQQjMCGCEFNob3AuZXhhbXBsZS5jb22CDSouZXhhbXBsZS5jb20w\n\
+CgYIKoZIzj0EAwIDSQAwRgIhAOLvN+nOuoRxrEWajnVvfVoAkCXmVBJKhavSt23/\n\
+rjqBAiEA2LqNxuIf6IVYLXdsTVIuvB/e20xiS/j0PgZosyr7wEw=\n\
+-----END CERTIFICATE-----\n\
+";
+        assert_eq!(names(format!("x\n{PEM}{PEM}").as_bytes()), ["shop.example.com", "*.example.com"]);
+        assert!(names(b"half of").is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::view::Frame;
+use super::wildcards::keep_apart;
 use crate::error::{Error, Fault};
 use crate::model::record::Handled;
 use crate::outside::caddy;
@@ -53,6 +54,7 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
     let mut config = adapt(text)?;
     // The last line and no other: an application's own text may have the same words.
     let Some((sum, what)) = text.lines().next_back().and_then(|line| line.strip_prefix(MARKED)?.split_once(' ')) else {
+        keep_apart(&mut config, text, &[]);
         return Ok(config.to_string());
     };
     let mut what: Value = serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
@@ -74,7 +76,9 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
             }
         }
     }
-    if certificates.as_array().is_some_and(|files| !files.is_empty()) {
+    let files = certificates.as_array().map_or(&[][..], Vec::as_slice);
+    keep_apart(&mut config, text, files);
+    if !files.is_empty() {
         config["apps"]["tls"]["certificates"]["load_files"] = certificates;
     }
     if placed.len() < all {

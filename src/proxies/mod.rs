@@ -11,5 +11,6 @@ pub mod error;
 pub mod file;
 pub mod haproxy;
 pub mod view;
+pub mod wildcards;
 
 pub use error::Error;
