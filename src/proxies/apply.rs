@@ -164,7 +164,10 @@ pub fn refusal(
     let setup = Setup::of(here, settings)?;
     // What is checked is written to a file, as by a run of `routes`.
     let _turn = here.world.lock_file(&here.paths.routes_locks().0)?;
-    let Seen { mut view, mut apps, .. } = look(here, &setup)?;
+    let seen = look(here, &setup)?;
+    // Whoever checks a site with an authority of Caddy's own makes one where there is none.
+    share(here, &seen);
+    let Seen { mut view, mut apps, .. } = seen;
     apps.retain(|app| app.name != name);
     view.maintenance.remove(name);
     let record = json!({"master": view.me, "caddyfile": caddyfile, "sites": sites}).to_string();
@@ -229,13 +232,17 @@ impl Done {
     }
 }
 
-fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
-    let mut seen = look(here, setup)?;
-    let mut failed = None;
-    // A site is served without a certificate rather than not at all.
+/// A site is served without a certificate rather than not at all.
+fn share(here: &Here, seen: &Seen) {
     if let Err(why) = certificates::share(here, &seen.apps, &seen.view) {
         warn!("certificates are not handed over: {why}");
     }
+}
+
+fn pass(here: &Here, setup: &Setup) -> Result<Done, Error> {
+    let mut seen = look(here, setup)?;
+    let mut failed = None;
+    share(here, &seen);
     let is_current = |file: &ProxyFile| file.is_current(&here.world, &seen.apps, &seen.view);
     if [&setup.caddy, &setup.haproxy].into_iter().all(is_current) {
         debug!("nothing to write");
