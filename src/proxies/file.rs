@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
+use serde_json::Value;
 
 use super::compose::composed;
 use super::error::Error;
-use super::view::{Routed, View};
+use super::view::{Frame, Routed, View};
 use crate::error;
 use crate::model::json;
 use crate::outside::caddy::{self, Caddy};
@@ -117,9 +118,18 @@ impl ProxyFile {
         Ok(bad)
     }
 
-    /// Why the proxy would not take this application beside the others. An error: nobody can say.
-    pub fn refusal(&self, world: &World, apps: &[Routed], view: &View, name: &str) -> Result<Option<error::Error>, error::Error> {
-        let bad = sift(&self.all(apps), &mut |apps| self.check(world, &(self.written)(apps, view)))?;
+    /// Why the proxy would not take this application beside the others. An error: nobody can say, or it takes nobody.
+    pub fn refusal(&self, world: &World, apps: &[Routed], view: &View, name: &str) -> Result<Option<error::Error>, Error> {
+        let bad = match sift(&self.all(apps), &mut |apps| self.check(world, &(self.written)(apps, view))) {
+            Ok(bad) => bad,
+            Err(why) => {
+                if let Some(view) = self.without_bad_certificates(world, view) {
+                    return self.refusal(world, apps, &view, name);
+                }
+                let of_nobody = self.check(world, &(self.written)(&[], view))?;
+                return Err(of_nobody.map_or(Error::Other(why), |why| Error::CheckFails { file: self.name, why: Box::new(why) }));
+            }
+        };
         Ok(bad.into_iter().find(|(app, _)| app.name == name).map(|(_, why)| why))
     }
 
@@ -143,9 +153,15 @@ impl ProxyFile {
         let bad = match sift(all, &mut check) {
             Ok(bad) => bad,
             Err(why @ error::Error::Caddy(caddy::Error::Unanswered(_))) => return Err(Error::Other(why)),
-            Err(why) if world.is_file(&self.path()) => return Err(Error::CheckFails { file: self.name, why: Box::new(why) }),
-            // a proxy that runs in a container may need the file to start at all
             Err(why) => {
+                if let Some(view) = self.without_bad_certificates(world, view) {
+                    let text = (self.written)(all, &view);
+                    return self.accepted(world, all, &view, text);
+                }
+                if world.is_file(&self.path()) {
+                    return Err(Error::CheckFails { file: self.name, why: Box::new(why) });
+                }
+                // a proxy that runs in a container may need the file to start at all
                 error!("{} is written unchecked: the check fails even without any application, or gives no answer: {why}", self.name);
                 return Ok((text, Vec::new()));
             }
@@ -161,6 +177,28 @@ impl ProxyFile {
         let memory = serde_json::json!([sum, bad]).to_string();
         world.replace_file(&self.refused(), memory.as_bytes(), true)?;
         Ok((without(&bad), bad))
+    }
+
+    /// The view with those certificates of the operator's alone that the proxy takes, if it is others that make it take nobody: one in the middle of
+    /// a renewal keeps no site from being served.
+    fn without_bad_certificates(&self, world: &World, view: &View) -> Option<View> {
+        let with =
+            |certificates: &[Value]| View { frame: Frame { certificates: certificates.into(), ..view.frame.clone() }, ..view.clone() };
+        let refused = |certificates: &[Value]| self.check(world, &(self.written)(&[], &with(certificates)));
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for one in &view.frame.certificates {
+            match refused(std::slice::from_ref(one)).ok()? {
+                None => good.push(one.clone()),
+                Some(why) => bad.push((one["certificate"].clone(), why)),
+            }
+        }
+        if bad.is_empty() || refused(&good).ok()?.is_some() {
+            return None;
+        }
+        for (name, why) in bad {
+            error!("the certificate {name} is wrong, and not used: {why}");
+        }
+        Some(with(&good))
     }
 
     /// Why the proxy would not take the text; without its program everything is taken. An error: it does not say.

@@ -142,6 +142,7 @@ fn understand(run: &mut Run) -> Result<Option<Understood>, Error> {
     match proxies.and_then(|proxies| proxies::apply::refusal(&run.here, &proxies, &run.name, &routes.caddyfile, &sites)) {
         Ok(None) => {}
         Ok(Some(says)) => return Err(routes::Error::NotTaken { says }.into()),
+        Err(why @ proxies::Error::CheckFails { .. }) => return Err(routes::Error::NotTaken { says: why.to_string() }.into()),
         Err(why) => warn!("nobody can say before it is served whether Caddy takes it: {why}"),
     }
     Ok(Some(sites))
