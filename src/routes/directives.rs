@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::caddyfile::{At, Directive, Position, Word};
+pub use crate::outside::caddy::DIRECTIVES as TWO;
 
 /// Only Caddy 1 has these.
 pub const ONE: [&str; 22] = [
@@ -31,52 +32,6 @@ pub const ONE: [&str; 22] = [
     "timeouts",
     "websocket",
     "cgi",
-];
-
-/// The standard directives of Caddy 2, except those that reach beyond the site: `import` reads files, `invoke` needs what other sites define.
-pub const TWO: [&str; 42] = [
-    "abort",
-    "acme_server",
-    "basic_auth",
-    "basicauth",
-    "bind",
-    "copy_response",
-    "copy_response_headers",
-    "encode",
-    "error",
-    "file_server",
-    "forward_auth",
-    "fs",
-    "handle",
-    "handle_errors",
-    "handle_path",
-    "handle_response",
-    "header",
-    "intercept",
-    "log",
-    "log_append",
-    "log_name",
-    "log_skip",
-    "map",
-    "method",
-    "metrics",
-    "php_fastcgi",
-    "push",
-    "redir",
-    "request_body",
-    "request_header",
-    "respond",
-    "reverse_proxy",
-    "rewrite",
-    "root",
-    "route",
-    "skip_log",
-    "templates",
-    "tls",
-    "tracing",
-    "try_files",
-    "uri",
-    "vars",
 ];
 
 /// Directives whose block holds directives.
