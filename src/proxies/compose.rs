@@ -92,7 +92,9 @@ fn behind_proxies(value: &mut Value) {
     match value {
         Value::Array(list) => list.iter_mut().for_each(behind_proxies),
         Value::Object(map) => {
-            if let Some(ranges) = map.get("remote_ip").filter(|it| it["ranges"].is_array()).cloned() {
+            // Beside a `client_ip`, which says the same of other networks, it stays: both have to hold.
+            let is_free = !map.contains_key("client_ip");
+            if let Some(ranges) = map.get("remote_ip").filter(|it| is_free && it["ranges"].is_array()).cloned() {
                 map.remove("remote_ip");
                 map.insert("client_ip".into(), ranges);
             }

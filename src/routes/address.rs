@@ -1,7 +1,7 @@
 //! The addresses of sites. Pure.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -100,8 +100,9 @@ impl<'a> SiteAddress<'a> {
     /// As the proxies compare it.
     pub fn key(&self) -> Key {
         let (scheme, port) = self.served();
-        // a path is a prefix, with or without saying so, and Caddy ignores its case
-        let path = self.path.trim_end_matches(['*', '/']).to_lowercase();
+        // a path is a prefix, with or without saying so, and Caddy ignores its case; with a `*` right behind a word it is one of longer words, too
+        let (path, star) = self.path.strip_suffix('*').map_or((self.path, ""), |path| (path, if path.ends_with('/') { "" } else { "*" }));
+        let path = path.trim_end_matches('/').to_lowercase() + star;
         Key { scheme, host: self.host.trim_end_matches('.').to_ascii_lowercase(), port, path }
     }
 
@@ -112,9 +113,11 @@ impl<'a> SiteAddress<'a> {
             _ if self.host.is_empty() || self.host == "*" => Some(Unfit::EveryHost),
             _ if self.host.ends_with('.') => Some(Unfit::Dot),
             _ if self.has_anothers_name() => Some(Unfit::Name),
-            _ if !ip && self.host.strip_prefix("*.").unwrap_or(self.host).contains('*') => Some(Unfit::Wildcard),
+            _ if ip => Some(Unfit::Ip),
+            (Scheme::Https, _) if self.host.parse::<Ipv4Addr>().is_ok() => Some(Unfit::Ip),
+            _ if self.host.strip_prefix("*.").unwrap_or(self.host).contains('*') => Some(Unfit::Wildcard),
             (Scheme::Http, 443) | (Scheme::Https, 80) => Some(Unfit::Scheme),
-            _ if self.path.strip_suffix('*').unwrap_or(self.path).contains(['*', '[']) => Some(Unfit::Pattern),
+            _ if self.path.strip_suffix('*').unwrap_or(self.path).contains(['*', '[', '%']) => Some(Unfit::Pattern),
             _ => None,
         }
     }
@@ -131,6 +134,7 @@ pub enum Unfit {
     EveryHost,
     Dot,
     Name,
+    Ip,
     Wildcard,
     Scheme,
     Pattern,
@@ -144,10 +148,12 @@ impl fmt::Display for Unfit {
             Unfit::Name => {
                 "no part of a host can be empty, nor its first one be `_` or begin with `wildcard_`, as the proxies call wildcards"
             }
+            Unfit::Ip => "the proxies know sites by their names, and no client says one for an IP address: use a name",
             Unfit::Wildcard => "`*` can only stand for the first part of a host, as in *.example.com",
             Unfit::Scheme => "port 80 is for http:// and port 443 for https://",
             Unfit::Pattern => {
-                "`*` can only stand at the end of a path, and `[` nowhere; what is meant for less is for matchers within the site"
+                "`*` can only stand at the end of a path, and `[` and `%` nowhere (letters stand as they are); what is meant for less is for matchers \
+                 within the site"
             }
         })
     }
@@ -171,7 +177,10 @@ impl Key {
 
     /// Whether a request may be for both. Those to 80 and 443 are one: Caddy leads from the one to the other.
     pub fn meets(&self, other: &Key) -> bool {
-        let within = |path: &str, of: &str| path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let within = |path: &str, of: &str| match of.strip_suffix('*') {
+            Some(of) => path.starts_with(of),
+            None => path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest == "*" || rest.starts_with('/')),
+        };
         self.host == other.host
             && self.own_port() == other.own_port()
             && (within(&self.path, &other.path) || within(&other.path, &self.path))
@@ -236,7 +245,9 @@ mod tests {
     #[test]
     fn what_no_application_may_have() {
         let unfit = |text| SiteAddress::parse(text).unwrap().unfit();
-        for text in ["http://a.b", "*.a.b", "_dmarc.a.b", "http://a/x/*", "https://A.b:8443/x*", "a:80", "http://[::1]", "http://a:8080"] {
+        for text in
+            ["http://a.b", "*.a.b", "_dmarc.a.b", "http://a/x/*", "https://A.b:8443/x*", "a:80", "http://192.0.2.1", "http://a:8080"]
+        {
             assert_eq!(unfit(text), None, "{text}");
         }
         for (text, why) in [
@@ -245,6 +256,8 @@ mod tests {
             ("http://*", Unfit::EveryHost),
             ("a.b.:8080", Unfit::Dot),
             ("a.*.b", Unfit::Wildcard),
+            ("http://[::1]", Unfit::Ip),
+            ("192.0.2.1", Unfit::Ip),
             ("*a.b", Unfit::Wildcard),
             ("*.*.b", Unfit::Wildcard),
             ("_.a.b", Unfit::Name),
@@ -254,6 +267,7 @@ mod tests {
             ("http://a/*/x*", Unfit::Pattern),
             ("http://a/x**", Unfit::Pattern),
             ("http://a/[s]hop", Unfit::Pattern),
+            ("http://a/caf%C3%A9", Unfit::Pattern),
             ("https://a:80", Unfit::Scheme),
             ("http://a:443", Unfit::Scheme),
         ] {
@@ -264,9 +278,15 @@ mod tests {
     #[test]
     fn who_meets() {
         let meet = |one, two| SiteAddress::parse(one).unwrap().key().meets(&SiteAddress::parse(two).unwrap().key());
-        for (one, two) in
-            [("http://a", "https://A."), ("http://a", "a:80/login*"), ("a/x", "a/x/y"), ("a/x", "a/X/Y*"), ("a:8443", "https://a:8443/x")]
-        {
+        for (one, two) in [
+            ("http://a", "https://A."),
+            ("http://a", "a:80/login*"),
+            ("a/shop*", "a/shopping*"),
+            ("a/shop*", "a/Shopping"),
+            ("a/x", "a/x/y"),
+            ("a/x", "a/X/Y*"),
+            ("a:8443", "https://a:8443/x"),
+        ] {
             assert!(meet(one, two) && meet(two, one), "{one} {two}");
         }
         for (one, two) in [("http://a", "http://b"), ("http://a/x", "http://a/xy"), ("a", "a:8443"), ("*.a", "b.a")] {

@@ -102,6 +102,11 @@ pub enum Problem {
     PasswordFile,
     /// None of a kind that is known to cost no more than is usual.
     Hash,
+    /// Of the proxy, for each request.
+    Memory {
+        name: String,
+        mib: &'static str,
+    },
     TlsOff,
     /// Sites are to be written for Caddy 1.
     BlockInBlock,
@@ -152,6 +157,9 @@ impl fmt::Display for Problem {
                 "basic_auth needs a password's hash as `caddy hash-password` makes it: bcrypt with a cost of at most 14, or argon2id with at most 128 MiB \
                  (m=131072) and t=4"
             ),
+            Problem::Memory { name, mib } => {
+                write!(f, "{name}: takes the proxy's memory for each request, and other applications need it, too: at most {mib}MiB")
+            }
             Problem::TlsOff => write!(f, "`tls off`: write the site's address with http://"),
             Problem::BlockInBlock => write!(f, "Caddy 1 has no blocks in blocks; Caddy 2 has (CADDY_VERSION=2)"),
         }
@@ -167,7 +175,6 @@ pub fn is_one(line: &Directive) -> bool {
     let arguments: Vec<&str> = line.arguments().collect();
     match (line.name(), arguments.as_slice()) {
         (name, _) if ONE.contains(&name) => true,
-        ("root", [path]) => path.starts_with('/'),
         ("log", [path, ..]) => path.starts_with('/'),
         ("tls", [mode]) => matches!(*mode, "off" | "self_signed"),
         ("basicauth", [.., algorithm, _]) => !matches!(*algorithm, "bcrypt" | "scrypt") && !has_matcher(line),

@@ -38,6 +38,15 @@ pub enum Error {
         service: String,
         network: String,
     },
+    LongName {
+        service: String,
+        container: String,
+    },
+    /// In KiB.
+    TooLong {
+        size: usize,
+        most: usize,
+    },
     /// Another application has it.
     Taken {
         what: Claim,
@@ -111,6 +120,16 @@ impl fmt::Display for Error {
                 f,
                 "service {service} has a route, but is not in the network {network}, where the proxies would find it: add `networks: [{network}]` to it, \
                  and `{network}: {{external: true}}` to the file's networks"
+            ),
+            Error::LongName { service, container } => write!(
+                f,
+                "service {service} has a route, but nothing finds its container: no part of a name can have more than 63 characters, and it would be \
+                 {container}; give it a shorter `container_name`"
+            ),
+            Error::TooLong { size, most } => write!(
+                f,
+                "CADDYFILE: as Caddy has understood them the sites are {size} KiB, and Consul takes a record with {most}; say more with fewer lines, by \
+                 `path_regexp` or `map`, or in the application"
             ),
             Error::Taken { what, by } => write!(f, "{what} is used by the application {by} already"),
             Error::OtherTls { host, by } => write!(

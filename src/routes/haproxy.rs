@@ -93,6 +93,10 @@ pub enum Problem {
         nearest: Vec<&'static str>,
     },
     NoCondition,
+    /// haproxy does not listen there for this configuration.
+    NotHeard {
+        port: u16,
+    },
     /// Of the two shared frontends.
     SharedOption {
         text: String,
@@ -152,6 +156,12 @@ impl fmt::Display for Problem {
                 write!(
                     f,
                     "missing: all applications share this frontend, so say which host is yours, such as `if {{ hdr(host) -i shop.example.com }}`"
+                )
+            }
+            Problem::NotHeard { port } => {
+                write!(
+                    f,
+                    "haproxy does not listen on port {port} for this configuration: peer_port is one of its binds, 80 for {HTTP_IN}, 443 for {HTTPS_IN}"
                 )
             }
             Problem::SharedOption { text } => {
@@ -220,6 +230,42 @@ fn merge(all: &mut Map<String, Value>, configurations: Map<String, Value>, rules
 
 /// What can only be said when all services have been added.
 pub fn check(all: &Map<String, Value>) -> Result<(), Error> {
+    together(all)?;
+    for (name, configuration) in all {
+        let mode = match name.as_str() {
+            HTTP_IN => "http",
+            HTTPS_IN => "tcp",
+            _ => configuration["frontend"]["mode"].as_str().unwrap_or_default(),
+        };
+        let listens = |port: u16| match name.as_str() {
+            HTTP_IN => port == 80,
+            HTTPS_IN => port == 443,
+            name => binds_of(all).any(|(of, bind)| of == name && bind.ports.contains(&port)),
+        };
+        for (n, backend) in list(configuration, "backends").enumerate() {
+            let at = |member| format!("{name}.backends[{n}].{member}");
+            if let Some(text) = backend["use_backend_option"].as_str().filter(|text| !text.is_empty()) {
+                let other = |nearest| refused(at("use_backend_option"), Problem::NotKnown { text: text.into(), nearest });
+                words::fits_mode(text, mode).or_else(other)?;
+            }
+            if let Some(port) = port(backend.get("peer_port")).filter(|port| !listens(*port)) {
+                return refused(at("peer_port"), Problem::NotHeard { port });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Configuration → the backends to which nothing leads, since one before them takes all.
+pub fn unused(all: &Map<String, Value>) -> impl Iterator<Item = (&str, &str)> {
+    all.iter().flat_map(|(name, configuration)| {
+        let is_asked = |backend: &&Value| backend["use_backend_option"].as_str().is_some_and(|text| !text.is_empty());
+        let behind = list(configuration, "backends").skip_while(is_asked).skip(1);
+        behind.filter_map(move |backend| Some((name.as_str(), backend["name"].as_str()?)))
+    })
+}
+
+fn together(all: &Map<String, Value>) -> Result<(), Error> {
     for (name, configuration) in all {
         if !is_shared(name) && configuration.get("frontend").is_none() {
             return refused(format!("{name}.frontend"), Problem::Missing { expected: "mode and bind are needed" });
@@ -268,7 +314,10 @@ fn again(all: &Map<String, Value>, rules: Rules) -> Result<(), Error> {
         }
         merge(&mut again, Map::from_iter([(name.clone(), configuration)]), rules)?;
     }
-    check(&again)
+    match rules {
+        Rules::Known { .. } => check(&again),
+        Rules::Older => together(&again),
+    }
 }
 
 /// `http-in` or `https-in`, to which all applications may add.
@@ -291,6 +340,10 @@ fn frontend(name: &str, value: Value, rules: Rules) -> Result<Map<String, Value>
         let own = |text: &str| text.starts_with("tcp-request ") || ["option tcplog", "option httplog"].contains(&text);
         if let (Rules::Known { .. }, Some(text)) = (rules, list_of(&frontend, "options").find(|text| !own(text))) {
             return refused(format!("{at}.options"), Problem::SharedOption { text: text.into() });
+        }
+        let port = if name == HTTP_IN { "*:80" } else { "*:443" };
+        if let (Rules::Known { .. }, Some(text)) = (rules, list_of(&frontend, "bind").find(|text| *text != port)) {
+            return refused(format!("{at}.bind"), Problem::SharedOption { text: text.into() });
         }
         if let Rules::Known { .. } = rules {
             frontend.remove("options");
@@ -593,6 +646,20 @@ mod tests {
                 "x: {frontend: {mode: tcp, bind: ['*:8500']}}",
                 "x.frontend.bind: \"*:8500\": the node itself needs the ports [1122, 1180, 1443, 8300, 8301, 8302, 8500, 8600]; choose another one",
             ),
+            (
+                &format!("x: {{frontend: {{mode: tcp, bind: ['*:5']}}, {backend}}}"),
+                "x.backends[0].peer_port: haproxy does not listen on port 1 for this configuration: peer_port is one of its binds, 80 for http-in, 443 \
+                 for https-in",
+            ),
+            (
+                &format!("x: {{frontend: {{mode: http, bind: ['*:1']}}, {}}}", of_host("req_ssl_sni")),
+                "x.backends[0].use_backend_option: \"if { req_ssl_sni -i a }\" cannot be used here; what can be: if { hdr(host) -i NAME }, \
+                 if { req.hdr(host) -i NAME }",
+            ),
+            (
+                "http-in: {frontend: {bind: ['*:2222']}}",
+                "http-in.frontend.bind: \"*:2222\": all applications share this frontend; an application of its own port has a frontend of its own",
+            ),
             ("http-in: {frontend: {mode: tcp}}", "http-in.frontend.mode: \"tcp\" does not fit: http-in is http, https-in is tcp"),
             (&format!("x: {{{backend}}}"), "x.frontend: missing: mode and bind are needed"),
             (
@@ -602,7 +669,7 @@ mod tests {
             (
                 &format!(
                     "x: {{frontend: {{mode: tcp, bind: ['*:5', '*:7']}}, {backend}}}\n\
-                     y: {{frontend: {{mode: tcp, bind: [':7']}}, backends: [{{name: b, port: 1, peer_port: 1}}]}}"
+                     y: {{frontend: {{mode: tcp, bind: [':7']}}, backends: [{{name: b, port: 1, peer_port: 7}}]}}"
                 ),
                 "y.frontend.bind: *:7 is bound by x too, as *:7",
             ),

@@ -19,7 +19,8 @@ use crate::outside::compose_file::Service;
 
 /// What may stand where, as Caddy 2.11 has it: a line for each kind of object, with its name and those of its members. `*`: whatever it has.
 /// A member's value is of whatever texts, numbers, lists and maps; or, behind `=`, an object of that kind, with `[` a list of such objects,
-/// with `?` one of these texts. `upstreams`, `handlers`, `matchers`, `expression` and `hash` have functions of their own. A handler's line begins with `@`.
+/// with `?` one of these texts, with `<` a number of MiB at most. `upstreams`, `handlers`, `matchers`, `expression` and `hash` have functions of their own.
+/// A handler's line begins with `@`.
 const KNOWN: &str = "\
 CADDYFILE apps=apps logging
 apps http tls=tls-app
@@ -57,14 +58,14 @@ account username password=hash
 @map source destinations mappings defaults
 @log_append key value early
 @push resources headers
-@reverse_proxy upstreams=upstreams transport=transport headers rewrite flush_interval request_buffers response_buffers stream_timeout \
+@reverse_proxy upstreams=upstreams transport=transport headers rewrite flush_interval request_buffers=<16 response_buffers=<16 stream_timeout \
 stream_close_delay trusted_proxies handle_response=[response load_balancing=balancing health_checks=health
 upstream dial max_requests
 balancing selection_policy retries try_duration try_interval retry_match=matchers
 health passive active=active-health
 active-health path uri port headers method body follow_redirects interval timeout passes fails max_size expect_status expect_body
 transport protocol=?http|fastcgi dial_timeout dial_fallback_delay response_header_timeout expect_continue_timeout read_timeout write_timeout \
-read_buffer_size write_buffer_size max_response_header_size versions keep_alive max_conns_per_host compression tls=transport-tls root split_path \
+read_buffer_size=<1 write_buffer_size=<1 max_response_header_size versions keep_alive max_conns_per_host compression tls=transport-tls root split_path \
 env capture_stderr resolve_root_symlink
 transport-tls insecure_skip_verify server_name handshake_timeout renegotiation except_ports curves
 matcher path path_regexp host header header_regexp method query protocol remote_ip client_ip expression=expression not=matchers vars vars_regexp
@@ -197,9 +198,14 @@ impl Judge<'_> {
                 let dial = upstream["dial"].as_str().unwrap_or_default();
                 if self.reach.has(dial) { Ok(()) } else { Err(self.reach.outside(dial)) }
             }),
-            of => match (of.strip_prefix('['), of.strip_prefix('?')) {
-                (Some(of), _) => each(of),
-                (_, Some(texts)) => match value.as_str() {
+            of => match (of.strip_prefix('['), of.strip_prefix('?'), of.strip_prefix('<')) {
+                (Some(of), ..) => each(of),
+                // Memory of the proxy, for each request.
+                (.., Some(mib)) => match (value.as_u64(), mib.parse::<u64>()) {
+                    (Some(size), Ok(most)) if size <= most << 20 => Ok(()),
+                    _ => Err(Problem::Memory { name: name.into(), mib }),
+                },
+                (_, Some(texts), _) => match value.as_str() {
                     Some(text) if texts.split('|').any(|known| known == text) => Ok(()),
                     text => Err(unknown(text.unwrap_or(name), kind)),
                 },
@@ -417,6 +423,26 @@ pub(crate) mod tests {
         let judge = Judge { reach: &reach };
         assert_eq!(judge.handler(&site(bcrypt("14"))), Ok(()));
         assert_eq!(judge.handler(&site(bcrypt("31"))), Err(Problem::Hash));
+    }
+
+    /// What each request takes is Caddy's memory, and others need it, too.
+    #[test]
+    fn buffers_take_no_more_than_is_usual() {
+        let (listed, mib) = (["a:1".to_string()], 1u64 << 20);
+        let reach = Reach::of(&[], &listed);
+        let site = |request: Value, read: Value| {
+            serde_json::json!({"handler": "reverse_proxy", "upstreams": [{"dial": "a:1"}], "request_buffers": request,
+                "transport": {"protocol": "http", "read_buffer_size": read}})
+        };
+        for (request, read, fine) in [
+            (Value::from(16 * mib), Value::from(mib), true),
+            (Value::from(16 * mib + 1), Value::from(1), false),
+            (Value::from(-1), Value::from(1), false),
+            (Value::from(1), Value::from(mib + 1), false),
+        ] {
+            let judged = Judge { reach: &reach }.handler(&site(request.clone(), read.clone()));
+            assert_eq!(judged.is_ok(), fine, "{request} {read}: {judged:?}");
+        }
     }
 
     #[test]

@@ -67,6 +67,9 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
                 return Err(Error::ProxysName { service: name.clone(), name: proxy.clone(), network: network.clone() });
             }
         }
+        if has_route && container.split('.').any(|part| part.len() > 63) {
+            return Err(Error::LongName { service: name.clone(), container: container.clone() });
+        }
         let variable = |problem| Error::Variable { service: name.clone(), problem: Box::new(problem) };
         if let Some(text) = environment.get("CADDYFILE") {
             let own = sites::own(text, container, &reach, set.caddy).map_err(|source| variable(Problem::Caddyfile(source)))?;
@@ -90,6 +93,9 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
         }
     }
     haproxy::check(&routes.haproxy).map_err(|source| Error::Together(Box::new(source)))?;
+    routes.notes.extend(haproxy::unused(&routes.haproxy).map(|(name, backend)| {
+        format!("HAPROXY: nothing leads to {backend} of {name}: a backend without a condition stands before it and takes all")
+    }));
     let parsed: Vec<(&String, SiteAddress)> = addresses.iter().filter_map(|text| Some((text, SiteAddress::parse(text).ok()?))).collect();
     for (_, bind) in haproxy::binds_of(&routes.haproxy) {
         let has = |address: &SiteAddress| address.key().own_port().is_some_and(|port| bind.ports.contains(&port));

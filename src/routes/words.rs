@@ -100,6 +100,12 @@ fn nearest(place: Place, words: &[&str]) -> Vec<&'static str> {
     [2, 1, 0].into_iter().map(alike).find(|alike| !alike.is_empty()).unwrap_or_default()
 }
 
+/// Whether a condition can hold in a frontend of this mode; `Err`: those that can.
+pub fn fits_mode(condition: &str, mode: &str) -> Result<(), Vec<&'static str>> {
+    let is_fit = |condition: &str| condition.contains("ssl_sni") == (mode == "tcp");
+    if is_fit(condition) { Ok(()) } else { Err(CONDITION.into_iter().filter(|known| is_fit(known)).collect()) }
+}
+
 /// The host whose requests a condition leads to the application.
 pub fn host(condition: &str) -> Option<String> {
     let line = line(Place::Condition, condition).ok()?;

@@ -10,7 +10,7 @@ use super::table::Step;
 use super::{Done, Stop, others};
 use crate::credentials;
 use crate::data::volumes;
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, text_of};
 use crate::model::names::Volume;
 use crate::model::order::Request;
 use crate::model::record::Understood;
@@ -120,6 +120,9 @@ fn add_line(run: &Run, file: &str, line: &str) -> Done {
     Ok(world.write_file(&folder.join(file), line.as_bytes(), Write::Append, false)?)
 }
 
+/// KiB of a record. In a transaction Consul takes 512 of base64, and there is more in it than routes.
+const MOST_ROUTES: usize = 300;
+
 /// What the sites mean is what Caddy has understood: it reads them before anything is touched.
 fn understand(run: &mut Run) -> Result<Option<Understood>, Error> {
     let routes = run.loaded()?.routes.clone();
@@ -137,6 +140,10 @@ fn understand(run: &mut Run) -> Result<Option<Understood>, Error> {
         sites.push(routes::understood(&caddy.adapt(site)?, site, services, &listed)?);
     }
     let sites = Understood::new(&routes.caddyfile, sites);
+    let size = (routes.caddyfile.len() + text_of(&run.name, &sites)?.len()) >> 10;
+    if size > MOST_ROUTES {
+        return Err(routes::Error::TooLong { size, most: MOST_ROUTES }.into());
+    }
     // It reads more than it takes: a password that is no hash, a network that is none.
     let proxies = settings::Proxies::from_env().map_err(proxies::Error::from);
     match proxies.and_then(|proxies| proxies::apply::refusal(&run.here, &proxies, &run.name, &routes.caddyfile, &sites)) {
