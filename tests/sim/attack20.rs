@@ -457,3 +457,28 @@ fn what_an_older_handler_has_done_is_not_done_once_more() {
         "“{held}” {serving:?} {orders:?} {second:#}\n{status}"
     );
 }
+
+/// A deploy on the same node is done; right then the power fails. Consul is put back to the state from before.
+#[test]
+fn a_power_failure_does_not_forget_the_commit() {
+    for seed in 1..=10 {
+        let sim = Sim::with_seed(seed, &NODES);
+        sim.lock().registry.insert("cache:1".into(), "cache one".into());
+        push(&sim, "");
+        all_well(&sim.deliver_all(&[deploy("first", "node1", Some("node2"))]));
+        sim.settle();
+        let before = backup(&sim);
+        sim.on("node1", "restart=unless-stopped", Act::KillBefore);
+        sim.start("node1", Start::Events(vec![deploy("second", "node1", Some("node2"))]));
+        sim.run_until_rest();
+        assert!(sim.no_faults());
+        sim.lock().write("node1", DATA, "orders of tuesday");
+        sim.power_off("node1");
+        put_back(&sim, &before);
+        sim.power_on("node1");
+        let (serving, orders, status) = outcome(&sim);
+        let held = data(&sim, "node1", DATA);
+        sim.violations();
+        assert!(held.contains("tuesday") && !status.contains("which failed"), "{seed}: “{held}” {serving:?} {orders:?}\n{status}");
+    }
+}
