@@ -156,6 +156,10 @@ pub enum Step {
         nth: u64,
         secs: u64,
     },
+    /// Consul is put back to what it was so many steps ago.
+    PutBack {
+        ago: u64,
+    },
 }
 
 /// Their names, in the order of [`Step::kind`].
@@ -191,7 +195,7 @@ pub const KINDS: [&str; 27] = [
 const BREAK: usize = KINDS.len();
 
 impl Step {
-    /// Its number in [`KINDS`]; none for a fault, which is counted when it strikes.
+    /// Its number in [`KINDS`]; none for a fault, which is counted when it strikes, and for what is rare.
     pub fn kind(&self) -> Option<usize> {
         Some(match self {
             Step::Deploy { update: true, .. } => 2,
@@ -220,7 +224,7 @@ impl Step {
             Step::Clock { .. } => 24,
             Step::Sets { .. } => 25,
             Step::Torn { .. } => 26,
-            Step::Break { .. } => return None,
+            Step::Break { .. } | Step::PutBack { .. } => return None,
         })
     }
 }
@@ -413,5 +417,11 @@ pub fn draw(seed: u64, steps: usize) -> History {
             false => drawn.push(habits.step(apps, &mut random)),
         }
     }
-    History { seed, apps, stays_dead: random.chance(15), blind, steps: drawn }
+    let stays_dead = random.chance(15);
+    // In the middle of something.
+    if random.chance(10) {
+        let at = drawn.len() - random.below(steps as u64) as usize;
+        drawn.insert(at, Step::PutBack { ago: random.below(20) });
+    }
+    History { seed, apps, stays_dead, blind, steps: drawn }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::draw::{Does, History, How, KINDS, On, Step, To};
 use super::laws::{BAD, Watched, Witness, Wrong};
+use crate::sets::{backup, put_back};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{COPY, NODES, URL, compose};
 use crate::world::state::{Reach, State};
@@ -45,6 +46,8 @@ struct Player {
     written: u64,
     cut: bool,
     stays_dead: bool,
+    /// All keys, before each step: to be put back to.
+    saved: Vec<Vec<(String, String)>>,
     counts: Counts,
 }
 
@@ -77,11 +80,16 @@ pub fn play(history: &History, keep: bool) -> Played {
         written: 0,
         cut: false,
         stays_dead: history.stays_dead,
+        saved: Vec::new(),
         counts: Counts::default(),
     };
     (0..history.apps).for_each(|app| player.push(app, How::Good));
     let (mut at, mut wrong) = (0, Vec::new());
+    let is_put_back = history.steps.iter().any(|step| matches!(step, Step::PutBack { .. }));
     for step in &history.steps {
+        if is_put_back {
+            player.saved.push(backup(&player.sim));
+        }
         if keep {
             player.sim.say(&format!("step {at}: {step:?}"));
         }
@@ -340,6 +348,11 @@ impl Player {
                 *full = !*full;
             }
             Step::Clock { node, ahead } => self.sim.lock().node(NODES[*node as usize]).ahead = *ahead,
+            Step::PutBack { ago } => {
+                put_back(&self.sim, &self.saved[(self.saved.len() - 1).saturating_sub(*ago as usize)]);
+                self.sim.lock().two_may_run = true;
+                self.witness.put_back();
+            }
             Step::Break { on, does, reads, nth, secs } => self.break_it(*on, *does, *reads, *nth, *secs),
         }
         true
