@@ -15,6 +15,11 @@ pub fn complete(sites: &mut [Site]) -> Result<(), Error> {
         if let Some(line) = deep.into_iter().find(|line| line.block.is_some()) {
             return refused(line.at(), Problem::BlockInBlock);
         }
+        let mut backquoted = None;
+        site.each_word(&mut |word| backquoted = backquoted.or((word.quote == Some('`')).then_some(word.at)));
+        if let Some(at) = backquoted {
+            return refused(at, Problem::Expected { form: "double quotes: Caddy 1 has no others" });
+        }
         let http = site.plain_http();
         let at = site.addresses.first().map_or_else(Position::default, |w| w.at);
         for proxy in site.body.iter_mut().filter(|line| line.name() == "proxy") {
