@@ -23,7 +23,11 @@ pub fn keep_apart(config: &mut Value, text: &str, certificates: &[Value]) {
         let on_443 = keys.iter().filter(is_secure).any(|key| key.host == *host && key.own_port().is_none());
         for (_, server) in config.pointer_mut("/apps/http/servers").and_then(Value::as_object_mut).into_iter().flatten() {
             if let Some(policies) = server.get_mut("tls_connection_policies").and_then(Value::as_array_mut) {
-                part(policies, &["match", "sni"], host, wildcard);
+                let of = |name: &str| policies.iter().any(|policy| has(&policy["match"]["sni"], name));
+                // It takes the first one that fits.
+                if of(wildcard) && !of(host) {
+                    policies.insert(0, json!({"match": {"sni": [host]}}));
+                }
             }
             let listens =
                 server["listen"].as_array().is_some_and(|all| all.iter().any(|at| at.as_str().is_some_and(|at| at.ends_with(&port))));
@@ -35,9 +39,6 @@ pub fn keep_apart(config: &mut Value, text: &str, certificates: &[Value]) {
                 let handler = json!({"handler": "static_response", "status_code": 308, "headers": {"Location": [location]}, "close": true});
                 routes.insert(at, json!({"match": [{"host": [host]}], "handle": [handler], "terminal": true}));
             }
-        }
-        if let Some(policies) = config.pointer_mut("/apps/tls/automation/policies").and_then(Value::as_array_mut) {
-            part(policies, &["subjects"], host, wildcard);
         }
         let is_operators = certificates.iter().any(|file| [host, wildcard].iter().any(|name| has(&file["tags"], name)));
         let is_managed = keys.iter().filter(is_secure).any(|key| key.host == *wildcard);
@@ -52,18 +53,6 @@ pub fn keep_apart(config: &mut Value, text: &str, certificates: &[Value]) {
 
 fn has(names: &Value, name: &str) -> bool {
     names.as_array().is_some_and(|names| names.iter().any(|it| it == name))
-}
-
-/// Caddy takes the first policy that fits: so the host has one in front of the wildcard's, which is what it would have had without that.
-fn part(policies: &mut Vec<Value>, place: &[&str], host: &str, wildcard: &str) {
-    let names = |policy: &Value| place.iter().fold(policy, |at, name| &at[name]).clone();
-    let of = |name: &str| policies.iter().any(|policy| has(&names(policy), name));
-    if of(wildcard) && !of(host) {
-        let of_all = policies.iter().find(|policy| names(policy).is_null());
-        let mut own = of_all.cloned().unwrap_or_else(|| json!({}));
-        *place.iter().fold(&mut own, |at, name| &mut at[name]) = json!([host]);
-        policies.insert(0, own);
-    }
 }
 
 #[cfg(test)]
@@ -85,8 +74,7 @@ mod tests {
             "srv1": {"listen": [":80"], "routes": [site("c.x"), site("*.x")]},
             "srv2": {"listen": [":8080"], "routes": [site("*.x")]},
         });
-        let internal = json!([{"subjects": ["*.x"], "issuers": [{"module": "internal"}]}, {"issuers": [{"email": "a@b.c"}]}]);
-        let config = json!({"apps": {"http": {"servers": servers}, "tls": {"automation": {"policies": internal}}}});
+        let config = json!({"apps": {"http": {"servers": servers}, "tls": {}}});
         let found = kept(config.clone(), TEXT, json!([]));
         let at = |pointer: &str| found.pointer(pointer).unwrap_or(&Value::Null);
         let policies = at("/apps/http/servers/srv0/tls_connection_policies").as_array().unwrap();
@@ -96,8 +84,6 @@ mod tests {
         assert_eq!((&routes[1]["match"], &routes[1]["handle"][0]["status_code"]), (&json!([{"host": ["shop.x"]}]), &json!(308)));
         assert_eq!(at("/apps/http/servers/srv0/routes"), &config["apps"]["http"]["servers"]["srv0"]["routes"]);
         assert_eq!(at("/apps/http/servers/srv2"), &config["apps"]["http"]["servers"]["srv2"]);
-        let policies = at("/apps/tls/automation/policies").as_array().unwrap();
-        assert_eq!((policies.len(), &policies[0]), (4, &json!({"subjects": ["shop.x"], "issuers": [{"email": "a@b.c"}]})));
         assert_eq!(at("/apps/tls/certificates/automate"), &json!(["b.x", "shop.x"]));
         // The operator's are used, and Caddy gets none.
         for (name, automate) in [("shop.x", json!(["b.x"])), ("*.x", Value::Null)] {
