@@ -185,6 +185,9 @@ impl ProxyFile {
         let with =
             |certificates: &[Value]| View { frame: Frame { certificates: certificates.into(), ..view.frame.clone() }, ..view.clone() };
         let refused = |certificates: &[Value]| self.check(world, &(self.written)(&[], &with(certificates)));
+        if view.frame.certificates.is_empty() || refused(&[]).ok()?.is_some() {
+            return None;
+        }
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for one in &view.frame.certificates {
             match refused(std::slice::from_ref(one)).ok()? {
@@ -192,13 +195,10 @@ impl ProxyFile {
                 Some(why) => bad.push((one["certificate"].clone(), why)),
             }
         }
-        if bad.is_empty() || refused(&good).ok()?.is_some() {
-            return None;
-        }
-        for (name, why) in bad {
+        for (name, why) in &bad {
             error!("the certificate {name} is wrong, and not used: {why}");
         }
-        Some(with(&good))
+        (!bad.is_empty()).then(|| with(&good))
     }
 
     /// Why the proxy would not take the text; without its program everything is taken. An error: it does not say.
