@@ -24,28 +24,8 @@ pub const PEER_HTTPS: u16 = 1443;
 pub const RESERVED: [u16; 8] = [1122, PEER_HTTP, PEER_HTTPS, 8300, 8301, 8302, 8500, 8600];
 
 /// A line that begins with one of these begins a section.
-const SECTIONS: [&str; 20] = [
-    "acme",
-    "backend",
-    "cache",
-    "crt-store",
-    "defaults",
-    "fcgi-app",
-    "frontend",
-    "global",
-    "http-errors",
-    "listen",
-    "log-forward",
-    "log-profile",
-    "mailers",
-    "namespace_list",
-    "peers",
-    "program",
-    "resolvers",
-    "ring",
-    "traces",
-    "userlist",
-];
+const SECTIONS: &str = " acme backend cache crt-store defaults fcgi-app frontend global http-errors listen log-forward log-profile \
+     mailers namespace_list peers program resolvers ring traces userlist ";
 
 /// What is wrong, and where: `git-ssh.backends[0].port`.
 #[derive(Debug)]
@@ -479,7 +459,7 @@ fn line(at: &str, place: Place, text: &str, rules: Rules) -> Result<String, Erro
         // haproxy takes quotes and escapes out first.
         (Rules::Older, _) if place == Place::Frontend || place == Place::Backend => {
             let first = text.split_whitespace().next().unwrap_or_default();
-            match !SECTIONS.contains(&first) && first.bytes().all(|b| b.is_ascii_lowercase() || b"-_".contains(&b)) {
+            match !SECTIONS.contains(&format!(" {first} ")) && first.bytes().all(|b| b.is_ascii_lowercase() || b"-_".contains(&b)) {
                 true => Ok(text.into()),
                 false => refused(at, Problem::Section { text: text.into() }),
             }
