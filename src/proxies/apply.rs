@@ -208,8 +208,10 @@ impl Done {
     fn remember(&self, here: &Here) {
         let path = here.paths.routed();
         let by = self.by.filter(|_| self.failed.is_none()).map_or(String::new(), |by| by.to_string());
-        let is_known = here.world.read_file(&path, 64).ok().flatten().is_some_and(|known| known == by.as_bytes());
-        if let Err(why) = if is_known { Ok(()) } else { here.world.replace_file(&path, by.as_bytes(), false) } {
+        if here.world.read_file(&path, 64).ok().flatten().as_deref() == Some(by.as_bytes()) {
+            return;
+        }
+        if let Err(why) = here.world.replace_file(&path, by.as_bytes(), false) {
             warn!("{why}");
         }
     }

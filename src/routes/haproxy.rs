@@ -212,16 +212,9 @@ fn merge(all: &mut Map<String, Value>, configurations: Map<String, Value>, rules
 pub fn check(all: &Map<String, Value>) -> Result<(), Error> {
     together(all)?;
     for (name, configuration) in all {
-        let mode = match name.as_str() {
-            HTTP_IN => "http",
-            HTTPS_IN => "tcp",
-            _ => configuration["frontend"]["mode"].as_str().unwrap_or_default(),
-        };
-        let listens = |port: u16| match name.as_str() {
-            HTTP_IN => port == 80,
-            HTTPS_IN => port == 443,
-            name => binds_of(all).any(|(of, bind)| of == name && bind.ports.contains(&port)),
-        };
+        let mode = shared(name).map_or(configuration["frontend"]["mode"].as_str().unwrap_or_default(), |(mode, _)| mode);
+        let binds = || binds_of(all).filter(|(of, _)| of == name);
+        let listens = |port: u16| shared(name).map_or_else(|| binds().any(|(_, bind)| bind.ports.contains(&port)), |(_, own)| port == own);
         for (n, backend) in list(configuration, "backends").enumerate() {
             let at = |member| format!("{name}.backends[{n}].{member}");
             if let Some(text) = backend["use_backend_option"].as_str().filter(|text| !text.is_empty()) {
@@ -302,27 +295,35 @@ fn again(all: &Map<String, Value>, rules: Rules) -> Result<(), Error> {
 
 /// `http-in` or `https-in`, to which all applications may add.
 pub fn is_shared(name: &str) -> bool {
-    name == HTTP_IN || name == HTTPS_IN
+    shared(name).is_some()
+}
+
+/// The mode and the port of one of these.
+fn shared(name: &str) -> Option<(&'static str, u16)> {
+    match name {
+        HTTP_IN => Some(("http", 80)),
+        HTTPS_IN => Some(("tcp", 443)),
+        _ => None,
+    }
 }
 
 fn frontend(name: &str, value: Value, rules: Rules) -> Result<Map<String, Value>, Error> {
     let at = format!("{name}.frontend");
     let mut frontend = object(&at, value, &["mode", "bind", "options"])?;
-    match (name, frontend.get("mode").and_then(Value::as_str)) {
-        (HTTP_IN, None | Some("http")) | (HTTPS_IN, None | Some("tcp")) => {}
-        (HTTP_IN | HTTPS_IN, Some(mode)) => return refused(format!("{at}.mode"), Problem::Mode { mode: mode.into() }),
+    match (shared(name), frontend.get("mode").and_then(Value::as_str)) {
+        (Some((own, _)), mode) if mode.is_none_or(|mode| mode == own) => {}
+        (Some(_), Some(mode)) => return refused(format!("{at}.mode"), Problem::Mode { mode: mode.into() }),
         (_, Some("tcp" | "http")) => {}
         _ => return wrong(format!("{at}.mode"), "tcp or http", frontend.get("mode")),
     }
     lines(&at, &mut frontend, "options", Place::Frontend, rules)?;
-    if is_shared(name) {
+    if let Some((_, port)) = shared(name) {
         // What each node has there in any case.
         let own = |text: &str| text.starts_with("tcp-request ") || ["option tcplog", "option httplog"].contains(&text);
         if let (Rules::Known { .. }, Some(text)) = (rules, list_of(&frontend, "options").find(|text| !own(text))) {
             return refused(format!("{at}.options"), Problem::SharedOption { text: text.into() });
         }
-        let port = if name == HTTP_IN { "*:80" } else { "*:443" };
-        if let (Rules::Known { .. }, Some(text)) = (rules, list_of(&frontend, "bind").find(|text| *text != port)) {
+        if let (Rules::Known { .. }, Some(text)) = (rules, list_of(&frontend, "bind").find(|text| *text != format!("*:{port}"))) {
             return refused(format!("{at}.bind"), Problem::SharedOption { text: text.into() });
         }
         if let Rules::Known { .. } = rules {

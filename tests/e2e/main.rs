@@ -20,6 +20,8 @@ mod histories;
 mod intake;
 mod matrix;
 mod orders;
+#[cfg(feature = "caddy")]
+mod real_caddy;
 mod recovery;
 mod resolved;
 mod routes;

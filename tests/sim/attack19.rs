@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use crate::others::run;
-use crate::sets::{checks, commit, data, put_back, reboot, statuses, tick};
+use crate::sets::{checks, commit, data, outcome, put_back, reboot, tick};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, destroy, push, shop, with_copy};
 use crate::world::state::State;
@@ -25,15 +25,6 @@ fn with_cache(image: &str, name: &str) -> (Sim, impl Fn(&str) -> String) {
     sim.lock().write("node1", DATA, "orders of monday");
     sim.settle();
     (sim, text)
-}
-
-/// What serves, what orders there are, and what a status says.
-fn outcome(sim: &Sim) -> (Vec<String>, Vec<String>, String) {
-    sim.try_settle().ok();
-    checks(sim, 3);
-    let serving = sim.lock().serving(PROJECT);
-    let orders = sim.lock().keys("order/");
-    (serving, orders, statuses(sim))
 }
 
 /// An image is named by its digest, as is usual where it is to be the same everywhere. A new version is not well, or is not built, or its move fails.

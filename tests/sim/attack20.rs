@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::others::run;
-use crate::sets::{backup, checks, data, put_back, statuses, tick};
+use crate::sets::{backup, checks, data, outcome, put_back, tick};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, all_well, deploy, deployed, destroy, migrate, push, with_copy};
 use crate::world::state::State;
@@ -28,15 +28,6 @@ fn saved_at(sim: &Sim, node: &'static str, line: &'static str) -> Kept {
 
 fn put_back_to(sim: &Sim, kept: &Kept) {
     put_back(sim, &kept.lock().unwrap());
-}
-
-/// What serves, what orders there are, and what a status says.
-fn outcome(sim: &Sim) -> (Vec<String>, Vec<String>, String) {
-    sim.try_settle().ok();
-    checks(sim, 3);
-    let serving = sim.lock().serving(PROJECT);
-    let orders = sim.lock().keys("order/");
-    (serving, orders, statuses(sim))
 }
 
 /// Consul is saved while data of the shop is copied into another application, which is done then, and written to for a week. Consul is put back to that.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::others::run;
 use crate::world::inside::{Sim, Start};
-use crate::world::shop::{APP, DATA, NODES, URL, all_well, compose, deploy, deployed};
+use crate::world::shop::{APP, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed};
 use crate::world::state::Reach;
 use crate::world::{Cluster, id};
 
@@ -171,4 +171,13 @@ pub fn keeping(keep: &str) -> String {
 
 pub fn statuses(sim: &Sim) -> String {
     NODES.iter().map(|node| format!("{node}: {}", run(sim, node, Start::Status))).collect()
+}
+
+/// What serves, what orders there are, and what a status says.
+pub fn outcome(sim: &Sim) -> (Vec<String>, Vec<String>, String) {
+    sim.try_settle().ok();
+    checks(sim, 3);
+    let serving = sim.lock().serving(PROJECT);
+    let orders = sim.lock().keys("order/");
+    (serving, orders, statuses(sim))
 }
