@@ -525,10 +525,7 @@ impl fmt::Display for Fault {
                 )
             }
             Fault::RecordGone { app, master } => {
-                write!(
-                    f,
-                    "the record of {app} is gone, and by its last order {master} runs it: deploy it there, which keeps what is there; then move it"
-                )
+                write!(f, "the record of {app} is gone, and {master} ran it last: deploy it there, which keeps what is there; then move it")
             }
             Fault::OldEvent { waited } => {
                 write!(

@@ -447,8 +447,12 @@ impl Records {
                 Some(_) => return Ok(records),
                 None => {}
             }
-            if deploy.master == *here.me()? {
-                let local = local::of(here, &order.name)?;
+            let local = local::of(here, &order.name)?;
+            if deploy.master != *here.me()? {
+                // Nobody else knows that it runs here.
+                let runs = last.is_none() && local.is_some_and(|local| local.role == LocalRole::Master);
+                records.lost = if runs { Some(here.me()?.clone()) } else { records.lost };
+            } else {
                 records.held = local.as_ref().map_or(records.lost.is_some(), |local| local.role != LocalRole::Master);
                 let local = local.filter(|local| local.role == LocalRole::Master);
                 records.record = local.map(|local| (Record { slave, ..remembered(order, deploy.master.clone(), local) }, 0));
@@ -577,8 +581,13 @@ fn take(
     let planned = plan::owner(order, &facts).and_then(|owner| Ok((plan::plan(order, &facts, me)?, owner)));
     let (plan, owner) = match planned {
         Ok(planned) => planned,
-        // Whoever carries it out knows what is left to do.
-        Err(_) if order.owner.as_ref().is_some_and(|owner| owner != me) => return Ok(None),
+        // Whoever carries it out knows what is left to do, but not what runs here without a record.
+        Err(reason)
+            if order.owner.as_ref().is_some_and(|owner| owner != me)
+                && !matches!(&reason, Fault::RecordGone { master, .. } if master == me) =>
+        {
+            return Ok(None);
+        }
         Err(reason) => {
             // It may have come to its end since the orders were listed: then the records are those that it has left.
             if orders::fail(here, &order.id, &reason.to_string(), None)? == Failing::Gone {

@@ -89,7 +89,8 @@ pub fn set(here: &Here, name: &AppName, local: Option<Local>) -> Result<(), Erro
         return Ok(here.world.sync_folder(&here.paths.app(name))?);
     };
     if of(here, name).is_ok_and(|before| before.as_ref() == Some(&local)) {
-        return Ok(());
+        // It may be there from a try that failed, and not be on the disk yet.
+        return Ok(here.world.sync_folder(&here.paths.app(name))?);
     }
     let text = text_of(path.display(), &local)?;
     Ok(here.world.replace_file(&path, &text, true)?)

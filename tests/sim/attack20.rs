@@ -1,6 +1,7 @@
 //! Stories about orders that Consul has once more, and about what a source does that had stopped when Consul was put back, in which a promise breaks.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::sets::{backup, checks, data, outcome, put_back, tick};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, DATA, NODES, PROJECT, all_well, deploy, deployed, destroy, migrate, push, with_copy};
 use crate::world::state::State;
-use crate::world::{Act, Cluster, id};
+use crate::world::{Act, Cluster, Effect, id};
 
 type Kept = Arc<Mutex<Vec<(String, String)>>>;
 
@@ -472,4 +473,32 @@ fn a_power_failure_does_not_forget_the_commit() {
         sim.violations();
         assert!(held.contains("tuesday") && !status.contains("which failed"), "{seed}: “{held}” {serving:?} {orders:?}\n{status}");
     }
+}
+
+/// What this node remembers is written, but the disk says that it is not; the next run finds it there, and the power fails right after that.
+#[test]
+fn what_is_remembered_by_the_second_try_is_there_after_a_power_failure() {
+    let mut wrong = Vec::new();
+    for seed in 1..=10 {
+        let sim = Sim::with_seed(seed, &NODES);
+        sim.lock().registry.insert("cache:1".into(), "cache one".into());
+        push(&sim, "");
+        let written = Arc::new(AtomicBool::new(false));
+        let (is_written, renamed) = (written.clone(), move |e: &Effect| e.node == "node1" && e.line.ends_with("/state.json"));
+        sim.fault(renamed, 1, Act::First(Box::new(move |_| written.store(true, Ordering::SeqCst))));
+        let syncs = move |e: &Effect| e.node == "node1" && e.line.starts_with("disk sync") && is_written.load(Ordering::SeqCst);
+        sim.fault(syncs, 1, Act::Fail("input/output error".to_owned()));
+        sim.deliver_all(&[deploy("first", "node1", Some("node2"))]);
+        sim.start("node1", Start::Work(APP.to_owned()));
+        sim.run_until_rest();
+        assert!(sim.no_faults() && sim.lock().ended("first")["state"] == "done" && !has_journal(&sim, "node1"));
+        sim.power_off("node1");
+        sim.power_on("node1");
+        let (serving, _, status) = outcome(&sim);
+        sim.violations();
+        if serving.len() != 2 || status.contains("fenced") {
+            wrong.push(format!("{seed}: {serving:?}\n{status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n=====\n"));
 }

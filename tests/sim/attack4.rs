@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::beside::until;
 use crate::others::run;
-use crate::sets::{EXTRA, MINUTE, checks, commit, data, fails_and_is_given_up, with_extra};
+use crate::sets::{EXTRA, MINUTE, checks, commit, data, fails_and_is_given_up, put_back, with_extra};
 use crate::world::inside::{Sim, Start};
 use crate::world::shop::{APP, COPY, DATA, NODES, PROJECT, URL, all_well, compose, deploy, deployed, migrate, push, shop, with_copy};
 use crate::world::state::engine::Container;
@@ -135,11 +135,32 @@ fn what_has_lost_its_record_is_deployed_where_it_is() {
     let runs = sim.deliver_all(&[deploy("away", "node3", None)]);
     sim.settle();
     let away = sim.lock().ended("away");
-    assert!(away["reason"].as_str().unwrap().contains("by its last order node1 runs it"), "{away:#}");
+    assert!(away["reason"].as_str().unwrap().contains("node1 ran it last"), "{away:#}");
     assert!(runs.iter().all(|run| !run.stderr.contains("git clone")) && sim.lock().serving(PROJECT).len() == 2);
     all_well(&sim.deliver_all(&[deploy("here", "node1", Some("node2")), deploy("then", "node3", None)]));
     sim.settle();
     assert_eq!(data(&sim, "node3", DATA), "orders of monday");
+}
+
+/// Consul has lost everything, and nobody but that node knows that it runs there.
+#[test]
+fn what_nobody_else_knows_of_is_not_begun_anew_elsewhere() {
+    for seed in 1..=5 {
+        let sim = Sim::with_seed(seed, &NODES);
+        sim.lock().registry.insert("cache:1".into(), "cache one".into());
+        push(&sim, "");
+        all_well(&sim.deliver_all(&[deploy("first", "node1", Some("node2"))]));
+        sim.lock().write("node1", DATA, "orders of monday");
+        put_back(&sim, &[]);
+        sim.deliver_all(&[deploy("away", "node3", None)]);
+        sim.settle();
+        let away = sim.lock().ended("away");
+        assert!(away["state"] == "failed" && away["reason"].as_str().unwrap().contains("node1 ran it last"), "{seed}: {away:#}");
+        assert_eq!(sim.lock().serving(PROJECT).len(), 2);
+        all_well(&sim.deliver_all(&[deploy("here", "node1", Some("node2")), deploy("then", "node3", None)]));
+        sim.settle();
+        assert_eq!(data(&sim, "node3", DATA), "orders of monday");
+    }
 }
 
 // ---- two at once
