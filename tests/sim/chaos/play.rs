@@ -289,7 +289,9 @@ impl Player {
                 self.sim.restarts(5);
                 let mut s = self.sim.lock();
                 let whole = |s: &State| s.nodes.values().all(|n| n.reach == Reach::Fine && n.sees.values().all(|seen| *seen == 1));
-                if rests && !self.cut && whole(&s) {
+                // Of what runs without a record only its node knows: whoever deploys it elsewhere, unheard by that, begins anew.
+                let unknown = self.witness.apps.iter().any(|app| app.record(&s).is_none() && !s.serving(&app.project).is_empty());
+                if rests && !self.cut && whole(&s) && !unknown {
                     s.two_may_run = false;
                 }
             }
