@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::view::Frame;
+use super::view::{Frame, UNDERSCORED};
 use super::wildcards::keep_apart;
 use crate::error::{Error, Fault};
 use crate::model::record::Handled;
@@ -55,6 +55,7 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
     // The last line and no other: an application's own text may have the same words.
     let Some((sum, what)) = text.lines().next_back().and_then(|line| line.strip_prefix(MARKED)?.split_once(' ')) else {
         keep_apart(&mut config, text, &[]);
+        say_who_is_the_client(&mut config);
         return Ok(config.to_string());
     };
     let mut what: Value = serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
@@ -78,6 +79,7 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
     }
     let files = certificates.as_array().map_or(&[][..], Vec::as_slice);
     keep_apart(&mut config, text, files);
+    say_who_is_the_client(&mut config);
     if !files.is_empty() {
         config["apps"]["tls"]["certificates"]["load_files"] = certificates;
     }
@@ -85,6 +87,25 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
         return Err(Fault::Impossible { what: "a site that Caddy has not read as one" }.into());
     }
     Ok(config.to_string())
+}
+
+/// What a client says of itself by https, which haproxy does not read, is not believed: by no name that an application may take for a header of the
+/// proxies, and `Connection` names none that would then be taken out. Who is trusted, Caddy knows.
+fn say_who_is_the_client(config: &mut Value) {
+    let mistakable = UNDERSCORED.map(|begin| format!("{begin}*"));
+    let upgrade = json!([{"search_regexp": r"(?is)^(?:.*\b(upgrade)\b)?.*$", "replace": "$1"}]);
+    let of_all = json!({"handler": "headers", "request": {"delete": mistakable, "replace": {"Connection": upgrade}}});
+    let of_strangers = json!({"handler": "headers",
+        "request": {"delete": ["X-Forwarded-*", "Forwarded"], "set": {"X-Real-IP": ["{http.vars.client_ip}"]}}});
+    let first = [
+        json!({"match": [{"protocol": "https"}], "handle": [of_all]}),
+        json!({"match": [{"protocol": "https", "vars": {"trusted_proxy": ["false"]}}], "handle": [of_strangers]}),
+    ];
+    for (_, server) in config.pointer_mut("/apps/http/servers").and_then(Value::as_object_mut).into_iter().flatten() {
+        if let Some(routes) = server.get_mut("routes").and_then(Value::as_array_mut) {
+            routes.splice(..0, first.clone());
+        }
+    }
 }
 
 /// Who is the client, and not who is in front: a matcher that means the client by the connection goes by what trusted proxies say.
@@ -148,6 +169,11 @@ mod tests {
         Handled { handle, errors: Value::Null }
     }
 
+    fn sites(config: &Value) -> BTreeSet<String> {
+        let servers = config["apps"]["http"]["servers"].as_object().unwrap().values();
+        servers.flat_map(|server| server["routes"].as_array().unwrap()).map(|route| route["handle"].to_string()).collect()
+    }
+
     /// Host by host, as a Caddy of its author's alone would.
     #[test]
     fn real_caddy_serves_a_site_as_its_author_wrote_it() {
@@ -160,10 +186,12 @@ mod tests {
             assert!(text.split("respond ").skip(1).all(|mark| mark.starts_with(sum)), "nothing of the author's words: {text}");
             let Some(printed) = real::run(real::ADAPT, &text, Capture::Stdout) else { return };
             let config: Value = composed(&text, |_| Ok(serde_json::from_str(&printed).unwrap())).unwrap().parse().unwrap();
+            let mut expected = adapted.clone();
+            say_who_is_the_client(&mut expected);
             // Two addresses on one port have a block each.
             match name {
-                "addresses" => assert_eq!(handled(&config).unwrap().handle, handled(&adapted).unwrap().handle),
-                _ => assert_eq!(config["apps"], adapted["apps"], "{name}"),
+                "addresses" => assert_eq!(sites(&config), sites(&expected)),
+                _ => assert_eq!(config["apps"], expected["apps"], "{name}"),
             }
         }
     }
@@ -246,8 +274,11 @@ mod tests {
                 .unwrap()
                 .parse()
                 .unwrap();
-        let expected = json!({"srv0": {"routes": [route(respond("b").handle), route(json!([]))]}, "srv1": {"routes": [route(respond("a").handle), route(respond("b").handle)]}});
-        assert_eq!(found, config(expected));
+        let mut expected = config(
+            json!({"srv0": {"routes": [route(respond("b").handle), route(json!([]))]}, "srv1": {"routes": [route(respond("a").handle), route(respond("b").handle)]}}),
+        );
+        say_who_is_the_client(&mut expected);
+        assert_eq!(found, expected);
         assert!(of(json!({"srv0": {"routes": [route(mark(1))]}})).is_err(), "one is missing");
         assert!(of(json!({"srv0": {"routes": [route(mark(2))]}})).is_err(), "one too many");
         // An application's own text has the words with which the last line begins.

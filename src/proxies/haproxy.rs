@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::view::{NOTE, RETRY_AFTER, Routed, View, Way, push_line};
+use super::view::{NOTE, RETRY_AFTER, Routed, UNDERSCORED, View, Way, push_line};
 use crate::routes::address::{Scheme, Unfit};
 use crate::routes::haproxy::{HTTP_IN, HTTPS_IN, PEER_HTTP, PEER_HTTPS, RESERVED, is_name, is_shared, list, port};
 
@@ -165,6 +165,9 @@ fn http_in_rules(out: &mut String, view: &View) {
         true => format!("unless from-member{said}"),
         false => format!("unless from-member{said} || from-trusted{said}"),
     };
+    for begin in UNDERSCORED {
+        out.push_str(&format!("    http-request del-header {begin} -m beg\n"));
+    }
     let said = |header: &str| unless(&format!(" {{ req.hdr({header}) -m found }}"));
     let (nothing, ip, host) = (unless(""), said("X-Real-IP"), said("X-Forwarded-Host"));
     let proto = if view.frame.trusted.is_empty() { String::new() } else { format!(" {}", said("X-Forwarded-Proto")) };

@@ -65,6 +65,9 @@ resolvers system
     hold obsolete 5s
 ";
 
+/// Many an application takes `_` and `-` in a header's name for the same. What begins like this could be taken for what the proxies say.
+pub const UNDERSCORED: [&str; 4] = ["X_Forwarded", "X-Forwarded_", "X_Real", "X-Real_"];
+
 /// Both files begin with it.
 pub const NOTE: &str = "# Written by `handler routes`; changes made here are lost.\n";
 

@@ -522,3 +522,31 @@ fn the_authority_is_that_of_the_first() {
     at(1, &["routes"]).run();
     assert!(root("node1") == root("node2"), "each node has an authority of its own");
 }
+
+/// A client asks by https, and says in headers who it is. An application takes `_` for `-`, and what `Connection` names would be taken out.
+#[test]
+fn what_a_client_says_of_itself_by_https_is_not_believed() {
+    let w = World::new(&["node1"]);
+    let caddy = caddy(&w, "node1");
+    let names =
+        ["X-Real-IP", "X-Real_IP", "X_Real_IP", "X-Forwarded-For", "X-Forwarded-Host", "X_Forwarded_For", "X-Forwarded_Proto", "Forwarded"];
+    let shown = names.map(|name| format!("{{header.{name}}}")).join(" ");
+    let said: Vec<String> = names.iter().map(|name| format!("{name}: 6.6.6.6")).collect();
+    let said: Vec<&str> = said.iter().flat_map(|line| ["-H", line]).collect();
+    let shop =
+        repository(&w, "shop", &format!("https://shop.example.com {{\n tls internal\n respond \"{shown} {{header.Connection}}|\"\n}}"));
+    assert_eq!(deploy(&w, &caddy, 24510, "a", &shop).1["state"], "done");
+    routes(&w, &caddy, 24510).exits(0);
+    for (connection, left) in [("X-Real-IP, close", ""), ("keep-alive, Upgrade, X-Real-IP", "Upgrade")] {
+        let connection = format!("Connection: {connection}");
+        let seen = handshake(24510, "shop.example.com", &[&said[..], &["--http1.1", "-H", &connection]].concat());
+        assert_eq!(seen.split_whitespace().collect::<Vec<_>>().join(" "), format!("127.0.0.1 {left}|"));
+    }
+    // Whoever the operator trusts is believed.
+    let run = with(&w, &caddy, 24510, "node1", &["routes"]);
+    let head = "{\n    http_port 24510\n    https_port 24511\n    servers {\n        trusted_proxies static 127.0.0.1/32\n    }\n}\n";
+    fs::write(w.deploy_dir("node1").parent().unwrap().join("head"), head).unwrap();
+    run.run().exits(0);
+    let seen = handshake(24510, "shop.example.com", &said);
+    assert!(seen.starts_with("6.6.6.6   6.6.6.6 6.6.6.6   6.6.6.6"), "{seen}");
+}

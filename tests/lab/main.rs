@@ -403,7 +403,7 @@ fn routes_on_every_node() {
     lab.node(1).sh("docker start caddy");
     lab.expect_routes(&app, 1, "1");
     // What a client says of itself is not believed, by the application's own node nor by another one.
-    let told = "X-Forwarded-Host: evil.example.com\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 10.9.9.9\r\nX-Real-IP: 10.9.9.9\r\n\
+    let told = "X_Real_IP: 10.9.9.9\r\nX-Forwarded-Host: evil.example.com\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 10.9.9.9\r\nX-Real-IP: 10.9.9.9\r\n\
                 Forwarded: for=10.9.9.9\r\nConnection: X-Real-IP, X-Forwarded-For, X-Forwarded-Host\r\n";
     for node in NODES {
         let request = format!("GET /request HTTP/1.1\r\nHost: shop.example.com\r\n{told}Connection: close\r\n\r\n");
@@ -431,6 +431,9 @@ fn routes_on_every_node() {
                 seen => Err(seen),
             }
         });
+        let said: Vec<&str> = told.lines().chain(["X_Forwarded_For: 10.9.9.9"]).flat_map(|line| ["-H", line]).collect();
+        let seen = lab.node(node).routed_with("https://shop.example.com/request", &said).expect("no answer").to_lowercase();
+        assert!(seen.contains("x-real-ip: 172.") && !seen.contains("evil") && !seen.contains("10.9.9.9"), "{}: {seen}", name(node));
     }
     // But whoever is in front of the cluster is, if the operator trusts it.
     let trusted = NODES.map(address).join(",");
