@@ -669,7 +669,8 @@ impl fmt::Display for Fault {
             Fault::AnotherRepository { app, deployed, ordered } => {
                 write!(
                     f,
-                    "{app} is deployed from {deployed}, the order is for {ordered}: they would have one name; rename the branch or the repository"
+                    "{app} is deployed from {deployed}, the order is for {ordered}: they would have one name; rename the branch or the \
+                     repository, or say \"repo_moved\": true if it is on another host now"
                 )
             }
             Fault::NewerConfirmed { snapshots } => {
