@@ -10,6 +10,8 @@ pub mod compose;
 pub mod error;
 pub mod file;
 pub mod haproxy;
+#[cfg(test)]
+mod random;
 pub mod view;
 pub mod wildcards;
 

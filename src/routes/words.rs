@@ -56,7 +56,7 @@ const CONDITION: [&str; 4] =
     ["if { hdr(host) -i NAME }", "if { req.hdr(host) -i NAME }", "if { req_ssl_sni -i NAME }", "if { req.ssl_sni -i NAME }"];
 
 impl Place {
-    fn known(self) -> &'static [&'static str] {
+    pub fn known(self) -> &'static [&'static str] {
         match self {
             Place::Frontend => &FRONTEND,
             Place::Backend => &BACKEND,

@@ -21,6 +21,8 @@ mod intake;
 mod matrix;
 mod orders;
 #[cfg(feature = "caddy")]
+mod random_routes;
+#[cfg(feature = "caddy")]
 mod real_caddy;
 mod recovery;
 mod resolved;
