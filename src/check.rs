@@ -90,8 +90,7 @@ fn begin(here: &Here, seen: &Seen, sets: &sets::Seen, flags: &[String]) -> (BTre
 
 /// Whether the proxies' files are by other records than these, where this node has proxies.
 fn are_old(here: &Here, seen: &Seen) -> bool {
-    let routed = here.world.read_file(&here.paths.routed(), 64).ok().flatten();
-    routed.is_some_and(|routed| routed != seen.stand.to_string().as_bytes())
+    findings::routed(here).is_some_and(|routed| routed.lines().next().unwrap_or_default() != seen.stand.to_string())
 }
 
 fn told<T>(done: Result<T, Error>, failed: &mut Vec<Error>) -> Option<T> {

@@ -126,8 +126,16 @@ fn of_replicas(here: &Here, seen: &sets::Seen, found: &mut Findings) {
     }
 }
 
-/// What an older handler has let through.
+/// By which records the proxies' files of this node were written last, and a line for each thing that is wrong with them.
+pub fn routed(here: &Here) -> Option<String> {
+    let text = here.world.read_file(&here.paths.routed(), 1 << 20).ok()??;
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What the proxies are not given, and what an older handler has let through.
 fn of_routes(here: &Here, seen: &sets::Seen, found: &mut Findings) {
+    let wrong = routed(here).unwrap_or_default();
+    found.wrong.extend(wrong.lines().skip(1).map(|line| of_node(format!("{line}: `handler routes` says why"))));
     for known in seen.apps.iter().filter(|known| here.me().is_ok_and(|me| *me == known.record.master)) {
         if let Some(why) = routes::outdated(&known.record, &here.settings.routes) {
             found.notes.push(of(&known.name, &format!("served as its record stands, but a new version of it may be refused: {why}")));

@@ -144,7 +144,7 @@ pub fn routes(here: &Here, settings: &settings::Proxies) -> Result<(), Error> {
         match (done.due, done.failed) {
             (None, Some(why)) => return Err(why),
             (None, None) if done.left_out.is_empty() => return Ok(()),
-            (None, None) => return Err(Error::LeftOut { apps: done.left_out.len() }),
+            (None, None) => return Err(Error::LeftOut { all: done.left_out.into_iter().collect() }),
             (Some(due), _) => {
                 debug!("looking again in {} s", due.as_secs_f64());
                 here.consul.wait_below("", index, due)?;
@@ -190,7 +190,7 @@ pub fn refusal(
 
 /// What came of one pass.
 struct Done {
-    /// The applications that are left out of a file.
+    /// The applications and certificates that are left out of a file.
     left_out: BTreeSet<String>,
     /// Until the next maintenance page has to be shown.
     due: Option<Duration>,
@@ -204,14 +204,20 @@ struct Done {
 }
 
 impl Done {
-    /// By which records the files are. Without it the health check has them written again.
+    /// By which records the files are: without it the health check has them written again. And what it is to say of them.
     fn remember(&self, here: &Here) {
         let path = here.paths.routed();
-        let by = self.by.filter(|_| self.failed.is_none()).map_or(String::new(), |by| by.to_string());
-        if here.world.read_file(&path, 64).ok().flatten().as_deref() == Some(by.as_bytes()) {
+        let mut text = self.by.filter(|_| self.failed.is_none()).map_or(String::new(), |by| by.to_string());
+        for name in &self.left_out {
+            text.push_str(&format!("\n{name} is left out of the proxies' files of this node"));
+        }
+        if self.failed.is_some() {
+            text.push_str("\na proxy of this node has not taken its file: what has changed is not served here");
+        }
+        if here.world.read_file(&path, MOST).ok().flatten().as_deref() == Some(text.as_bytes()) {
             return;
         }
-        if let Err(why) = here.world.replace_file(&path, by.as_bytes(), false) {
+        if let Err(why) = here.world.replace_file(&path, text.as_bytes(), false) {
             warn!("{why}");
         }
     }

@@ -16,8 +16,9 @@ pub enum Error {
         file: &'static str,
         why: Box<error::Error>,
     },
+    /// Applications, and certificates of the operator's.
     LeftOut {
-        apps: usize,
+        all: Vec<String>,
     },
 }
 
@@ -37,7 +38,7 @@ impl fmt::Display for Error {
                 };
                 write!(f, "{file} stays as it is: the check fails even without any application, or gives no answer: {why}{told}")
             }
-            Error::LeftOut { apps } => write!(f, "{apps} applications are left out of the proxies' files"),
+            Error::LeftOut { all } => write!(f, "left out of the proxies' files: {}", all.join(", ")),
         }
     }
 }

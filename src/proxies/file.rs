@@ -92,7 +92,7 @@ impl ProxyFile {
         self.is(world, &(self.written)(&self.all(apps), view)) && self.is_read(world)
     }
 
-    /// Brings the file up to date; the applications that are left out of it.
+    /// Brings the file up to date; the applications and certificates that are left out of it.
     pub fn update(&self, world: &World, apps: &[Routed], view: &View) -> Result<Vec<String>, Error> {
         let (all, path, unread) = (self.all(apps), self.path(), self.unread());
         let text = (self.written)(&all, view);
@@ -123,7 +123,7 @@ impl ProxyFile {
         let bad = match sift(&self.all(apps), &mut |apps| self.check(world, &(self.written)(apps, view))) {
             Ok(bad) => bad,
             Err(why) => {
-                if let Some(view) = self.without_bad_certificates(world, view) {
+                if let Some((view, _)) = self.without_bad_certificates(world, view) {
                     return self.refusal(world, apps, &view, name);
                 }
                 let of_nobody = self.check(world, &(self.written)(&[], view))?;
@@ -154,9 +154,9 @@ impl ProxyFile {
             Ok(bad) => bad,
             Err(why @ error::Error::Caddy(caddy::Error::Unanswered(_))) => return Err(Error::Other(why)),
             Err(why) => {
-                if let Some(view) = self.without_bad_certificates(world, view) {
+                if let Some((view, wrong)) = self.without_bad_certificates(world, view) {
                     let text = (self.written)(all, &view);
-                    return self.accepted(world, all, &view, text);
+                    return self.accepted(world, all, &view, text).map(|(text, bad)| (text, [wrong, bad].concat()));
                 }
                 if world.is_file(&self.path()) {
                     return Err(Error::CheckFails { file: self.name, why: Box::new(why) });
@@ -179,9 +179,9 @@ impl ProxyFile {
         Ok((without(&bad), bad))
     }
 
-    /// The view with those certificates of the operator's alone that the proxy takes, if it is others that make it take nobody: one in the middle of
-    /// a renewal keeps no site from being served.
-    fn without_bad_certificates(&self, world: &World, view: &View) -> Option<View> {
+    /// The view with those certificates of the operator's alone that the proxy takes, and the others, if it is these that make it take nobody: one in
+    /// the middle of a renewal keeps no site from being served.
+    fn without_bad_certificates(&self, world: &World, view: &View) -> Option<(View, Vec<String>)> {
         let with =
             |certificates: &[Value]| View { frame: Frame { certificates: certificates.into(), ..view.frame.clone() }, ..view.clone() };
         let refused = |certificates: &[Value]| self.check(world, &(self.written)(&[], &with(certificates)));
@@ -192,13 +192,13 @@ impl ProxyFile {
         for one in &view.frame.certificates {
             match refused(std::slice::from_ref(one)).ok()? {
                 None => good.push(one.clone()),
-                Some(why) => bad.push((one["certificate"].clone(), why)),
+                Some(why) => {
+                    error!("the certificate {} is wrong, and not used: {why}", one["certificate"]);
+                    bad.push(format!("the certificate {}", one["certificate"]));
+                }
             }
         }
-        for (name, why) in &bad {
-            error!("the certificate {name} is wrong, and not used: {why}");
-        }
-        (!bad.is_empty()).then(|| with(&good))
+        (!bad.is_empty()).then(|| (with(&good), bad))
     }
 
     /// Why the proxy would not take the text; without its program everything is taken. An error: it does not say.

@@ -121,7 +121,15 @@ fn who_makes_a_file_invalid_is_left_out_and_named() {
     }
     c.app("c", "node1", "http://c.example.com {\n    respond refused\n}");
     c.set("app/e", json!({"master": 1}));
-    c.routes("node1").exits(1).says("c is left out of Caddyfile").says("app/e is left out").says("2 applications are left out");
+    c.routes("node1").exits(1).says("c is left out of Caddyfile").says("app/e is left out").says("proxies' files: c, e");
+    let check = c.with_proxies("node1", "check").run();
+    check.exits(1);
+    for name in ["c", "e"] {
+        assert!(
+            check.stdout.contains(&format!("wrong: {name} is left out of the proxies' files of this node: `handler routes` says why")),
+            "{check}"
+        );
+    }
     let caddyfile = c.file("node1", "Caddyfile");
     for (name, there) in [("a", true), ("b", true), ("c", false), ("d", true)] {
         assert_eq!(caddyfile.contains(&format!("respond {name}")), there, "{name}: {caddyfile}");
@@ -365,9 +373,13 @@ fn caddy_is_given_what_was_judged() {
     let loaded = caddy(&socket);
     run().exits(0);
     assert_eq!(c.reloads("node1"), "", "by its socket");
+    // What a client says of itself by https is not believed.
+    let clients = loaded.lock().unwrap()[0]["apps"]["http"]["servers"]["srv0"]["routes"].as_array().unwrap()[..2].to_vec();
+    assert!(clients.iter().all(|route| route["handle"][0]["handler"] == "headers" && route["match"][0]["protocol"] == "https"));
     let expected = |sites: &[(&str, &str)]| {
         let route = |(host, says): &(&str, &str)| json!({"match": [{"host": [format!("{host}.example.com")]}], "handle": handlers(says)});
-        json!({"apps": {"http": {"servers": {"srv0": {"listen": [":80"], "routes": sites.iter().map(route).collect::<Vec<_>>()}}}}})
+        let routes: Vec<Value> = clients.iter().cloned().chain(sites.iter().map(route)).collect();
+        json!({"apps": {"http": {"servers": {"srv0": {"listen": [":80"], "routes": routes}}}}})
     };
     let given = expected(&[("a", "judged"), ("old", "old")]);
     assert_eq!(loaded.lock().unwrap().as_slice(), std::slice::from_ref(&given));
@@ -379,6 +391,6 @@ fn caddy_is_given_what_was_judged() {
     run().exits(1).says("bad is left out of caddy.sites");
     assert_eq!(loaded.lock().unwrap().len(), 1, "the rest is what it has");
     app("b", "b");
-    run().exits(1).says("1 applications are left out");
+    run().exits(1).says("left out of the proxies' files: bad");
     assert_eq!(loaded.lock().unwrap().last(), Some(&expected(&[("a", "judged"), ("old", "old"), ("b", "judged")])));
 }
