@@ -330,6 +330,7 @@ impl Worker<'_> {
                     reason => reason?,
                 };
                 let reason = reason.or(if earlier.is_empty() { None } else { without_source(here, order, &earlier, &members)? });
+                let reason = reason.or(if order.name == *self.name { runs_here(here, order)? } else { None });
                 if let Some(reason) = reason {
                     warn!("{} {}: {reason}", order.request.event(), order.name);
                     self.passed.insert(order.id.to_string());
@@ -447,12 +448,8 @@ impl Records {
                 Some(_) => return Ok(records),
                 None => {}
             }
-            let local = local::of(here, &order.name)?;
-            if deploy.master != *here.me()? {
-                // Nobody else knows that it runs here.
-                let runs = last.is_none() && local.is_some_and(|local| local.role == LocalRole::Master);
-                records.lost = if runs { Some(here.me()?.clone()) } else { records.lost };
-            } else {
+            if deploy.master == *here.me()? {
+                let local = local::of(here, &order.name)?;
                 records.held = local.as_ref().map_or(records.lost.is_some(), |local| local.role != LocalRole::Master);
                 let local = local.filter(|local| local.role == LocalRole::Master);
                 records.record = local.map(|local| (Record { slave, ..remembered(order, deploy.master.clone(), local) }, 0));
@@ -544,6 +541,18 @@ fn without_source(here: &Here, order: &Order, earlier: &[&Open], members: &[Memb
     Ok(dead.map(|master| format!("{master}, which has the data of {}, has died while it waited for an earlier order", source.name())))
 }
 
+/// Why a deploy elsewhere would begin anew: this node is the application's master, and nobody else can know of it, since neither a record nor
+/// the history does.
+fn runs_here(here: &Here, order: &Order) -> Result<Option<String>, Error> {
+    let me = here.me()?;
+    let elsewhere = matches!(&order.request, Request::Deploy(deploy) if deploy.master != *me);
+    let is_master = elsewhere && local::of(here, &order.name)?.is_some_and(|local| local.role == LocalRole::Master);
+    if !is_master || here.consul.get(&keys::app(&order.name))?.is_some() || orders::last_done(&here.consul, &order.name)?.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(Fault::RecordGone { app: order.name.clone(), master: me.clone() }.to_string()))
+}
+
 /// A node that would take part in the order and does not understand it.
 fn too_old(here: &Here, order: &Order, members: &[Member]) -> Result<Option<Fault>, Error> {
     let records = match Records::of(here, order) {
@@ -581,13 +590,8 @@ fn take(
     let planned = plan::owner(order, &facts).and_then(|owner| Ok((plan::plan(order, &facts, me)?, owner)));
     let (plan, owner) = match planned {
         Ok(planned) => planned,
-        // Whoever carries it out knows what is left to do, but not what runs here without a record.
-        Err(reason)
-            if order.owner.as_ref().is_some_and(|owner| owner != me)
-                && !matches!(&reason, Fault::RecordGone { master, .. } if master == me) =>
-        {
-            return Ok(None);
-        }
+        // Whoever carries it out knows what is left to do.
+        Err(_) if order.owner.as_ref().is_some_and(|owner| owner != me) => return Ok(None),
         Err(reason) => {
             // It may have come to its end since the orders were listed: then the records are those that it has left.
             if orders::fail(here, &order.id, &reason.to_string(), None)? == Failing::Gone {

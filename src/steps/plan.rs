@@ -20,8 +20,7 @@ pub struct Facts<'a> {
     pub record: Option<&'a Record>,
     /// Of the application whose data a migrate copies.
     pub source_record: Option<&'a Record>,
-    /// Where the record of what a deploy changes is gone, and no order has destroyed it: who ran it last, by the history or by
-    /// what that node itself remembers.
+    /// Where the record of what a deploy changes is gone, and no order has destroyed it: who has it by its last order.
     pub lost: Option<&'a NodeName>,
     /// Where the record is gone and no order has destroyed it: the node that is to deploy it remembers it as another node's, or nothing of it
     /// though it was its master.

@@ -142,21 +142,29 @@ fn what_has_lost_its_record_is_deployed_where_it_is() {
     assert_eq!(data(&sim, "node3", DATA), "orders of monday");
 }
 
-/// Consul has lost everything, and nobody but that node knows that it runs there.
+/// Consul has lost everything, and nobody but that node knows that it runs there; or it is in the last steps of a deploy; or its engine is silent.
 #[test]
 fn what_nobody_else_knows_of_is_not_begun_anew_elsewhere() {
-    for seed in 1..=5 {
+    for (seed, what) in (1..=5).map(|seed| (seed, "well")).chain([(1, "busy"), (1, "silent")]) {
         let sim = Sim::with_seed(seed, &NODES);
         sim.lock().registry.insert("cache:1".into(), "cache one".into());
         push(&sim, "");
-        all_well(&sim.deliver_all(&[deploy("first", "node1", Some("node2"))]));
+        if what == "busy" {
+            sim.on_each("node1", "restart=unless-stopped", Act::Fail("broken".into()));
+        }
+        sim.deliver_all(&[deploy("first", "node1", Some("node2"))]);
         sim.lock().write("node1", DATA, "orders of monday");
         put_back(&sim, &[]);
+        if what == "silent" {
+            sim.on_each("node1", "engine GET", Act::Fail("Cannot connect to the Docker daemon".into()));
+        }
         sim.deliver_all(&[deploy("away", "node3", None)]);
+        assert!(what == "well" || !sim.struck().is_empty());
+        sim.no_faults();
         sim.settle();
         let away = sim.lock().ended("away");
-        assert!(away["state"] == "failed" && away["reason"].as_str().unwrap().contains("node1 ran it last"), "{seed}: {away:#}");
-        assert_eq!(sim.lock().serving(PROJECT).len(), 2);
+        assert!(away["state"] == "failed" && away["reason"].as_str().unwrap().contains("node1 ran it last"), "{seed} {what}: {away:#}");
+        assert_eq!(sim.lock().serving(PROJECT).len(), 2, "{seed} {what}");
         all_well(&sim.deliver_all(&[deploy("here", "node1", Some("node2")), deploy("then", "node3", None)]));
         sim.settle();
         assert_eq!(data(&sim, "node3", DATA), "orders of monday");
