@@ -91,13 +91,15 @@ fn own_certificates(here: &Here, folder: &Path) -> Result<Vec<Value>, Error> {
     let mut found = Vec::new();
     for name in here.world.list_folder_if_any(folder)?.iter().filter_map(|file| file.strip_suffix(".crt")) {
         let [certificate, key] = ["crt", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
-        match (here.world.read_file(&certificate, MOST)?, here.world.is_file(&key)) {
+        // Docker makes a folder of what it is to mount and does not find.
+        match (here.world.read_file(&certificate, MOST), here.world.is_file(&key)) {
             // With a sum of it: one that was renewed has to be read again; and with whose it is.
-            (Some(text), true) => {
+            (Ok(Some(text)), true) => {
                 let mut tags = certificates::names(&text);
                 tags.push(format!("{:x}", md5::compute(text)));
                 found.push(json!({"certificate": certificate, "key": key, "tags": tags}))
             }
+            (Err(why), _) => warn!("{} is not used: {why}", certificate.display()),
             _ => warn!("{} is not used: {} is not there", certificate.display(), key.display()),
         }
     }

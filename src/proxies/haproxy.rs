@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::view::{NOTE, RETRY_AFTER, Routed, UNDERSCORED, View, Way, push_line};
-use crate::routes::address::{Scheme, Unfit};
-use crate::routes::haproxy::{HTTP_IN, HTTPS_IN, PEER_HTTP, PEER_HTTPS, RESERVED, is_name, is_shared, list, port};
+use crate::routes::address::{Scheme, SiteAddress, Unfit};
+use crate::routes::haproxy::{HTTP_IN, HTTPS_IN, PEER_HTTP, PEER_HTTPS, RESERVED, hosts_of, is_name, is_shared, list, port};
 
 /// The file's second line, where Caddy is told who the client is.
 pub const TELLS: &str = "# Caddy is told who the client is, by the PROXY protocol.\n";
 
 /// Where a connection comes from, if it is a node that says who its client is.
+const HELLO: &str = "    tcp-request inspect-delay 5s\n    tcp-request content accept if { req.ssl_hello_type 1 }\n";
 const FROM: &str = "    tcp-request connection set-var(sess.from) src\n";
 
 /// Applications whose master is nowhere are left out.
@@ -22,6 +23,9 @@ pub fn written(apps: &[&Routed], view: &View) -> String {
     let mut web = Web { served: served.map(|address| address.host.to_ascii_lowercase()).collect(), ..Web::default() };
     for (app, way) in &placed {
         web.add(app, way, view);
+    }
+    for (app, way) in &placed {
+        web.redirects(app, way, view);
     }
     let mut frontends: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
     let mut extras = String::new();
@@ -45,9 +49,15 @@ pub fn written(apps: &[&Routed], view: &View) -> String {
     push_line(&mut out, &view.frame.haproxy_head);
     web.frontends(&mut out, &frontends, view);
     for (name, configurations) in frontends.iter().filter(|(name, _)| !is_shared(name)) {
-        out.push_str(&format!("\nfrontend front-{name}\n    mode {}\n{FROM}", mode(name, configurations)));
+        let mode = mode(name, configurations);
+        out.push_str(&format!("\nfrontend front-{name}\n    mode {mode}\n{FROM}"));
         lines(&mut out, configurations, "bind", "bind ");
         lines(&mut out, configurations, "options", "");
+        if mode == "http" {
+            from_member(&mut out, view);
+            http_in_rules(&mut out, view);
+        }
+        waits_for_host(&mut out, configurations);
         uses(&mut out, configurations);
     }
     out.push_str(&web.backends);
@@ -73,9 +83,22 @@ fn lines(out: &mut String, configurations: &[&Value], member: &str, keyword: &st
     }
 }
 
+/// The host of a TLS connection is known when its first bytes have been read, and haproxy reads them before it chooses only if it is told to.
+fn waits_for_host(out: &mut String, configurations: &[&Value]) {
+    let asks = |backend: &Value| text(backend, "use_backend_option").contains("ssl_sni");
+    let waits = |line: &str| line.starts_with("tcp-request ");
+    let mut options = configurations.iter().flat_map(|configuration| list(&configuration["frontend"], "options"));
+    let has_own = options.any(|line| line.as_str().is_some_and(waits));
+    if !has_own && configurations.iter().flat_map(|configuration| list(configuration, "backends")).any(asks) {
+        out.push_str(HELLO);
+    }
+}
+
 fn uses(out: &mut String, configurations: &[&Value]) {
     for backend in configurations.iter().flat_map(|configuration| list(configuration, "backends")) {
-        let line = format!("    use_backend backend-{} {}", text(backend, "name"), text(backend, "use_backend_option"));
+        // Clients say the port with the host, if it is not the usual one.
+        let condition = text(backend, "use_backend_option").replace("hdr(host) -i", "hdr(host),field(1,:) -i");
+        let line = format!("    use_backend backend-{} {condition}", text(backend, "name"));
         push_line(out, line.trim_end());
     }
 }
@@ -96,7 +119,10 @@ fn extra_backend(out: &mut String, mode: &str, backend: &Value, app: &Routed, wa
             not_in_circles(out, way);
         }
     }
-    for option in list(backend, "options").filter_map(Value::as_str) {
+    // What is asked of the container, the container's node asks; its haproxy may have other containers on that port.
+    let is_check = |option: &&str| option.starts_with("option ") && (option.contains("chk") || option.contains("-check"));
+    let all = list(backend, "options").filter_map(Value::as_str);
+    for option in all.filter(|option| *way == Way::Here || !is_check(option)) {
         out.push_str(&format!("    {option}\n"));
     }
     let (name, host, member, option) = match way {
@@ -197,18 +223,22 @@ fn listens(out: &mut String, port: u16, peer: Option<u16>, view: &View) {
     if let Some(peer) = peer {
         out.push_str(&format!("    bind *:{peer}\n"));
     }
-    let members: Vec<&String> = view.members.values().filter(|member| member.parse::<IpAddr>().is_ok()).collect();
     out.push_str(FROM);
-    out.push_str("    acl from-member always_false\n");
-    for members in members.chunks(40) {
-        let members: String = members.iter().map(|member| format!(" {member}")).collect();
-        out.push_str(&format!("    acl from-member var(sess.from) -m ip{members}\n"));
-    }
+    from_member(out, view);
     if let Some(peer) = peer {
         out.push_str(&format!(
             "    acl passed-on dst_port {peer}\n    tcp-request connection reject if passed-on !from-member\n    \
              tcp-request connection expect-proxy layer4 if passed-on\n"
         ));
+    }
+}
+
+fn from_member(out: &mut String, view: &View) {
+    let members: Vec<&String> = view.members.values().filter(|member| member.parse::<IpAddr>().is_ok()).collect();
+    out.push_str("    acl from-member always_false\n");
+    for members in members.chunks(40) {
+        let members: String = members.iter().map(|member| format!(" {member}")).collect();
+        out.push_str(&format!("    acl from-member var(sess.from) -m ip{members}\n"));
     }
 }
 
@@ -247,22 +277,34 @@ fn kind(scheme: Scheme) -> (&'static str, u16, &'static str) {
     }
 }
 
+/// What is spoken on which port for the address, if haproxy leads there.
+fn served(address: &SiteAddress) -> Option<(Scheme, u16)> {
+    let (scheme, port) = address.served();
+    let usual = !matches!((scheme, port), (Scheme::Http, 443) | (Scheme::Https, 80));
+    // An older handler let a host be called as a wildcard is here.
+    let unfit = address.host.is_empty() || address.host.starts_with('[') || address.unfit() == Some(Unfit::Name);
+    (!unfit && usual && !RESERVED.contains(&port)).then_some((scheme, port))
+}
+
 impl Web {
     fn add(&mut self, app: &Routed, way: &Way, view: &View) {
         for address in app.addresses() {
-            let (scheme, port) = address.served();
-            let usual = !matches!((scheme, port), (Scheme::Http, 443) | (Scheme::Https, 80));
-            // An older handler let a host be called as a wildcard is here.
-            let unfit = address.host.is_empty() || address.host.starts_with('[') || address.unfit() == Some(Unfit::Name);
-            if unfit || RESERVED.contains(&port) || !usual {
-                continue;
-            }
+            let Some((scheme, port)) = served(&address) else { continue };
             let host = address.host.to_ascii_lowercase();
             self.backend(app, &host, scheme, port, way, view);
-            // Caddy redirects to HTTPS and answers for its certificates there
-            if (scheme, port) == (Scheme::Https, 443) {
-                self.backend(app, &host, Scheme::Http, 80, way, view);
+        }
+        // Nobody else has them, whatever a wildcard is for: not on the port for which they are not named either.
+        for (_, host) in hosts_of(&app.haproxy) {
+            for port in [80, 443] {
+                self.hosts.entry(port).or_default().push(host.clone());
             }
+        }
+    }
+
+    /// Caddy redirects to HTTPS and answers for its certificates on port 80, whatever port the site is on. Once all have what they name.
+    fn redirects(&mut self, app: &Routed, way: &Way, view: &View) {
+        for host in app.addresses().filter(|address| served(address).is_some_and(|(scheme, _)| scheme == Scheme::Https)) {
+            self.backend(app, &host.host.to_ascii_lowercase(), Scheme::Http, 80, way, view);
         }
     }
 
@@ -351,10 +393,8 @@ impl Web {
                     "req.hdr(host),field(1,:),lower"
                 }
                 Scheme::Https => {
-                    out.push_str(
-                        "    mode tcp\n    option tcplog\n    tcp-request inspect-delay 5s\n    \
-                         tcp-request content accept if { req.ssl_hello_type 1 }\n",
-                    );
+                    out.push_str("    mode tcp\n    option tcplog\n");
+                    out.push_str(HELLO);
                     "req.ssl_sni,lower"
                 }
             };

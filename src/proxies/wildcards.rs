@@ -20,7 +20,8 @@ pub fn keep_apart(config: &mut Value, text: &str, certificates: &[Value]) {
     let leads = !is_off("disable") && !is_off("disable_redirects");
     let gets = !is_off("disable") && !is_off("disable_certificates");
     for (host, wildcard) in &covered {
-        let on_443 = keys.iter().filter(is_secure).any(|key| key.host == *host && key.own_port().is_none());
+        let ports = || keys.iter().filter(is_secure).filter(|key| key.host == *host).map(Key::own_port);
+        let own = ports().min().flatten().map_or(String::new(), |port| format!(":{port}"));
         for (_, server) in config.pointer_mut("/apps/http/servers").and_then(Value::as_object_mut).into_iter().flatten() {
             if let Some(policies) = server.get_mut("tls_connection_policies").and_then(Value::as_array_mut) {
                 let of = |name: &str| policies.iter().any(|policy| has(&policy["match"]["sni"], name));
@@ -31,11 +32,11 @@ pub fn keep_apart(config: &mut Value, text: &str, certificates: &[Value]) {
             }
             let listens =
                 server["listen"].as_array().is_some_and(|all| all.iter().any(|at| at.as_str().is_some_and(|at| at.ends_with(&port))));
-            if let Some(routes) = server.get_mut("routes").and_then(Value::as_array_mut).filter(|_| leads && on_443 && listens)
+            if let Some(routes) = server.get_mut("routes").and_then(Value::as_array_mut).filter(|_| leads && listens)
                 && let Some(at) = routes.iter().position(|route| has(&route["match"][0]["host"], wildcard))
             {
                 // As Caddy has it behind them.
-                let location = "https://{http.request.host}{http.request.uri}";
+                let location = format!("https://{{http.request.host}}{own}{{http.request.uri}}");
                 let handler = json!({"handler": "static_response", "status_code": 308, "headers": {"Location": [location]}, "close": true});
                 routes.insert(at, json!({"match": [{"host": [host]}], "handle": [handler], "terminal": true}));
             }
@@ -80,8 +81,10 @@ mod tests {
         let policies = at("/apps/http/servers/srv0/tls_connection_policies").as_array().unwrap();
         assert_eq!((policies.len(), &policies[0]), (4, &json!({"match": {"sni": ["shop.x"]}})));
         let routes = at("/apps/http/servers/srv1/routes").as_array().unwrap();
-        assert_eq!((routes.len(), &routes[0], &routes[2]), (3, &site("c.x"), &site("*.x")));
-        assert_eq!((&routes[1]["match"], &routes[1]["handle"][0]["status_code"]), (&json!([{"host": ["shop.x"]}]), &json!(308)));
+        assert_eq!((routes.len(), &routes[0], &routes[3]), (4, &site("c.x"), &site("*.x")));
+        let led = |n: usize| (&routes[n]["match"][0]["host"][0], &routes[n]["handle"][0]["headers"]["Location"][0]);
+        let to = |port: &str| json!(format!("https://{{http.request.host}}{port}{{http.request.uri}}"));
+        assert_eq!((led(1), led(2)), ((&json!("b.x"), &to(":8443")), (&json!("shop.x"), &to(""))));
         assert_eq!(at("/apps/http/servers/srv0/routes"), &config["apps"]["http"]["servers"]["srv0"]["routes"]);
         assert_eq!(at("/apps/http/servers/srv2"), &config["apps"]["http"]["servers"]["srv2"]);
         assert_eq!(at("/apps/tls/certificates/automate"), &json!(["b.x", "shop.x"]));

@@ -62,6 +62,10 @@ pub enum Problem {
         expected: &'static str,
         found: Token,
     },
+    /// A block without an address.
+    Global,
+    /// What sites would import.
+    Snippet,
     Control(char),
     Unclosed(char),
     OpensInWord,
@@ -77,6 +81,11 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Problem::Expected { expected, found } => write!(f, "expected {expected}, found {found}"),
+            Problem::Global => f.write_str(
+                "global options are the operator's: a site begins with its address; leave this block out (e-mail and ways to get certificates are \
+                 for a site's `tls`)",
+            ),
+            Problem::Snippet => f.write_str("snippets cannot be used: write the lines into each site, or give the sites one block with all their addresses"),
             Problem::Control(c) => write!(f, "control character {c:?}"),
             Problem::Unclosed(quote) => write!(f, "the quote {quote} that begins here is not closed"),
             Problem::OpensInWord => f.write_str("expected a space before the `{` at the end of a word"),
@@ -313,10 +322,12 @@ fn addresses(lexer: &mut Lexer) -> Result<Option<Vec<Word>>, Error> {
     loop {
         let (at, token) = lexer.token(true)?;
         match token {
+            Token::Word(Word { text, .. }) if text.starts_with('(') => return Err(At { at, problem: Problem::Snippet }),
             Token::Word(Word { text, .. }) => {
                 words.push(Word::new(text, at));
                 comma = false;
             }
+            Token::Open if words.is_empty() => return Err(At { at, problem: Problem::Global }),
             Token::Comma if !words.is_empty() && !comma => comma = true,
             Token::Newline if words.is_empty() || comma => {}
             Token::Open if !words.is_empty() && !comma => return Ok(Some(words)),
@@ -583,7 +594,14 @@ mod tests {
             ("a", "line 1, column 2: expected `{` or another address, found the end of the text"),
             ("a\nb {\n}", "line 1, column 2: expected `{` or another address, found the end of the line"),
             ("a,, b {\n}", "line 1, column 3: expected an address, found `,`"),
-            ("{\n}", "line 1, column 1: expected an address, found `{`"),
+            (
+                "{\n email a\n}\na {\n}",
+                "line 1, column 1: global options are the operator's: a site begins with its address; leave this block out (e-mail and ways to get certificates are for a site's `tls`)",
+            ),
+            (
+                "(a) {\n}",
+                "line 1, column 1: snippets cannot be used: write the lines into each site, or give the sites one block with all their addresses",
+            ),
             ("a {\n x", "line 2, column 3: expected a word, `{` or the end of the line, found the end of the text"),
             ("a {\n", "line 2, column 1: expected a directive or `}`, found the end of the text"),
             ("a { x\n}", "line 1, column 5: expected the end of the line after `{`, found a word"),

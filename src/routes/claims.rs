@@ -5,12 +5,11 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::address::{Key, Scheme, SiteAddress, site_addresses};
+use super::address::{Key, SiteAddress, site_addresses};
 use super::bind::Bind;
-use super::caddyfile::{self, Site};
 use super::error::{Claim, Error};
-use super::haproxy;
 use super::read::Routes;
+use super::{haproxy, sites};
 use crate::model::json;
 use crate::model::record::{Record, Understood};
 use crate::settings;
@@ -94,21 +93,6 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// Hosts, each with the `tls` lines of a site of it.
-fn tls_of(caddyfile: &str) -> Vec<(String, String)> {
-    let of = |mut site: Site| {
-        // They mean the same in whatever quotes.
-        site.each_word(&mut |word| word.quote = None);
-        let Site { addresses, mut body } = site;
-        body.retain(|line| line.name() == "tls");
-        let lines = caddyfile::dump(&[Site { addresses: Vec::new(), body }]);
-        let parsed = addresses.iter().filter_map(|word| SiteAddress::parse(&word.text).ok());
-        let hosts = parsed.filter(|address| address.served().0 == Scheme::Https).map(|address| address.key().host);
-        hosts.map(|host| (host, lines.clone())).collect::<Vec<_>>()
-    };
-    caddyfile::parse(caddyfile).unwrap_or_default().into_iter().flat_map(of).collect()
-}
-
 /// Compares what the application `name` would claim with its `master` against all `others`: name, master, caddyfile, haproxy. The error is the
 /// first thing that two would share; the warnings are what works, but hardly as meant.
 pub fn conflicts<'a>(
@@ -117,7 +101,7 @@ pub fn conflicts<'a>(
     mine: &Routes,
     others: impl IntoIterator<Item = (&'a str, &'a str, &'a str, &'a Map<String, Value>)>,
 ) -> Result<Vec<String>, Error> {
-    let my_tls = tls_of(&mine.caddyfile);
+    let my_tls = sites::tls_of(&mine.caddyfile);
     let mine = Claims::of(&mine.caddyfile, &mine.haproxy);
     let mut warnings = Vec::new();
     for (other, its_master, caddyfile, haproxy) in others {
@@ -129,7 +113,7 @@ pub fn conflicts<'a>(
             return Err(Error::Taken { what, by: other.into() });
         }
         // On whatever port: for Caddy a host has one way to prove who it is, and of two it takes none, for nobody.
-        let their_tls = if my_tls.is_empty() { Vec::new() } else { tls_of(caddyfile) };
+        let their_tls = if my_tls.is_empty() { Vec::new() } else { sites::tls_of(caddyfile) };
         let differ = |(host, tls): &&(String, String)| their_tls.iter().any(|(theirs, other)| theirs == host && other != tls);
         if let Some((host, _)) = my_tls.iter().find(differ) {
             return Err(Error::OtherTls { host: host.clone(), by: other.into() });

@@ -52,6 +52,10 @@ pub enum Error {
         what: Claim,
         by: String,
     },
+    /// The application itself has a host with different `tls` lines.
+    TwoTls {
+        host: String,
+    },
     /// Another application has a host with other `tls` lines.
     OtherTls {
         host: String,
@@ -132,6 +136,12 @@ impl fmt::Display for Error {
                  `path_regexp` or `map`, or in the application"
             ),
             Error::Taken { what, by } => write!(f, "{what} is used by the application {by} already"),
+            Error::TwoTls { host } => {
+                write!(
+                    f,
+                    "CADDYFILE: {host} has sites with different `tls` lines, on whatever port, and Caddy takes one way for a host: write the same ones"
+                )
+            }
             Error::OtherTls { host, by } => write!(
                 f,
                 "{host}: the application {by} has it with other `tls` lines, on whatever port, and Caddy takes one way for a host: write the same ones, \

@@ -3,6 +3,7 @@
 //! What is checked here is later written into a configuration file line by line: each line is a known one ([`words`]). A record that an older
 //! handler has written may have others; they are served until its application has a new version, unless they could begin a section of their own.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -97,6 +98,10 @@ pub enum Problem {
         bind: Bind,
         address: String,
     },
+    HostOfSite {
+        host: String,
+        address: String,
+    },
 }
 
 impl std::error::Error for Error {}
@@ -150,6 +155,9 @@ impl fmt::Display for Problem {
             Problem::TwoValues { known, new } => write!(f, "{known} in one service and {new} in another"),
             Problem::Twice { backend } => write!(f, "the name {backend:?} is used twice"),
             Problem::BoundToo { bind, by, there } => write!(f, "{bind} is bound by {by} too, as {there}"),
+            Problem::HostOfSite { host, address } => {
+                write!(f, "all requests for {host} would go past the site {address}: leave one of both out")
+            }
             Problem::PortOfSite { bind, address } => write!(f, "{bind} has the port of the address {address}"),
         }
     }
@@ -229,12 +237,15 @@ pub fn check(all: &Map<String, Value>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Configuration → the backends to which nothing leads, since one before them takes all.
+/// Configuration → the backends to which nothing leads, since one before them takes all, or what has the same condition.
 pub fn unused(all: &Map<String, Value>) -> impl Iterator<Item = (&str, &str)> {
     all.iter().flat_map(|(name, configuration)| {
-        let is_asked = |backend: &&Value| backend["use_backend_option"].as_str().is_some_and(|text| !text.is_empty());
-        let behind = list(configuration, "backends").skip_while(is_asked).skip(1);
-        behind.filter_map(move |backend| Some((name.as_str(), backend["name"].as_str()?)))
+        let condition = |backend: &Value| words::host(backend["use_backend_option"].as_str().unwrap_or_default());
+        let mut before = BTreeSet::new();
+        list(configuration, "backends").filter_map(move |backend| {
+            let is_asked = !before.contains(&None) && before.insert(condition(backend));
+            if is_asked { None } else { Some((name.as_str(), backend["name"].as_str()?)) }
+        })
     })
 }
 

@@ -94,7 +94,7 @@ pub fn understood(adapted: &Value, site: &str, services: &[Service], listed: &[S
 pub fn handled(adapted: &Value) -> Result<Handled, Problem> {
     let servers = || members(&adapted["apps"]["http"]["servers"]).map(|(_, server)| server);
     let handlers = |mut routes: Vec<&Value>| {
-        routes.dedup_by(|a, b| a["handle"] == b["handle"]);
+        routes.dedup_by(|a, b| a["handle"] == b["handle"] || regrouped(&a["handle"]) == regrouped(&b["handle"]));
         match routes.as_slice() {
             [] => Ok(Value::Null),
             [route] => Ok(route["handle"].clone()),
@@ -105,6 +105,29 @@ pub fn handled(adapted: &Value) -> Result<Handled, Problem> {
         handle: handlers(servers().flat_map(|server| list(&server["routes"])).collect())?,
         errors: handlers(servers().flat_map(|server| list(&server["errors"]["routes"])).collect())?,
     })
+}
+
+/// With the groups of its routes numbered anew: Caddy numbers them through the whole configuration.
+fn regrouped(handle: &Value) -> Value {
+    fn number(value: &mut Value, known: &mut Vec<String>) {
+        match value {
+            Value::Array(all) => all.iter_mut().for_each(|value| number(value, known)),
+            Value::Object(map) => {
+                if let Some(Value::String(group)) = map.get_mut("group") {
+                    let at = known.iter().position(|name| name == group).unwrap_or_else(|| {
+                        known.push(group.clone());
+                        known.len() - 1
+                    });
+                    *group = at.to_string();
+                }
+                map.values_mut().for_each(|value| number(value, known));
+            }
+            _ => {}
+        }
+    }
+    let mut regrouped = handle.clone();
+    number(&mut regrouped, &mut Vec::new());
+    regrouped
 }
 
 /// Whether `adapted`, which Caddy made of sites with these addresses, may be served.

@@ -94,7 +94,7 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
     }
     haproxy::check(&routes.haproxy).map_err(|source| Error::Together(Box::new(source)))?;
     routes.notes.extend(haproxy::unused(&routes.haproxy).map(|(name, backend)| {
-        format!("HAPROXY: nothing leads to {backend} of {name}: a backend without a condition stands before it and takes all")
+        format!("HAPROXY: nothing leads to {backend} of {name}: a backend without a condition, or with the same one, stands before it")
     }));
     let parsed: Vec<(&String, SiteAddress)> = addresses.iter().filter_map(|text| Some((text, SiteAddress::parse(text).ok()?))).collect();
     for (_, bind) in haproxy::binds_of(&routes.haproxy) {
@@ -102,6 +102,14 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
         if let Some((text, _)) = parsed.iter().find(|(_, address)| has(address)) {
             let problem = haproxy::Problem::PortOfSite { bind, address: text.to_string() };
             return Err(Error::Together(Box::new(haproxy::Error { at: "frontend.bind".into(), problem })));
+        }
+    }
+    for (scheme, host) in haproxy::hosts_of(&routes.haproxy) {
+        let all = Key::of_host(scheme, host);
+        let is_it = |key: Key| (key.scheme, &key.host, key.own_port()) == (all.scheme, &all.host, None);
+        if let Some((text, _)) = parsed.iter().find(|(_, address)| is_it(address.key())) {
+            let problem = haproxy::Problem::HostOfSite { host: all.host, address: text.to_string() };
+            return Err(Error::Together(Box::new(haproxy::Error { at: "use_backend_option".into(), problem })));
         }
     }
     if let Some(open) = &set.ports {
@@ -128,7 +136,13 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
     routes.urls = addresses.join(", ");
     routes.sites = sites.into_iter().map(|site| caddyfile::dump(&[site])).collect();
     routes.caddyfile = routes.sites.join("\n");
-    Ok(routes)
+    routes.notes.extend(sites::unproved(&routes.caddyfile).into_iter().map(|host| {
+        format!("CADDYFILE: Caddy gets no certificate for {host} by itself: the operator places one, or `tls internal` makes one")
+    }));
+    match sites::in_two_ways(&routes.caddyfile).filter(|_| set.caddy == settings::Version::Two) {
+        Some(host) => Err(Error::TwoTls { host }),
+        None => Ok(routes),
+    }
 }
 
 #[cfg(test)]

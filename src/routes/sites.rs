@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::address::{self, SiteAddress};
+use super::address::{self, Scheme, SiteAddress};
 use super::caddyfile::{self, At, Site, Word};
 use super::haproxy::RESERVED;
 use super::reach::Reach;
@@ -102,4 +102,32 @@ pub fn upgraded(text: String) -> Result<String, Error> {
     let mut sites = caddyfile::parse(&text).map_err(Error::Grammar)?;
     caddy2::complete(&mut sites).map_err(Error::Directive)?;
     Ok(caddyfile::dump(&sites))
+}
+
+/// A host that has sites with different `tls` lines.
+pub fn in_two_ways(caddyfile: &str) -> Option<String> {
+    let all = tls_of(caddyfile);
+    let differs = |(host, tls): &&(String, String)| all.iter().any(|(other, theirs)| other == host && theirs != tls);
+    all.iter().find(differs).map(|(host, _)| host.clone())
+}
+
+/// Wildcards whose sites say nothing of a certificate.
+pub fn unproved(caddyfile: &str) -> Vec<String> {
+    let of = tls_of(caddyfile).into_iter().filter(|(host, tls)| host.starts_with('*') && !tls.contains("tls"));
+    of.map(|(host, _)| host).collect()
+}
+
+/// Hosts, each with the `tls` lines of a site of it.
+pub fn tls_of(caddyfile: &str) -> Vec<(String, String)> {
+    let of = |mut site: Site| {
+        // They mean the same in whatever quotes.
+        site.each_word(&mut |word| word.quote = None);
+        let Site { addresses, mut body } = site;
+        body.retain(|line| line.name() == "tls");
+        let lines = caddyfile::dump(&[Site { addresses: Vec::new(), body }]);
+        let parsed = addresses.iter().filter_map(|word| SiteAddress::parse(&word.text).ok());
+        let hosts = parsed.filter(|address| address.served().0 == Scheme::Https).map(|address| address.key().host);
+        hosts.map(|host| (host, lines.clone())).collect::<Vec<_>>()
+    };
+    caddyfile::parse(caddyfile).unwrap_or_default().into_iter().flat_map(of).collect()
 }

@@ -11,6 +11,8 @@ mod attack17;
 mod attack17_caddy;
 #[cfg(feature = "caddy")]
 mod attack20_caddy;
+#[cfg(feature = "caddy")]
+mod attack22_caddy;
 mod by_name;
 mod check;
 mod cluster;
