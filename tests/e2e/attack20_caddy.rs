@@ -327,7 +327,7 @@ fn each_backend_is_led_to() {
     let caddy = caddy(&w, "node1");
     let text = "ssh:\n  frontend: {mode: tcp, bind: ['*:2222']}\n  backends: [{name: one, port: 22, peer_port: 2222}, {name: two, port: 23, peer_port: 2222}]";
     let run = deploy(&w, &caddy, 24114, "a", &variable(&w, "two", "HAPROXY", text)).0;
-    run.says("nothing leads to two of ssh: a backend without a condition stands before it");
+    run.says("nothing leads to two of ssh: a backend without a condition, or with the same one, stands before it");
 }
 
 /// One certificate of the operator's that cannot be read, as in the middle of a renewal by hand, keeps no site from being served; or the order says so.

@@ -149,7 +149,7 @@ fn what_has_lost_its_record_and_its_masters_disk_does_not_begin_empty_as_it_is_t
     sim.deliver_all(&[deploy("over", "node2", Some("node3"))]);
     let over = sim.lock().ended("over");
     let reason = over["reason"].as_str().unwrap_or_default().to_owned();
-    assert!(over["state"] == "failed" && reason.contains("node1 runs it: deploy it there"), "{over:#}");
+    assert!(over["state"] == "failed" && reason.contains("node1 ran it last: deploy it there"), "{over:#}");
     let plan = run(&sim, "node1", Start::Plan("deploy", json!({"repo": URL, "branch": "master", "master": "node1", "slave": "node2"})));
     sim.deliver_all(&[deploy("as told", "node1", Some("node2"))]);
     let told = sim.lock().ended("as told");
