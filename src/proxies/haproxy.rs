@@ -479,6 +479,25 @@ mod tests {
         assert!(!text_of(&apps(), &view()).contains("send-proxy-v2"));
     }
 
+    /// A host counts with its port, TLS is read as far as its host, no request goes round in circles, and the container's node alone asks the
+    /// container.
+    #[test]
+    fn ports_of_their_own() {
+        let of = |master: &str, mode: &str, condition: &str| {
+            let backend = json!({"name": "a", "port": 1, "peer_port": 2299, "ct": "ct", "use_backend_option": condition,
+                "options": ["option ssl-hello-chk", "balance source"]});
+            let own = json!({"own": {"frontend": {"mode": mode, "bind": ["*:2299"]}, "backends": [backend]}});
+            text_of(&[app("a", json!({"master": master, "haproxy": own}))], &view())
+        };
+        let http = of("node2", "http", "if { hdr(host) -i a.x }");
+        assert!(http.contains("deny_status 503 if second-hop\n") && http.contains("if { hdr(host),field(1,:) -i a.x }\n"), "{http}");
+        for (master, asks) in [("node1", true), ("node2", false)] {
+            let tls = of(master, "tcp", "if { req_ssl_sni -i a.x }");
+            assert!(tls.contains(&format!("    bind *:2299\n{HELLO}    use_backend")), "{tls}");
+            assert!(tls.contains("option ssl-hello-chk") == asks && tls.contains("    balance source\n"), "{tls}");
+        }
+    }
+
     #[test]
     fn real_haproxy_accepts_it() {
         let (apps, mut view) = (apps(), whole_view());

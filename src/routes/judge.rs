@@ -353,6 +353,8 @@ fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use serde_json::json;
+
     use super::super::read::tests::services;
     use super::*;
     use crate::outside::process::Capture;
@@ -365,6 +367,18 @@ pub(crate) mod tests {
             let (text, json) = case.split_once("\n---\n").unwrap();
             (name, text, serde_json::from_str(json).unwrap_or_else(|error| panic!("{name}: {error}")))
         })
+    }
+
+    /// Caddy numbers the groups of routes through the whole configuration, so that a site on two ports has other ones there.
+    #[test]
+    fn a_site_is_one_on_all_its_ports() {
+        let site = |groups: [&str; 3]| json!({"handle": groups.map(|group| json!({"group": group, "handle": []}))});
+        let of = |one: [&str; 3], two: [&str; 3]| {
+            let servers = json!({"srv0": {"routes": [site(one)]}, "srv1": {"routes": [site(two)]}});
+            handled(&json!({"apps": {"http": {"servers": servers}}})).is_ok()
+        };
+        assert!(of(["g2", "g2", "g5"], ["g4", "g4", "g1"]));
+        assert!(!of(["g2", "g2", "g5"], ["g4", "g1", "g1"]));
     }
 
     fn judged(adapted: &Value, addresses: &[&str]) -> Result<(), String> {

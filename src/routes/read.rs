@@ -316,6 +316,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_host_is_one_thing() {
+        let read = |variables: &[(&str, &str, &str)]| super::read(&services(variables), &set(Version::Two));
+        let two = "https://a.x {\n    tls internal\n}\nhttps://a.x:2201 {\n}";
+        assert!(matches!(read(&[("web", CADDYFILE, two)]), Err(Error::TwoTls { host }) if host == "a.x"));
+        assert!(read(&[("web", CADDYFILE, "https://a.x {\n    tls internal\n}\nhttp://a.x {\n}")]).is_ok());
+        let past = |host: &str| {
+            format!("http-in: {{backends: [{{port: 80, peer_port: 80, use_backend_option: 'if {{ hdr(host) -i {host} }}'}}]}}")
+        };
+        for (site, fine) in
+            [("http://a.x {\n}", false), ("http://a.x/x {\n}", false), ("https://a.x {\n}", true), ("http://*.x {\n}", true)]
+        {
+            let routes = read(&[("web", CADDYFILE, site), ("api", HAPROXY, &past("a.x"))]);
+            assert_eq!(routes.is_ok(), fine, "{site}: {routes:?}");
+        }
+        let both = "http-in: {backends: [{name: a, port: 80, peer_port: 80, use_backend_option: 'if { hdr(host) -i a.x }'},
+            {name: b, port: 80, peer_port: 80, use_backend_option: 'if { req.hdr(host) -i A.x }'}]}";
+        assert!(read(&[("web", HAPROXY, both)]).unwrap().notes[0].starts_with("HAPROXY: nothing leads to b of http-in"));
+    }
+
+    #[test]
     fn services_out_of_the_proxies_reach() {
         let set = settings::Routes { network: Some("cluster_default".into()), ..set(Version::Two) };
         let mut services = services(&[("web", CADDYFILE, "http://a {\n}"), ("db", "X", "")]);
