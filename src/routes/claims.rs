@@ -138,7 +138,10 @@ pub fn outdated(record: &Record, set: &settings::Routes) -> Option<String> {
     let of_haproxy = haproxy::outdated(&record.haproxy).map(|why| format!("HAPROXY: {why}"));
     let unread = set.admin.is_some() && !record.caddyfile.is_empty() && record.sites.is_none();
     let unread = || unread.then(|| "CADDYFILE: an older handler has deployed it, and no Caddy has said yet what it means".into());
-    of_haproxy.or_else(|| site_addresses(&record.caddyfile).find_map(unfit)).or_else(unread)
+    let two_ways = || {
+        sites::in_two_ways(&record.caddyfile).filter(|_| set.caddy == settings::Version::Two).map(|host| Error::TwoTls { host }.to_string())
+    };
+    of_haproxy.or_else(|| site_addresses(&record.caddyfile).find_map(unfit)).or_else(two_ways).or_else(unread)
 }
 
 #[cfg(test)]
@@ -208,5 +211,10 @@ mod tests {
         assert!(outdated(&record(Value::Null), &read).is_some_and(|why| why.contains("no Caddy has said yet")));
         assert_eq!(outdated(&record(json!({"of": "", "sites": []})), &read), None);
         assert_eq!(outdated(&record(Value::Null), &set(Version::Two)), None);
+        let two = Record {
+            caddyfile: "https://a.x {\n    tls internal\n}\nhttps://a.x:2201 {\n}".into(),
+            ..record(json!({"of": "", "sites": []}))
+        };
+        assert!(outdated(&two, &read).is_some_and(|why| why.starts_with("CADDYFILE: a.x has sites with different `tls` lines")));
     }
 }
