@@ -279,7 +279,7 @@ fn a_newcomer_gets_what_the_readme_says() {
     machine.write("/root/cluster/docker-compose.yml", include_str!("../../consul/docker-compose.yml"));
     machine.write("/root/cluster/closed.json", include_str!("../../consul/closed.json"));
     let follow = |first: &str| machine.sh(&format!("set -eo pipefail; cd cluster; {}", block(first)));
-    follow("for n in 1 2 3; do ssh root@10.0.0.$n cat");
+    follow("for n in 1 2 3; do ssh -n root@10.0.0.$n cat");
     follow("mkdir -p /consul/config keys");
     follow("cat >.env <<END");
     machine.sh("printf 'HAPROXY_IMAGE=lab-haproxy\nCADDY_IMAGE=lab-caddy\n' >>cluster/.env"); // for want of a registry
