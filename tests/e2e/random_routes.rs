@@ -223,16 +223,14 @@ fn service(name: &str, container: &str, caddyfile: &str) -> Service {
     }
 }
 
+fn set(socket: &Path) -> settings::Routes {
+    let admin = Some(socket.to_owned());
+    settings::Routes { caddy: Version::Two, admin, storage: None, ports: None, network: None, upstreams: Vec::new() }
+}
+
 /// What its record has of its routes, if a deploy lets it through.
 fn deployed(socket: &Path, services: &[Service]) -> Option<(Routes, Value)> {
-    let set = settings::Routes {
-        caddy: Version::Two,
-        admin: Some(socket.to_owned()),
-        storage: None,
-        ports: None,
-        network: None,
-        upstreams: Vec::new(),
-    };
+    let set = set(socket);
     let routes = routes::read(services, &set).ok()?;
     let sites: Option<Vec<Handled>> =
         routes.sites.iter().map(|site| routes::understood(&adapt(socket, site)?, site, services, &[]).ok()).collect();
@@ -289,14 +287,7 @@ fn what_is_let_through_harms_no_neighbour() {
     let caddy = caddy(&w, "node1");
     let socket = &*caddy.socket;
     let head = format!("{{\n http_port {PORTS}\n https_port {}\n local_certs\n skip_install_trust\n}}\n", PORTS + 1);
-    let set = settings::Routes {
-        caddy: Version::Two,
-        admin: Some(socket.to_owned()),
-        storage: None,
-        ports: None,
-        network: None,
-        upstreams: Vec::new(),
-    };
+    let set = set(socket);
     let proxies = settings::Proxies { caddy_head: Some(head), ..Default::default() };
     let me = NodeName::try_from("node1").unwrap();
     let view = View {
