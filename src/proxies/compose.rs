@@ -53,11 +53,21 @@ impl Marks {
 pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Error>) -> Result<String, Error> {
     let mut config = adapt(text)?;
     // The last line and no other: an application's own text may have the same words.
-    let Some((sum, what)) = text.lines().next_back().and_then(|line| line.strip_prefix(MARKED)?.split_once(' ')) else {
-        keep_apart(&mut config, text, &[]);
-        say_who_is_the_client(&mut config);
-        return Ok(config.to_string());
+    let certificates = match text.lines().next_back().and_then(|line| line.strip_prefix(MARKED)?.split_once(' ')) {
+        Some((sum, what)) => place(&mut config, sum, what)?,
+        None => Value::Null,
     };
+    let files = certificates.as_array().map_or(&[][..], Vec::as_slice);
+    keep_apart(&mut config, text, files);
+    say_who_is_the_client(&mut config);
+    if !files.is_empty() {
+        config["apps"]["tls"]["certificates"]["load_files"] = certificates;
+    }
+    Ok(config.to_string())
+}
+
+/// What the sites do, in the place of their marks; the certificates.
+fn place(config: &mut Value, sum: &str, what: &str) -> Result<Value, Error> {
     let mut what: Value = serde_json::from_str(what).map_err(|_| Fault::Impossible { what: "marks that cannot be read" })?;
     let (mut sites, certificates) = (what[0].take(), what[1].take());
     let all = sites.as_array().map_or(0, Vec::len);
@@ -77,16 +87,10 @@ pub fn composed(text: &str, adapt: impl FnOnce(&str) -> Result<Value, caddy::Err
             }
         }
     }
-    let files = certificates.as_array().map_or(&[][..], Vec::as_slice);
-    keep_apart(&mut config, text, files);
-    say_who_is_the_client(&mut config);
-    if !files.is_empty() {
-        config["apps"]["tls"]["certificates"]["load_files"] = certificates;
-    }
     if placed.len() < all {
         return Err(Fault::Impossible { what: "a site that Caddy has not read as one" }.into());
     }
-    Ok(config.to_string())
+    Ok(certificates)
 }
 
 /// What a client says of itself by https, which haproxy does not read, is not believed: by no name that an application may take for a header of the

@@ -12,8 +12,9 @@ use crate::routes::haproxy::{HTTP_IN, HTTPS_IN, PEER_HTTP, PEER_HTTPS, RESERVED,
 /// The file's second line, where Caddy is told who the client is.
 pub const TELLS: &str = "# Caddy is told who the client is, by the PROXY protocol.\n";
 
-/// Where a connection comes from, if it is a node that says who its client is.
+/// TLS is read as far as its host.
 const HELLO: &str = "    tcp-request inspect-delay 5s\n    tcp-request content accept if { req.ssl_hello_type 1 }\n";
+/// Where a connection comes from, if it is a node that says who its client is.
 const FROM: &str = "    tcp-request connection set-var(sess.from) src\n";
 
 /// Applications whose master is nowhere are left out.

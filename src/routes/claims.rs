@@ -114,9 +114,8 @@ pub fn conflicts<'a>(
         }
         // On whatever port: for Caddy a host has one way to prove who it is, and of two it takes none, for nobody.
         let their_tls = if my_tls.is_empty() { Vec::new() } else { sites::tls_of(caddyfile) };
-        let differ = |(host, tls): &&(String, String)| their_tls.iter().any(|(theirs, other)| theirs == host && other != tls);
-        if let Some((host, _)) = my_tls.iter().find(differ) {
-            return Err(Error::OtherTls { host: host.clone(), by: other.into() });
+        if let Some(host) = sites::in_two_ways(&my_tls, &their_tls) {
+            return Err(Error::OtherTls { host, by: other.into() });
         }
         if its_master == master {
             continue;
@@ -139,7 +138,8 @@ pub fn outdated(record: &Record, set: &settings::Routes) -> Option<String> {
     let unread = set.admin.is_some() && !record.caddyfile.is_empty() && record.sites.is_none();
     let unread = || unread.then(|| "CADDYFILE: an older handler has deployed it, and no Caddy has said yet what it means".into());
     let two_ways = || {
-        sites::in_two_ways(&record.caddyfile).filter(|_| set.caddy == settings::Version::Two).map(|host| Error::TwoTls { host }.to_string())
+        let tls = sites::tls_of(&record.caddyfile);
+        sites::in_two_ways(&tls, &tls).filter(|_| set.caddy == settings::Version::Two).map(|host| Error::TwoTls { host }.to_string())
     };
     of_haproxy.or_else(|| site_addresses(&record.caddyfile).find_map(unfit)).or_else(two_ways).or_else(unread)
 }

@@ -94,7 +94,7 @@ pub fn understood(adapted: &Value, site: &str, services: &[Service], listed: &[S
 pub fn handled(adapted: &Value) -> Result<Handled, Problem> {
     let servers = || members(&adapted["apps"]["http"]["servers"]).map(|(_, server)| server);
     let handlers = |mut routes: Vec<&Value>| {
-        routes.dedup_by(|a, b| a["handle"] == b["handle"] || regrouped(&a["handle"]) == regrouped(&b["handle"]));
+        routes.dedup_by(|a, b| regrouped(&a["handle"]) == regrouped(&b["handle"]));
         match routes.as_slice() {
             [] => Ok(Value::Null),
             [route] => Ok(route["handle"].clone()),

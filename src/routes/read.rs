@@ -136,10 +136,11 @@ pub fn read(services: &[Service], set: &settings::Routes) -> Result<Routes, Erro
     routes.urls = addresses.join(", ");
     routes.sites = sites.into_iter().map(|site| caddyfile::dump(&[site])).collect();
     routes.caddyfile = routes.sites.join("\n");
-    routes.notes.extend(sites::unproved(&routes.caddyfile).into_iter().map(|host| {
+    let tls = sites::tls_of(&routes.caddyfile);
+    routes.notes.extend(tls.iter().filter(|(host, tls)| host.starts_with('*') && !tls.contains("tls")).map(|(host, _)| {
         format!("CADDYFILE: Caddy gets no certificate for {host} by itself: the operator places one, or `tls internal` makes one")
     }));
-    match sites::in_two_ways(&routes.caddyfile).filter(|_| set.caddy == settings::Version::Two) {
+    match sites::in_two_ways(&tls, &tls).filter(|_| set.caddy == settings::Version::Two) {
         Some(host) => Err(Error::TwoTls { host }),
         None => Ok(routes),
     }

@@ -104,17 +104,10 @@ pub fn upgraded(text: String) -> Result<String, Error> {
     Ok(caddyfile::dump(&sites))
 }
 
-/// A host that has sites with different `tls` lines.
-pub fn in_two_ways(caddyfile: &str) -> Option<String> {
-    let all = tls_of(caddyfile);
-    let differs = |(host, tls): &&(String, String)| all.iter().any(|(other, theirs)| other == host && theirs != tls);
-    all.iter().find(differs).map(|(host, _)| host.clone())
-}
-
-/// Wildcards whose sites say nothing of a certificate.
-pub fn unproved(caddyfile: &str) -> Vec<String> {
-    let of = tls_of(caddyfile).into_iter().filter(|(host, tls)| host.starts_with('*') && !tls.contains("tls"));
-    of.map(|(host, _)| host).collect()
+/// A host that the one has with other `tls` lines than the other.
+pub fn in_two_ways(one: &[(String, String)], other: &[(String, String)]) -> Option<String> {
+    let differs = |(host, tls): &&(String, String)| other.iter().any(|(its, theirs)| its == host && theirs != tls);
+    one.iter().find(differs).map(|(host, _)| host.clone())
 }
 
 /// Hosts, each with the `tls` lines of a site of it.
